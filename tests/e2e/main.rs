@@ -29,6 +29,7 @@ mod policy_cli;
 mod policy_hooks;
 mod real;
 mod records;
+mod redaction;
 mod reload;
 mod replay;
 mod requirements;

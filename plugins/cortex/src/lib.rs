@@ -35,6 +35,9 @@ pub struct Cortex {
     lanes: Lanes,
 }
 
+/// Endpoints whose media are audio.
+const AUDIO_ENDPOINTS: [&str; 2] = ["transcriptions", "translations"];
+
 impl Policy for Cortex {
     const NAME: &'static str = "cortex";
     const VERSION: &'static str = "0.1.0";
@@ -124,7 +127,9 @@ impl Cortex {
     /// operator who sets no labels gets the lanes of the task.
     fn keep_capable(&self, call: &Call<'_>, usable: &mut Vec<(Lane, LaneId)>) {
         let sees = |(lane, _): &(Lane, LaneId)| self.lanes.sees(*lane);
-        if call.context.has_media && usable.iter().any(sees) {
+        // A lane that transcribes audio need not see.
+        let is_audio = AUDIO_ENDPOINTS.contains(&call.request.endpoint_kind().as_str());
+        if call.context.has_media && !is_audio && usable.iter().any(sees) {
             usable.retain(sees);
         }
         // A lane that is down does not exclude the others: their models may answer without tools.

@@ -28,6 +28,27 @@ pointsman_sdk::export_policy!(Quota);
 /// Maximum length of a tenant name in a state key; longer names are hashed.
 const MAX_NAME_BYTES: usize = 64;
 
+/// Endpoints whose responses are not generated token by token.
+const WITHOUT_OUTPUT: [&str; 17] = [
+    "embeddings",
+    "count-tokens",
+    "rerank",
+    "score",
+    "classify",
+    "pooling",
+    "tokenize",
+    "detokenize",
+    "moderations",
+    "image-generations",
+    "image-edits",
+    "image-variations",
+    "speech",
+    "llama-embedding",
+    "llama-apply-template",
+    "ollama-embed",
+    "ollama-embeddings",
+];
+
 /// The account that a request is counted on.
 struct Account<'a> {
     /// Name for messages and logs.
@@ -111,6 +132,7 @@ impl Quota {
         let Limits { requests, tokens, .. } = account.limits;
         let window = window(call.context.now_ms, self.config.window_ms);
         let output = match call.context.max_output_tokens {
+            0 if WITHOUT_OUTPUT.contains(&call.request.endpoint_kind().as_str()) => 0,
             0 => self.config.output_tokens,
             max => max,
         };

@@ -95,6 +95,149 @@ fn prompts_of_all_endpoints_are_scanned() {
     }
 }
 
+/// Every field of which an engine reads text, at the endpoints that are not OpenAI's first ones.
+#[test]
+fn texts_of_other_endpoints_are_scanned() {
+    let user = json!([{"role": "user", "content": "hi"}]);
+    for (kind, body, pointer) in [
+        ("messages", json!({"system": "a@b.de", "messages": user}), "/system"),
+        ("messages", json!({"system": [{"type": "text", "text": "a@b.de"}]}), "/system"),
+        (
+            "messages",
+            json!({"messages": [{"role": "user", "content": [{"type": "tool_result",
+                "tool_use_id": "t", "content": [{"type": "text", "text": "a@b.de"}]}]}]}),
+            "/messages",
+        ),
+        (
+            "messages",
+            json!({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "t",
+                "input": {"to": {"id": "a@b.de"}}}]}]}),
+            "/messages",
+        ),
+        (
+            "messages",
+            json!({"messages": [{"role": "assistant", "content": [{"type": "thinking",
+                "thinking": "a@b.de", "signature": "x"}]}]}),
+            "/messages",
+        ),
+        (
+            "messages",
+            json!({"messages": [{"role": "user", "content": [{"type": "document",
+                "source": {"type": "text", "data": "a@b.de"}}]}]}),
+            "/messages",
+        ),
+        ("messages", json!({"tools": [{"name": "f", "description": "a@b.de"}]}), "/tools"),
+        ("chat-completions", json!({"messages": [{"role": "a@b.de"}]}), "/messages"),
+        ("chat-completions", json!({"documents": [{"text": "a@b.de"}]}), "/documents"),
+        ("chat-completions", json!({"chat_template": "a@b.de"}), "/chat_template"),
+        (
+            "chat-completions",
+            json!({"chat_template_kwargs": {"a@b.de": 1}}),
+            "/chat_template_kwargs",
+        ),
+        (
+            "chat-completions",
+            json!({"response_format": {"json_schema": {"description": "a@b.de"}}}),
+            "/response_format",
+        ),
+        ("responses", json!({"prompt": {"id": "p", "variables": {"name": "a@b.de"}}}), "/prompt"),
+        (
+            "responses",
+            json!({"input": [{"type": "function_call_output", "output": "a@b.de"}]}),
+            "/input",
+        ),
+        ("embeddings", json!({"messages": [{"role": "user", "content": "a@b.de"}]}), "/messages"),
+        ("rerank", json!({"query": "a@b.de"}), "/query"),
+        ("rerank", json!({"documents": [{"text": "a@b.de"}]}), "/documents"),
+        ("rerank", json!({"texts": ["a@b.de"]}), "/texts"),
+        ("score", json!({"text_1": "a@b.de"}), "/text_1"),
+        ("score", json!({"text_2": ["a@b.de"]}), "/text_2"),
+        ("score", json!({"queries": ["a@b.de"]}), "/queries"),
+        ("score", json!({"data_1": {"content": [{"text": "a@b.de"}]}}), "/data_1"),
+        ("score", json!({"data_2": "a@b.de"}), "/data_2"),
+        ("pooling", json!({"data": {"a": "a@b.de"}}), "/data"),
+        ("tokenize", json!({"content": "a@b.de"}), "/content"),
+        ("image-generations", json!({"prompt": "a@b.de"}), "/prompt"),
+        ("speech", json!({"instructions": "a@b.de"}), "/instructions"),
+        ("llama-completion", json!({"prompt": {"prompt_string": "a@b.de"}}), "/prompt"),
+        ("llama-infill", json!({"input_prefix": "a@b.de"}), "/input_prefix"),
+        ("llama-infill", json!({"input_suffix": "a@b.de"}), "/input_suffix"),
+        ("llama-infill", json!({"input_extra": [{"text": "a@b.de"}]}), "/input_extra"),
+        (
+            "ollama-chat",
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"function":
+                {"name": "f", "arguments": {"image_url": "a@b.de"}}}]}]}),
+            "/messages",
+        ),
+        ("ollama-generate", json!({"template": "a@b.de"}), "/template"),
+        ("ollama-generate", json!({"system": "a@b.de", "images": ["aGk="]}), "/system"),
+    ] {
+        let request = FakeRequest::for_endpoint(Endpoint::Other, &body.to_string());
+        let (edits, _) = edits(&redact("{}"), &request.with_endpoint_kind(kind));
+        let [(got, value)] = &edits[..] else { panic!("{body}: {edits:?}") };
+        let value = value.to_string();
+        assert!(got == pointer && value.contains("[email]") && !value.contains('@'), "{body}");
+    }
+}
+
+#[test]
+fn files_and_token_ids_are_unreadable() {
+    for (kind, body) in [
+        ("transcriptions", json!({})),
+        ("translations", json!({})),
+        ("image-edits", json!({})),
+        ("image-variations", json!({})),
+        ("completions", json!({"prompt": [1, 2]})),
+        ("embeddings", json!({"input": [[1, 2], [3]]})),
+        ("llama-completion", json!({"prompt": ["text", 7, "text"]})),
+        ("ollama-generate", json!({"prompt": "hi", "context": [1, 2]})),
+    ] {
+        let mut body = body;
+        body["model"] = json!("auto");
+        let request = FakeRequest::for_endpoint(Endpoint::Other, &body.to_string());
+        let request = request.with_endpoint_kind(kind);
+        let ask = |config: &str| host().advise(&redact(config), &request).unwrap();
+        assert_eq!(ask("{}").reject.unwrap().code, "prompt_not_reviewable", "{kind} {body}");
+        assert_eq!(ask(r#"{"unreadable": "private"}"#).lanes, LaneAdvice::Only(vec![1]));
+        assert_eq!(ask(r#"{"unreadable": "pass"}"#), Advice::any());
+    }
+}
+
+#[test]
+fn long_values_of_all_endpoints_are_scanned() {
+    let long = format!("{} a@b.de", "word ".repeat(20_000));
+    let block = json!({"type": "tool_result", "tool_use_id": "t", "content": long});
+    let input = json!({"type": "tool_use", "id": "t", "input": {"0": "x", "file_text": long}});
+    for (kind, body, pointer) in [
+        (
+            "messages",
+            json!({"messages": [{"role": "user", "content": [block]}]}),
+            "/messages/0/content/0/content",
+        ),
+        (
+            "messages",
+            json!({"messages": [{"role": "assistant", "content": [input]}]}),
+            "/messages/0/content/0/input",
+        ),
+        (
+            "messages",
+            json!({"messages": [{"role": "user", "content": long}]}),
+            "/messages/0/content",
+        ),
+        ("embeddings", json!({"input": [long]}), "/input/0"),
+        ("llama-completion", json!({"prompt": {"prompt_string": long}}), "/prompt/prompt_string"),
+        ("ollama-generate", json!({"system": "s", "prompt": long}), "/prompt"),
+        ("tokenize", json!({"content": long}), "/content"),
+    ] {
+        let request = FakeRequest::for_endpoint(Endpoint::Other, &body.to_string());
+        let (edits, _) = edits(&redact("{}"), &request.with_endpoint_kind(kind));
+        let [(got, value)] = &edits[..] else { panic!("{kind}: {} edits", edits.len()) };
+        assert_eq!(got, pointer);
+        let text = value.to_string();
+        assert!(text.contains("[email]") && !text.contains('@'), "{kind} {pointer}");
+    }
+}
+
 #[test]
 fn kinds_words_and_mask_are_configurable() {
     let policy =
@@ -185,7 +328,7 @@ fn large_media_are_skipped_and_text_next_to_them_is_scanned() {
 
 #[test]
 fn unreadable_prompts_are_handled_as_configured() {
-    let part = json!({"type": "text", "text": "x ".repeat(40_000)});
+    let part = json!({"type": "text", "text": "x ".repeat(300_000)});
     let part_too_long =
         chat(&json!([{"role": "user", "content": [part, {"type": "text", "text": "a@b.de"}]}]));
     let too_much = user_message(&"word ".repeat(100_000)).with_read_limit(450_000);

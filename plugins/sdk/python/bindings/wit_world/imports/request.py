@@ -79,3 +79,10 @@ def prefix_hashes(block_bytes: int, max_blocks: int) -> List[int]:
     `(i + 1) * block-bytes` bytes. An incomplete last block has no hash.
     """
     raise NotImplementedError
+def endpoint_kind() -> str:
+    """
+    The name of the endpoint, such as `chat-completions`, `messages` or `rerank`.
+    Unlike `context.endpoint`, which has fewer values, it names every endpoint;
+    later hosts may have more names. Since 0.1.1.
+    """
+    raise NotImplementedError

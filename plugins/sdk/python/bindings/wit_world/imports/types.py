@@ -15,7 +15,8 @@ from componentize_py_types import Result, Ok, Err, Some
 
 class Endpoint(Enum):
     """
-    The OpenAI endpoint that received a request.
+    The endpoint that received a request. `other` for all that are not named here;
+    `request.endpoint-kind` has their names.
     """
     CHAT_COMPLETIONS = 0
     COMPLETIONS = 1
