@@ -300,7 +300,7 @@ fn policies_are_small_tested_and_up_to_date() {
         };
         let build = manifest["build"].as_table().unwrap();
         let wasm = fs::read(folder.join("policy.wasm")).unwrap();
-        assert!(wasm.len() < 100_000, "{name}: {} bytes", wasm.len());
+        assert!(wasm.len() < 110_000, "{name}: {} bytes", wasm.len());
         let cases = fs::read_to_string(folder.join("cases.jsonl")).unwrap().lines().count();
         assert!(cases >= 10, "{name} has {cases} golden cases");
         let stale = "its sources have changed; run `cargo xtask guests`";
