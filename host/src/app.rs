@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
-    Settings, SpoolSettings, raise_descriptor_limit,
+    ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
+    Keys, ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -186,6 +186,11 @@ fn gateway_settings(config: &Config, state_dir: Option<&Path>) -> Settings {
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),
+        idempotency: IdempotencySettings {
+            keep: server.idempotency.keep,
+            grace: server.idempotency.grace,
+            memory: server.idempotency.memory,
+        },
         response_model: match server.response_model {
             pointsman_config::ResponseModel::Asked => ResponseModel::Asked,
             pointsman_config::ResponseModel::Engine => ResponseModel::Engine,

@@ -13,6 +13,7 @@ mod endpoints;
 mod fidelity;
 mod groups;
 mod hostile_policies;
+mod idempotency;
 mod languages;
 mod listeners;
 mod messages;

@@ -134,6 +134,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             deadline,
             keep_alive: Duration::ZERO,
             response_model: ResponseModel::Asked,
+            idempotency: pointsman_gateway::IdempotencySettings::default(),
             nonce: 0,
             started_at: 0,
         },

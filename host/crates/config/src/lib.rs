@@ -86,6 +86,8 @@ pub struct Server {
     pub keep_alive: Option<Duration>,
     /// The name of the model in responses.
     pub response_model: ResponseModel,
+    /// Requests with an idempotency key.
+    pub idempotency: Idempotency,
     /// Maximum number of attempts per request, on all lanes together.
     pub max_attempts: usize,
     /// Maximum time from a request to the first byte of its response, over all attempts.
@@ -97,6 +99,17 @@ impl Server {
     fn ports(&self) -> impl Iterator<Item = u16> {
         self.listeners.iter().filter_map(|listener| Some(listener.address.tcp()?.port()))
     }
+}
+
+/// How long and how much is kept of requests with an idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotency {
+    /// How long a response is kept for retries; zero keeps none.
+    pub keep: Duration,
+    /// How long a request goes on without a client.
+    pub grace: Duration,
+    /// Maximum size of all responses that can be joined or replayed; zero ignores keys.
+    pub memory: usize,
 }
 
 /// The name of the model in responses.
@@ -268,6 +281,12 @@ fn read_server(
     let keep_alive = section.duration("keep-alive", Duration::from_secs(10));
     let names = [("asked", ResponseModel::Asked), ("engine", ResponseModel::Engine)];
     let response_model = section.choice("response-model", &names, ResponseModel::Asked);
+    let idempotency = Idempotency {
+        keep: section.duration("idempotency-keep", Duration::from_secs(600)),
+        grace: section.duration("idempotency-grace", Duration::from_secs(10)),
+        memory: usize::try_from(section.bytes("idempotency-memory").unwrap_or(64 << 20))
+            .unwrap_or(usize::MAX),
+    };
     let max_attempts = section.integer("max-attempts", 1..=20, 5);
     let deadline = section.positive_duration("deadline", Duration::from_secs(600));
     section.report_unknown();
@@ -286,6 +305,7 @@ fn read_server(
         drain_timeout,
         keep_alive: Some(keep_alive).filter(|interval| !interval.is_zero()),
         response_model,
+        idempotency,
         max_attempts,
         deadline,
     })

@@ -184,10 +184,8 @@ async fn first_byte(
             return first_error(lease, lane, headers, &watch);
         }
         let (watch, first, rest) = (Some(watch), Some(first), Some(body));
-        let names_model = matches!(
-            kind,
-            StreamKind::Chunks | StreamKind::Messages | StreamKind::Transcripts
-        );
+        let names_model =
+            matches!(kind, StreamKind::Chunks | StreamKind::Messages | StreamKind::Transcripts);
         let rewrite = names_model.then(|| wanted.of_stream()).flatten();
         return Ok(EngineResponse { lane, status, headers, watch, first, rest, rewrite });
     }

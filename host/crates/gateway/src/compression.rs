@@ -21,7 +21,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::Compression;
 use tower_service::Service;
 
-use crate::stream::EngineLength;
+use crate::headers::EngineLength;
 
 /// Minimum size of a body that is compressed; a packet has about as much.
 const MIN_SIZE: u64 = 1 << 10;

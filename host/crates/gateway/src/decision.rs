@@ -12,7 +12,9 @@ use pointsman_domain::{
     RequestView as _, SlotRequest,
 };
 use pointsman_fleet::Fleet;
-use pointsman_openai::{BodyKind, EndpointShape, ErrorForm, Head, Hold, LoadRequest, ModelNames, Request};
+use pointsman_openai::{
+    BodyKind, EndpointShape, ErrorForm, Head, Hold, LoadRequest, ModelNames, Request,
+};
 use tracing::Span;
 
 use crate::error::{DownLane, RouteError};
@@ -24,11 +26,21 @@ use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
 use crate::settings::{AdvisorHandle, ListenerSettings};
-use crate::upload::Received;
+use crate::upload::{Received, Reservation};
 use crate::{paths, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
+
+/// The body of a request that arrives.
+pub(crate) enum Incoming {
+    /// It has not been received.
+    Body(axum::body::Body),
+    /// It was received before, and decoded.
+    Received(Received, Arc<Reservation>),
+    /// The request is refused for a reason that is known before its body.
+    Failed(RouteError),
+}
 
 /// The routing decision about a request, with everything that its execution needs. The plan itself
 /// is in the flow of the request.
@@ -99,22 +111,21 @@ async fn accept(
     endpoint: Endpoint,
     id: &str,
     parts: Parts,
-    body: axum::body::Body,
+    body: Incoming,
     span: &Span,
 ) -> Result<Accepted, RouteError> {
     let identity = pipeline.keys.identity(&parts.headers)?;
     let tenant = identity.tenant;
     span.record("tenant", tenant.as_deref());
-    let (uploads, headers) = (&pipeline.uploads, &parts.headers);
-    // Ollama does not look at the type, and `curl -d` sends that of forms. Browsers send that type
-    // for any page without asking, but never without an origin.
-    let is_ollama = EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Ollama;
-    let kind = match is_ollama && !headers.contains_key(header::ORIGIN) {
-        true => BodyKind::AnyJson,
-        false => BodyKind::for_endpoint(endpoint),
+    let (received, reservation) = match body {
+        Incoming::Body(body) => {
+            let (uploads, headers) = (&pipeline.uploads, &parts.headers);
+            let kind = body_kind(endpoint, headers);
+            upload::receive(uploads, kind, headers, body, tenant.as_deref()).await?
+        }
+        Incoming::Received(received, reservation) => (received, reservation),
+        Incoming::Failed(error) => return Err(error),
     };
-    let received = upload::receive(uploads, kind, headers, body, tenant.as_deref());
-    let (received, reservation) = received.await?;
     let (body, form) = match received {
         Received::Json(body) => (body, None),
         Received::Form(form) => (form.json(), Some(Arc::new(form))),
@@ -143,6 +154,17 @@ async fn accept(
     // client's and may be long.
     span.record("model", fleet.topology.resolved(request.model()));
     Ok(load.map_or(Accepted::Request(request, fleet), Accepted::Load))
+}
+
+/// Returns what the body of a request for an endpoint has to be.
+pub(crate) fn body_kind(endpoint: Endpoint, headers: &HeaderMap) -> BodyKind {
+    // Ollama does not look at the type, and `curl -d` sends that of forms. Browsers send that type
+    // for any page without asking, but never without an origin.
+    let is_ollama = EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Ollama;
+    match is_ollama && !headers.contains_key(header::ORIGIN) {
+        true => BodyKind::AnyJson,
+        false => BodyKind::for_endpoint(endpoint),
+    }
 }
 
 /// Parses a request, and hashes its prompt if it is large.

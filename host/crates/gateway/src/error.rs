@@ -42,6 +42,12 @@ pub(crate) enum RouteError {
     Spool(#[source] std::io::Error),
     #[error("the host has no space for another upload of this size at the moment")]
     SpoolFull,
+    #[error("invalid `Idempotency-Key`: expected one key of 1 to 255 visible ASCII characters")]
+    IdempotencyKey,
+    #[error("`Idempotency-Key` was used for a request with another body; use a new key")]
+    IdempotencyKeyReused,
+    #[error("the request with this `Idempotency-Key` is in progress, and too long to be joined")]
+    IdempotencyKeyInUse,
     #[error(
         "unsupported content encoding `{}`: expected one of {}",
         excerpt(.0),
@@ -211,6 +217,9 @@ impl RouteError {
                 | BadRequest::Invalid { .. }
                 | BadRequest::Unsupported { .. } => ErrorCode::InvalidRequest,
             },
+            Self::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,
+            Self::IdempotencyKeyInUse => ErrorCode::IdempotencyKeyInUse,
+            Self::IdempotencyKey => ErrorCode::InvalidRequest,
             Self::InvalidHead(_) | Self::InvalidCommandBody | Self::VersionNotAllowed(_) => {
                 ErrorCode::InvalidRequest
             }
@@ -274,13 +283,16 @@ impl RouteError {
             | Self::BodyMemory
             | Self::Spool(_)
             | Self::SpoolFull
-            | Self::TooManyRequests => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+            | Self::TooManyRequests
+            | Self::IdempotencyKeyInUse => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
                 .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
             Self::ContentType { .. }
             | Self::InvalidForm(_)
+            | Self::IdempotencyKey
+            | Self::IdempotencyKeyReused
             | Self::InvalidEncoding { .. }
             | Self::BodyTooLarge { .. }
             | Self::BodyTimeout

@@ -78,6 +78,12 @@ error_codes! {
     /// Arrays and objects of the request body are nested too deeply.
     TooDeeplyNested = "too_deeply_nested", BAD_REQUEST, "invalid_request_error",
         retry_after: false;
+    /// The `Idempotency-Key` was used for a request with another body.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY,
+        "invalid_request_error", retry_after: false;
+    /// The original with this `Idempotency-Key` is in progress, and too long to be joined.
+    IdempotencyKeyInUse = "idempotency_key_in_use", CONFLICT, "invalid_request_error",
+        retry_after: true;
     /// The content type is not `application/json`, or `multipart/form-data` for endpoints that
     /// take files.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,

@@ -14,6 +14,7 @@ use crate::decision::MAX_PARSERS;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
+use crate::idempotency::Idempotency;
 use crate::identity::Keys;
 use crate::idle::ConnectionPool;
 use crate::listen::{self, Limits};
@@ -95,8 +96,10 @@ impl Gateway {
             stop: drain.stopping().clone(),
         };
         let connections = ConnectionPool::new(settings.connections.max);
+        let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone());
         let pipeline = Pipeline {
             settings,
+            idempotency,
             keys,
             uploads,
             parsers: FairPermits::new(MAX_PARSERS),

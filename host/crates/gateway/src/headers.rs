@@ -84,6 +84,10 @@ const CLIENT_PREFIXES: [&str; 3] = ["x-ratelimit-", "openai-version", "openai-mo
 /// the host's own.
 const OF_RATE_LIMITS: [&str; 2] = ["retry-after-ms", "x-should-retry"];
 
+/// The length that an engine announced for a body whose length changes on its way to the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EngineLength(pub(crate) u64);
+
 /// Returns the client's headers for an engine. Credentials were removed when the request was
 /// parsed.
 pub(crate) fn for_engine(client: &HeaderMap) -> HeaderMap {

@@ -44,6 +44,7 @@ mod health;
 mod hosts;
 mod http_connection;
 mod http_version;
+mod idempotency;
 mod identity;
 mod idle;
 mod large_thread;
@@ -87,8 +88,8 @@ pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{ApiKey, Identity, Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
 pub use self::settings::{
-    AdvisorSlot, ConnectionSettings, HealthRule, ListenerSettings, ResponseModel, Settings,
-    SpoolSettings, StatusPart,
+    AdvisorSlot, ConnectionSettings, HealthRule, IdempotencySettings, ListenerSettings,
+    ResponseModel, Settings, SpoolSettings, StatusPart,
 };
 pub use self::socket::{SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};

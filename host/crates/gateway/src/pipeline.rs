@@ -7,6 +7,7 @@ use pointsman_record::Recorder;
 use tokio_util::sync::CancellationToken;
 
 use crate::fair_permits::FairPermits;
+use crate::idempotency::Idempotency;
 use crate::identity::Keys;
 use crate::metrics::GatewayMetrics;
 use crate::policy_threads::PolicyThreads;
@@ -17,6 +18,8 @@ use crate::upload::Uploads;
 pub(crate) struct Pipeline {
     pub(crate) settings: Settings,
     pub(crate) keys: Keys,
+    /// The requests with an idempotency key.
+    pub(crate) idempotency: Idempotency,
     pub(crate) uploads: Uploads,
     /// Limits the large bodies that are parsed at a time.
     pub(crate) parsers: FairPermits,

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::response::Response;
@@ -49,6 +50,9 @@ pub(crate) fn request_span(request_id: &str, endpoint: &'static str) -> Span {
     )
 }
 
+/// A flag that is set if a response fails after its head.
+type Failed = Arc<AtomicBool>;
+
 /// One accepted request, until its response has ended.
 #[derive(Debug)]
 pub(crate) struct RequestTracker {
@@ -61,6 +65,8 @@ pub(crate) struct RequestTracker {
     lease: Option<Lease>,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
+    /// Is set if the response fails after its head.
+    failed: Option<Failed>,
     /// An end of the flow that has not been reported.
     ended: Option<(RequestResult, AttemptResult)>,
     /// The receivers of the outcome. Boxed, because many requests may wait at a time and most of
@@ -110,9 +116,23 @@ impl RequestTracker {
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
             lease: None,
             topology: None,
+            failed: None,
             ended: None,
             report: None,
         })
+    }
+
+    /// Sets what is to be set if the response fails after its head.
+    pub(crate) fn set_failed_flag(&mut self, failed: Option<Failed>) {
+        self.failed = failed;
+    }
+
+    /// Notes that the response has failed after its head.
+    pub(crate) fn note_failed_response(&self) {
+        if let Some(failed) = &self.failed {
+            // Relaxed: read by the task that reads the end of the response.
+            failed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Returns the form of errors for the client.
@@ -299,6 +319,7 @@ impl RequestTracker {
     /// Reports the end of the request, and returns the event for a client that has already received
     /// status 200.
     pub(crate) fn error_event(&mut self, error: &RouteError) -> Bytes {
+        self.note_failed_response();
         let response = error.error_response();
         self.report_error(error, StatusCode::OK, &response);
         self.error_form().event(&response.body.with_status(response.status.as_u16()), false)

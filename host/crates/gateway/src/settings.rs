@@ -130,6 +130,24 @@ impl Default for SpoolSettings {
     }
 }
 
+/// Settings of idempotent requests.
+#[derive(Debug, Clone)]
+pub struct IdempotencySettings {
+    /// How long a response is kept for retries; zero keeps none.
+    pub keep: Duration,
+    /// How long a request goes on without a client.
+    pub grace: Duration,
+    /// Maximum size of the responses that can be joined or replayed, in bytes; zero ignores keys.
+    pub memory: usize,
+}
+
+impl Default for IdempotencySettings {
+    fn default() -> Self {
+        let (keep, grace) = (Duration::from_secs(600), Duration::from_secs(10));
+        Self { keep, grace, memory: 64 << 20 }
+    }
+}
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -152,6 +170,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// The name of the model in responses.
     pub response_model: ResponseModel,
+    /// Requests with an idempotency key.
+    pub idempotency: IdempotencySettings,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

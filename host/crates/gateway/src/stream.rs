@@ -19,13 +19,9 @@ use crate::attempt::EngineResponse;
 use crate::error;
 use crate::execute::ExecutionResult;
 use crate::failure::{cause_of, engine_code, engine_failure};
-use crate::headers::{self, ATTEMPTS, LANE, POLICY, REASON, to_header_value};
+use crate::headers::{self, ATTEMPTS, EngineLength, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
-
-/// The length that an engine announced for a body whose length changes on its way to the client.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct EngineLength(pub(crate) u64);
 
 /// Returns the client's response after the execution of a decision. `abort` is cancelled when the
 /// drain timeout of the host has expired.
@@ -332,6 +328,7 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, engine_failure: EngineFailure, failure: &Failure<'_>) {
+        self.tracker.note_failed_response();
         self.end(Event::Failed(engine_failure));
         self.tracker.report(Some(failure));
     }

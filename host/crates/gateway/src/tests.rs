@@ -34,8 +34,8 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ResponseModel,
-    Settings, routes, serve,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings, Keys,
+    ResponseModel, Settings, routes, serve,
 };
 
 /// The API key that all requests carry.
@@ -185,6 +185,7 @@ impl TestGateway {
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
                 response_model: ResponseModel::Asked,
+                idempotency: IdempotencySettings::default(),
                 nonce: 0,
                 started_at: 0,
             },

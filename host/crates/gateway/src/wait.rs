@@ -122,6 +122,7 @@ fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> By
         abort_cause: None,
         is_severe: !is_client_error,
     };
+    tracker.note_failed_response();
     tracker.on(Event::Failed(EngineFailure::NotAStream));
     tracker.report(Some(&failure));
     let form = tracker.error_form();

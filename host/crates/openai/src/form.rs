@@ -114,6 +114,11 @@ impl Form {
         Value::from(self.json.clone()).to_string().into()
     }
 
+    /// Returns the parts.
+    pub fn parts(&self) -> &[FormPart] {
+        &self.parts
+    }
+
     /// Returns the number of bytes of all contents.
     pub fn size(&self) -> u64 {
         self.size
