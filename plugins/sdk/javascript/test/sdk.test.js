@@ -203,3 +203,17 @@ test("missing hooks do nothing", () => {
   assert.deepEqual(advisor.tick(0, 0), []);
   assert.equal(advisor.observe(0, []), undefined);
 });
+
+test("a fake request has the endpoint that the test chooses", () => {
+  let seen;
+  const { advise } = configure(
+    policy((call) => {
+      seen = [call.request.endpointKind(), call.context.endpoint];
+      return any();
+    }),
+  );
+  advise(fakeRequest("hi"), fleet);
+  assert.deepEqual(seen, ["chat-completions", "chat-completions"]);
+  advise(fakeRequest("hi", { endpointKind: "rerank" }), fleet);
+  assert.deepEqual(seen, ["rerank", "other"]);
+});

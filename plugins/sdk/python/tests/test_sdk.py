@@ -30,6 +30,22 @@ class Sdk(unittest.TestCase):
         self.assertEqual(Random(42).below(6), 4)
         self.assertEqual(Random(1).below(0), 0)
 
+    def test_fake_request_has_the_endpoint_that_the_test_chooses(self):
+        seen = []
+
+        class Advisor:
+            def advise(self, call):
+                seen.append((call.request.endpoint_kind(), call.context.endpoint))
+                return any_lane()
+
+        policy = ConfiguredPolicy(Policy("p", "1", lambda _: Advisor()))
+        policy.advise(FakeRequest("hi"), FLEET)
+        policy.advise(FakeRequest("hi", endpoint_kind="rerank"), FLEET)
+        chat = types.Endpoint.CHAT_COMPLETIONS
+        self.assertEqual(
+            seen, [("chat-completions", chat), ("rerank", types.Endpoint.OTHER)]
+        )
+
     def test_advice_builds_the_contract_record(self):
         advice = (
             only([1])
