@@ -272,9 +272,23 @@ fn is_structure(path: &[String], text: &str) -> bool {
     STRUCTURAL_VALUES.contains(&text) && STRUCTURAL_PATHS.iter().any(|place| at(place))
 }
 
+/// Fields of requests that may have token ids, at one endpoint or another.
+const PROMPT_FIELDS: [&str; 10] = [
+    "prompt",
+    "input",
+    "tokens",
+    "content",
+    "query",
+    "queries",
+    "documents",
+    "texts",
+    "text_1",
+    "text_2",
+];
+
 /// Returns true for a prompt given as token ids, which can be decoded with the tokenizer.
 fn is_token_ids(path: &[String], items: &[Value]) -> bool {
-    let prompt = path.first().is_some_and(|field| field == "prompt" || field == "input");
+    let prompt = path.first().is_some_and(|field| PROMPT_FIELDS.contains(&field.as_str()));
     prompt && !items.is_empty() && items.iter().all(Value::is_number)
 }
 

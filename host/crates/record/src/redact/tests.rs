@@ -39,6 +39,7 @@ fn texts_are_redacted_and_structure_is_kept() {
             { "role": "secret0a0a", "content": [{ "type": "text", "text": "hello" }] },
         ],
         "prompt": [[1, 2, 3], [4]],
+        "tokens": [5, 6],
         "tools": [{ "type": "function", "function": { "name": 5, "description": "d" } }],
         "type": "not at a known place",
     });
@@ -70,6 +71,7 @@ fn texts_are_redacted_and_structure_is_kept() {
         "/messages/1/role",
         "/prompt/0",
         "/prompt/1",
+        "/tokens",
         "/tools/0/function/name",
         "/tools/0/function/description",
         "/type",
