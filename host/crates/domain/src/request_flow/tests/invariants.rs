@@ -164,6 +164,8 @@ struct Ledger {
     keeps_response: bool,
     /// The first byte of a response was passed on.
     has_first_byte: bool,
+    /// The last event was an answer of the host itself.
+    is_served_by_host: bool,
     answers: usize,
     ends: Vec<End>,
 }
@@ -172,6 +174,7 @@ impl Ledger {
     /// Notes what an event means for the dispatcher, before the flow handles it. Returns true if
     /// the event brings a lease that the request does not wait for.
     fn note(&mut self, event: &Event<'_>) -> bool {
+        self.is_served_by_host = matches!(event, Event::Served);
         match event {
             Event::Granted { .. } if std::mem::take(&mut self.waits) => {
                 self.holds_lease = true;
@@ -230,7 +233,9 @@ impl Ledger {
             }
             Action::End(end) => {
                 assert!(is_idle, "a ticket or a lease was not released");
-                self.answers += usize::from(end.answer.is_some());
+                let is_served = end.result.is_success() && self.lanes.is_empty();
+                assert!(!is_served || self.is_served_by_host);
+                self.answers += usize::from(end.answer.is_some() || is_served);
                 self.ends.push(end.clone());
             }
         }
@@ -246,7 +251,7 @@ impl Ledger {
         assert!(attempts <= LIMITS.max_steps + 1);
         assert!(self.sent <= attempts && self.recoveries <= attempts);
         assert!(flow.attempts().map(|attempt| attempt.lane).eq(self.lanes.iter().copied()));
-        if end.result.is_success() {
+        if end.result.is_success() && attempts > 0 {
             let is_same = self.lanes.windows(2).all(|lanes| lanes[0] == lanes[1]);
             assert_eq!(end.result == RequestResult::Answered, is_same);
             assert!(self.has_first_byte && end.last == AttemptResult::Ok);
