@@ -67,13 +67,7 @@ fn check_messages(tokens: &[&str], value: Option<&str>, is_chat: bool) -> Result
             Some(value) => Prompt::default().read_content(value, value),
             None => Ok(()),
         },
-        // A block may have blocks in turn.
-        ([_, "content", _] | [_, "content", _, "content", _], Some(value)) if is_chat => {
-            Prompt::default().read_part(value, value)
-        }
-        ([_, "content", _, "content"], Some(value)) if is_chat => {
-            Prompt::default().read_content(value, value)
-        }
+        ([_, "content", _], Some(value)) if is_chat => Prompt::default().read_part(value, value),
         _ => Ok(()),
     }
 }

@@ -328,6 +328,11 @@ impl Prompt {
         }
         let Object(part) =
             serde_json::from_str::<Object<PartShape<'_>>>(part).map_err(|_| invalid_part())?;
+        self.read_object(body, &part)
+    }
+
+    /// Reads a part that is an object.
+    fn read_object(&mut self, body: &str, part: &PartShape<'_>) -> Result<(), BadRequest> {
         let text =
             part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
         let kind = part.kind.map(RawValue::get);

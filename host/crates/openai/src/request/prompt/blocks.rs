@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::elements::for_each;
-use super::{Prompt, invalid_part};
+use super::{MAX_FIELD_DEPTH, Prompt, invalid_part};
 use crate::bad_request::BadRequest;
 use crate::request::shape::{Object, PartShape, SourceShape};
 
@@ -39,19 +39,24 @@ impl Prompt {
         Ok(())
     }
 
-    /// Reads the content of a block: a text or blocks.
+    /// Reads the content of a block: a text or blocks. What is not valid is the engine's to judge,
+    /// and all of its texts are read.
     pub(super) fn read_nested(
         &mut self,
         body: &str,
         content: Option<&RawValue>,
     ) -> Result<(), BadRequest> {
         let content = content.map(RawValue::get).unwrap_or_default();
-        match content.as_bytes().first() {
-            Some(b'"') => self.add_text(body, content),
-            Some(b'[') => self.read_parts(body, content)?,
-            _ => {}
+        if !content.starts_with('[') {
+            return self.read_field(body, content, MAX_FIELD_DEPTH);
         }
-        Ok(())
+        for_each(content, invalid_part, |block| {
+            self.count_item()?;
+            match serde_json::from_str::<Object<PartShape<'_>>>(block) {
+                Ok(Object(block)) => self.read_object(body, &block),
+                Err(_) => self.read_field(body, block, MAX_FIELD_DEPTH),
+            }
+        })
     }
 
     /// Reads a document: a text, blocks, or a file.
@@ -63,7 +68,7 @@ impl Prompt {
         let source = source.map(RawValue::get).unwrap_or_default();
         let Ok(Object(source)) = serde_json::from_str::<Object<SourceShape<'_>>>(source) else {
             self.add_part(true);
-            return Ok(());
+            return self.read_field(body, source, MAX_FIELD_DEPTH);
         };
         match source.kind.map(RawValue::get) {
             Some("\"text\"") => {
