@@ -92,10 +92,11 @@ impl Completion {
         // Earlier builds of llama.cpp report errors in a field of their own.
         let data = line.strip_prefix(b"data:").or_else(|| line.strip_prefix(b"error:"));
         let Some(data) = data.map(<[u8]>::trim_ascii).filter(|_| !self.is_over) else { return };
-        if data == b"[DONE]" {
-            self.end(out);
-        } else {
-            self.object(data, out);
+        match data {
+            b"[DONE]" => self.end(out),
+            // llama.cpp begins some of its streams with an event that says nothing.
+            b"null" => {}
+            data => self.object(data, out),
         }
     }
 

@@ -168,7 +168,7 @@ fn caps_limit_the_output() {
 }
 
 const STREAM: &str = concat!(
-    ": comment\n\n",
+    ": comment\n\ndata: null\n\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"reasoning_content\":\"hm\"}}]}\r\n\r\n",
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hé\"}}],\"usage\":null}\n\n",
