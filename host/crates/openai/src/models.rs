@@ -58,6 +58,12 @@ fn anthropic_card(entry: &ModelEntry<'_>, created: u64) -> Value {
     card["type"] = "model".into();
     card["display_name"] = entry.id.into();
     card["created_at"] = rfc3339(created).into();
+    card["lifecycle"] = "active".into();
+    card["max_input_tokens"] = card["max_model_len"].clone();
+    // Anthropic has an object of this name, with other members.
+    if let Some(card) = card.as_object_mut() {
+        card.remove("capabilities");
+    }
     card
 }
 
@@ -168,6 +174,8 @@ mod tests {
         assert_eq!(body["data"][1]["display_name"], "b");
         assert_eq!(body["data"][1]["created_at"], "1970-01-01T00:00:07Z");
         assert_eq!(body["data"][1]["object"], "model");
+        assert_eq!(body["data"][1]["lifecycle"], "active");
+        assert_eq!(body["data"][1].get("capabilities"), None);
         let empty: Value = serde_json::from_str(&anthropic_list(&[], 7)).unwrap();
         assert_eq!((&empty["first_id"], &empty["data"]), (&json!(null), &json!([])));
         let one: Value = serde_json::from_str(&anthropic_one(&entry("a"), 0)).unwrap();
