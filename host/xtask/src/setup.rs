@@ -132,7 +132,7 @@ pub fn node_modules(root: &Path) -> Result<PathBuf> {
         .with_context(|| format!("failed to read {}", source.display()))?;
     let manifest = folder.join("package.json");
     if fs::read_to_string(&manifest).is_ok_and(|installed| installed == wanted)
-        && ["openai", "@anthropic-ai/sdk", "componentize-qjs", "esbuild"]
+        && ["openai", "@anthropic-ai/sdk", "zod", "componentize-qjs", "esbuild"]
             .iter()
             .all(|name| folder.join("node_modules").join(name).exists())
     {
