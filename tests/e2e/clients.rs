@@ -1,4 +1,5 @@
-//! The unmodified official OpenAI packages for Python and Node.js as clients.
+//! The unmodified official packages of OpenAI, Anthropic and Ollama as clients. `tests/clients` has
+//! their features, and those of many other libraries.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -78,4 +79,32 @@ fn official_node_package_works() {
     let truncated = [("lane", "truncated"), ("cause", "unfinished")];
     host.wait_for_event("response_aborted", &truncated);
     host.assert_no_request_lost();
+}
+
+/// Returns the command that runs features of client libraries.
+fn features() -> Command {
+    let mut command = Command::new(prepared_dir("POINTSMAN_VENV", "venv").join("bin/python"));
+    command.arg(root().join("tests/clients/run.py"));
+    command
+}
+
+fn assert_passes(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn features_of_official_packages_work() {
+    let mut command = features();
+    command.arg("--short").arg("--pointsman").arg(program(FAKE_ENGINE));
+    command.arg("--venv").arg(prepared_dir("POINTSMAN_VENV", "venv"));
+    command.arg("--node").arg(prepared_dir("POINTSMAN_NODE", "node"));
+    assert_passes(&mut command);
+}
+
+/// The page is written by `cargo xtask test --clients`.
+#[test]
+fn page_lists_all_features_and_versions() {
+    assert_passes(features().arg("--check").arg(root().join("host/docs/clients.md")));
 }

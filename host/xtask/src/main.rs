@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bench;
+mod clients;
 mod demo;
 mod deny;
 mod dist;
@@ -23,6 +24,8 @@ Development tasks of Pointsman:
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
+  cargo xtask test --clients       Run client libraries of all kinds in front of a host, write the
+                                   table of results, and send random requests to all routes
   cargo xtask test --streams [--release]
                                    Serve a thousand streams at a time for five minutes, and print
                                    figures
@@ -77,6 +80,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         ["test"] => test::test(&root),
         ["test", "--attacks"] => attacks::attacks(&root),
+        ["test", "--clients"] => clients::clients(&root),
         ["test", "--streams"] => streams::streams(&root, false),
         ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),
