@@ -9,6 +9,7 @@ mod check;
 mod clients;
 mod compat;
 mod cortex;
+mod docs_openai;
 mod endpoints;
 mod fidelity;
 mod groups;
