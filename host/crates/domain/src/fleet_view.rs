@@ -188,13 +188,15 @@ impl LaneStat {
     }
 }
 
-/// The table of lanes. Immutable: a change of lanes creates a new topology.
-#[derive(Debug)]
+/// The table of lanes. Immutable: a change of lanes creates a new topology. Cloning is cheap.
+#[derive(Debug, Clone)]
 pub struct Topology {
     generation: u64,
-    lanes: Vec<LaneInfo>,
-    models: ModelNames<LaneId>,
-    by_name: HashMap<String, LaneId>,
+    lanes: Arc<[LaneInfo]>,
+    models: Arc<ModelNames<LaneId>>,
+    by_name: Arc<HashMap<String, LaneId>>,
+    /// The only candidate of a request that another one has bound to a lane.
+    only: Option<[LaneId; 1]>,
 }
 
 impl Topology {
@@ -215,7 +217,15 @@ impl Topology {
             }
             derived.iter().for_each(|name| models.add(NameKind::Derived, name, lane.id));
         }
-        Self { generation, lanes, models, by_name }
+        let (lanes, models, by_name) = (lanes.into(), Arc::new(models), Arc::new(by_name));
+        Self { generation, lanes, models, by_name, only: None }
+    }
+
+    /// Returns the topology for a request that only one of its candidates may serve. Without
+    /// effect on models to which the lane does not answer.
+    #[must_use]
+    pub fn with_only(&self, lane: LaneId) -> Self {
+        Self { only: Some([lane]), ..self.clone() }
     }
 
     /// Returns the generation, which changes with every new topology.
@@ -255,7 +265,11 @@ impl Topology {
 
     /// Returns the lanes that answer to a model name, in id order, whatever endpoints they have.
     pub fn candidates(&self, model: &str) -> &[LaneId] {
-        self.models.resolve(model).map_or(&[], |(_, lanes)| lanes)
+        let lanes = self.models.resolve(model).map_or(&[][..], |(_, lanes)| lanes);
+        match &self.only {
+            Some(only) if lanes.contains(&only[0]) => only,
+            Some(_) | None => lanes,
+        }
     }
 
     /// Returns the lanes that answer to a model name and can serve an endpoint, in id order.
@@ -400,6 +414,17 @@ mod tests {
             group: 0,
             cost_milli: 0,
         }
+    }
+
+    #[test]
+    fn topology_of_a_bound_request_has_one_candidate() {
+        let lanes = ["a", "b"].map(|name| lane(name, &["m"], LaneNames::default()));
+        let topology = Topology::new(1, lanes.into());
+        let only = topology.with_only(LaneId(1));
+        assert_eq!(only.candidates("m"), [LaneId(1)]);
+        assert_eq!(only.candidates("a"), [LaneId(0)]);
+        assert_eq!(topology.candidates("m").len(), 2);
+        assert_eq!(topology.with_only(LaneId(9)).candidates("m").len(), 2);
     }
 
     #[test]
