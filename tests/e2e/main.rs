@@ -35,6 +35,7 @@ mod redaction;
 mod reload;
 mod replay;
 mod requirements;
+mod responses;
 mod rollout;
 mod routing;
 mod shutdown;

@@ -341,7 +341,8 @@ fn crate_dependencies_point_one_way() {
         ("record", vec!["domain", "files"]),
         ("replay", vec!["domain", "openai", "policy", "record", "report"]),
         ("report", vec!["domain"]),
-        ("gateway", vec!["domain", "files", "fleet", "openai", "record"]),
+        ("gateway", vec!["domain", "files", "fleet", "openai", "record", "store"]),
+        ("store", vec!["files"]),
         ("settings", vec!["domain", "files", "spec"]),
         ("config", vec!["domain", "files", "fleet", "record", "settings", "spec"]),
         (

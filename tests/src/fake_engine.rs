@@ -47,6 +47,7 @@ mod pooling;
 mod queue;
 mod response_body;
 mod responses;
+mod responses_api;
 mod script;
 mod serve;
 mod sleep_mode;

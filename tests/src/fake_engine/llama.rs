@@ -13,7 +13,7 @@ use super::completions::{complete, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
-use super::{media, messages, metrics};
+use super::{media, messages, metrics, responses_api};
 
 /// The paths that need no API key.
 const PUBLIC_PATHS: [&str; 6] =
@@ -75,6 +75,9 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             if !engine.options.reranking =>
         {
             unsupported("This server does not support reranking. Start it with `--reranking`")
+        }
+        (&Method::POST, "/v1/responses" | "/responses") => {
+            responses_api::respond(engine, request).await
         }
         (&Method::POST, "/v1/messages" | "/v1/messages/count_tokens") => {
             messages::respond(engine, request).await

@@ -12,7 +12,7 @@ use super::completions::{complete, max_tokens, parse_body, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, detail, empty, failure, json, ok, text};
-use super::{media, messages, metrics, sleep_mode};
+use super::{media, messages, metrics, responses_api, sleep_mode};
 
 /// The paths of all models with their allowed methods.
 const PATHS: [(&str, &str); 8] = [
@@ -112,7 +112,8 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
             }
             Some((path, "POST")) if method == Method::POST => match Task::of_path(path) {
                 Some(task) => pooling::respond(&engine, task, request).await,
-                None => minimal_endpoint(&engine, request).await,
+                // The only other path of models that generate text.
+                None => responses_api::respond(engine, request).await,
             },
             Some((_, methods)) => {
                 let mut reply = detail(&engine, StatusCode::METHOD_NOT_ALLOWED);
@@ -145,51 +146,4 @@ fn models(engine: &Engine) -> Value {
     let adapters = engine.options.adapters().map(adapter);
     let data: Value = engine.options.names().iter().map(model).chain(adapters).collect();
     json!({ "object": "list", "data": data })
-}
-
-/// Responds on the endpoints that are implemented only as far as the captures need.
-async fn minimal_endpoint(engine: &Engine, request: Request<Incoming>) -> Reply {
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let request_body = match parse_body(engine, &parts, &body) {
-        Ok(request_body) => request_body,
-        Err(error) => return *error,
-    };
-    if engine.state.borrow().core_dead {
-        return failure(engine, StatusCode::INTERNAL_SERVER_ERROR, CORE_DEAD);
-    }
-    let (_, tokens) = prompt(engine, &request_body);
-    let output = max_tokens(&request_body).unwrap_or(5);
-    let text: String = (0..output).map(|token| format!("word{token} ")).collect();
-    ok(engine, &response(engine, &text, tokens, output))
-}
-
-fn response(engine: &Engine, text: &str, tokens: u64, output: u64) -> Value {
-    let content =
-        json!([{ "annotations": [], "text": text, "type": "output_text", "logprobs": null }]);
-    let message = json!({ "id": format!("msg_{}", engine.id(16,
-        true)), "content": content, "role": "assistant",
-        "status": "completed", "type": "message", "phase": null });
-    let input_details = json!({ "cached_tokens": 0, "cache_write_tokens": 0,
-        "input_tokens_per_turn": [],
-        "cached_tokens_per_turn": [] });
-    let output_details = json!({ "reasoning_tokens": 0, "tool_output_tokens": 0,
-        "output_tokens_per_turn": [],
-        "tool_output_tokens_per_turn": [] });
-    let usage = json!({ "input_tokens": tokens, "input_tokens_details": input_details,
-        "output_tokens": output,
-        "output_tokens_details": output_details, "total_tokens": tokens + output });
-    json!({ "id": format!("resp_{}", engine.id(16, true)), "created_at": engine.created,
-        "incomplete_details": { "reason": "max_output_tokens" }, "instructions": null,
-            "metadata": null,
-        "model": engine.name(), "object": "response", "output": [message],
-            "parallel_tool_calls": true,
-        "temperature": 1.0, "tool_choice": "none", "tools": [], "top_p": 1.0, "background": false,
-        "max_output_tokens": output, "max_tool_calls": null, "previous_response_id": null,
-            "prompt": null,
-        "reasoning": null, "service_tier": "auto", "status": "incomplete", "text": null,
-            "top_logprobs": null,
-        "truncation": "disabled", "usage": usage, "user": null, "presence_penalty": 0.0,
-        "frequency_penalty": 0.0, "kv_transfer_params": null, "ec_transfer_params": null,
-        "input_messages": null, "output_messages": null })
 }
