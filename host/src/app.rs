@@ -12,7 +12,8 @@ use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
     ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
-    Keys, ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
+    Keys, ResponseLimits, ResponseModel, Settings, SpoolSettings, StatusPart,
+    raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -27,7 +28,7 @@ use crate::listeners::{self, Bound};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
-use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, telemetry};
+use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, store, telemetry};
 use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
@@ -89,6 +90,9 @@ async fn run(
     let spec = fleet_spec(&config, options);
     let opened = step.finish("engines of an earlier host were ended", open_state(&spec)).await?;
     let Some(state_dir) = opened else { return Ok(()) };
+    let responses = store::limits(&config.responses);
+    let opened = store::open(config.fleet.state_dir.as_deref(), responses, &mut registry);
+    let Some(store) = step.finish("the store was opened", opened).await? else { return Ok(()) };
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
@@ -98,18 +102,16 @@ async fn run(
         Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
-        settings: gateway_settings(&config, spec.state_dir.as_deref()),
+        settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
         keys: Keys::new(config.keys.into_iter().map(api_key)),
         fleet,
         advisor: policies.slot(),
-        config: {
-            let reloader = Arc::clone(&reloader);
-            Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
-        },
+        config: reload_status(&reloader),
         policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
         recorder,
         metrics: gateway_metrics,
         registry,
+        store: store.clone(),
         drain: drain.clone(),
     });
     let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
@@ -134,6 +136,7 @@ async fn run(
         drain_timeout: config.server.drain_timeout,
         limit: shutdown::limit(config.server.drain_timeout, &config.fleet),
         records,
+        store,
     };
     shutdown::run(running, signals).await
 }
@@ -163,7 +166,11 @@ impl Step<'_> {
     }
 }
 
-fn gateway_settings(config: &Config, state_dir: Option<&Path>) -> Settings {
+fn gateway_settings(
+    config: &Config,
+    state_dir: Option<&Path>,
+    responses: ResponseLimits,
+) -> Settings {
     let (server, max_wait) = (&config.server, config.queue.max_wait);
     let default = || state_dir.map_or_else(std::env::temp_dir, |dir| dir.join("spool"));
     let spool_dir = server.spool_dir.clone().unwrap_or_else(default);
@@ -195,6 +202,7 @@ fn gateway_settings(config: &Config, state_dir: Option<&Path>) -> Settings {
             pointsman_config::ResponseModel::Asked => ResponseModel::Asked,
             pointsman_config::ResponseModel::Engine => ResponseModel::Engine,
         },
+        responses,
         // Random, from the keys that the standard library draws for each process.
         nonce: RandomState::new().hash_one(()),
         started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -277,6 +285,12 @@ fn start_fleet(
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
     Fleet::start_with(spec, &metrics, state_dir)
+}
+
+/// Returns the status of the configuration.
+fn reload_status(reloader: &Arc<Reloader>) -> StatusPart {
+    let reloader = Arc::clone(reloader);
+    Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
 }
 
 fn api_key(key: pointsman_config::ApiKey) -> ApiKey {

@@ -22,6 +22,7 @@ mod shutdown;
 mod simulate;
 mod startup;
 mod state;
+mod store;
 mod telemetry;
 
 use std::process::ExitCode;

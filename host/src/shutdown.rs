@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use pointsman_fleet::{FleetSpec, FleetTasks};
 use pointsman_gateway::Drain;
 use pointsman_record::Writer;
+use pointsman_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -33,6 +34,9 @@ const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time to write the decision records that are still queued.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time to write what is still queued for the store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The signals that the host handles.
 #[derive(Debug)]
@@ -89,6 +93,8 @@ pub(crate) struct Running {
     pub(crate) limit: Duration,
     /// Writes decision records.
     pub(crate) records: Option<Writer>,
+    /// What outlives the restart.
+    pub(crate) store: Store,
 }
 
 /// Returns the maximum duration of a shutdown.
@@ -97,8 +103,9 @@ pub(crate) fn limit(drain_timeout: Duration, fleet: &FleetSpec) -> Duration {
     const MARGIN: Duration = Duration::from_secs(5);
     let engines = fleet.lanes.iter().filter_map(|lane| lane.engine.run());
     let longest_grace = engines.map(|engine| engine.stop_grace).max().unwrap_or_default();
-    [drain_timeout, ABORT_TIMEOUT, longest_grace, CLOSE_TIMEOUT, RECORDS_TIMEOUT, MARGIN]
+    [drain_timeout, ABORT_TIMEOUT, longest_grace, CLOSE_TIMEOUT, RECORDS_TIMEOUT]
         .into_iter()
+        .chain([STORE_TIMEOUT, MARGIN])
         .fold(Duration::ZERO, Duration::saturating_add)
 }
 
@@ -149,8 +156,17 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         running.server.shutdown().await;
     }
     finish_records(running.records).await;
+    finish_store(running.store).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until what is queued for the store is written.
+async fn finish_store(store: Store) {
+    let flush = tokio::task::spawn_blocking(move || store.flush());
+    if tokio::time::timeout(STORE_TIMEOUT, flush).await.is_err() {
+        tracing::warn!("responses may be missing: the store did not finish in time");
+    }
 }
 
 /// Waits until the queued decision records are written. No new ones arrive: all requests have

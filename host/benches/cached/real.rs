@@ -15,8 +15,9 @@ use pointsman_fleet::{
 };
 use pointsman_gateway::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ListenerSettings,
-    ResponseModel, Settings,
+    ResponseLimits, ResponseModel, Settings, response_namespace,
 };
+use pointsman_store::{Options, Store};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
@@ -123,6 +124,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
     fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
     let advisor: Box<dyn Advisor> = Box::new(blend);
     let deadline = Duration::from_secs(600);
+    let limits = ResponseLimits::default();
     let gateway = Gateway::new(GatewayParts {
         settings: Settings {
             connections: ConnectionSettings::default(),
@@ -135,6 +137,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             keep_alive: Duration::ZERO,
             response_model: ResponseModel::Asked,
             idempotency: pointsman_gateway::IdempotencySettings::default(),
+            responses: limits,
             nonce: 0,
             started_at: 0,
         },
@@ -146,6 +149,12 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
         recorder: None,
         metrics: GatewayMetrics::register(&mut registry),
         registry,
+        store: Store::open(Options {
+            path: None,
+            namespaces: vec![response_namespace(&limits)],
+            on_loss: Box::new(drop),
+        })
+        .unwrap(),
         drain,
     });
     (gateway, tasks)

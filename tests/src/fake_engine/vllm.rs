@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::completion::CORE_DEAD;
-use super::completions::{complete, max_tokens, parse_body, prompt};
+use super::completions::complete;
 use super::engine::Engine;
 use super::pooling::{self, Task};
-use super::responses::{Reply, detail, empty, failure, json, ok, text};
+use super::responses::{Reply, detail, empty, json, ok, text};
 use super::{media, messages, metrics, responses_api, sleep_mode};
 
 /// The paths of all models with their allowed methods.

@@ -11,6 +11,7 @@ mod models;
 mod need;
 mod policies;
 mod records;
+mod responses;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
 pub use self::groups::format_pool;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
+pub use self::responses::Responses;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct Config {
     pub queue: Queue,
     /// The policies.
     pub policies: Policies,
+    /// The limits of responses that the host keeps.
+    pub responses: Responses,
     /// Settings of decision records, if they are enabled.
     pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
@@ -218,6 +222,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
+    let responses = responses::read(&root.section("responses"));
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
@@ -247,6 +252,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         keys,
         queue: Queue { max_wait },
         policies,
+        responses,
         records,
         admin,
         has_default_state,

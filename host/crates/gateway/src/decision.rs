@@ -8,8 +8,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, Merged, NoLaneReason, Plan,
-    RequestView as _, SlotRequest,
+    Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason, Plan,
+    RequestView as _, Serving, SlotRequest,
 };
 use pointsman_fleet::Fleet;
 use pointsman_openai::{
@@ -25,6 +25,7 @@ use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
 use crate::request_tracker::RequestTracker;
+use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
 use crate::{paths, upload};
@@ -56,6 +57,8 @@ pub(crate) struct RoutingDecision {
     pub(crate) request: Request,
     /// The slot that the first attempt needs.
     pub(crate) slot_request: SlotRequest,
+    /// The turn of a conversation that the host keeps.
+    pub(crate) turn: Option<TurnSlot>,
 }
 
 /// A valid request.
@@ -72,6 +75,7 @@ pub(crate) enum Accepted {
 pub(crate) async fn decide(
     pipeline: &Pipeline,
     accepted: Result<(Request, Arc<FleetView>), RouteError>,
+    turn: Option<TurnSlot>,
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
     if accepted.is_err() {
@@ -102,11 +106,12 @@ pub(crate) async fn decide(
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
     let edited = edited.and_then(Request::from_view);
     let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
-    Ok(RoutingDecision { policies, advisor, reason: merged.why(), request: edited, slot_request })
+    let (reason, request) = (merged.why(), edited);
+    Ok(RoutingDecision { policies, advisor, reason, request, slot_request, turn })
 }
 
 /// Returns a valid request for a model that a lane serves.
-async fn accept(
+pub(crate) async fn accept(
     pipeline: &Pipeline,
     endpoint: Endpoint,
     id: &str,
@@ -115,7 +120,7 @@ async fn accept(
     span: &Span,
 ) -> Result<Accepted, RouteError> {
     let identity = pipeline.keys.identity(&parts.headers)?;
-    let tenant = identity.tenant;
+    let tenant = identity.tenant.clone();
     span.record("tenant", tenant.as_deref());
     let (received, reservation) = match body {
         Incoming::Body(body) => {
@@ -126,10 +131,14 @@ async fn accept(
         Incoming::Received(received, reservation) => (received, reservation),
         Incoming::Failed(error) => return Err(error),
     };
-    let (body, form) = match received {
+    let (mut body, form) = match received {
         Received::Json(body) => (body, None),
         Received::Form(form) => (form.json(), Some(Arc::new(form))),
     };
+    let turn = parts.extensions.get::<TurnSlot>();
+    if let Some(turn) = turn {
+        body = Box::pin(turn.begin(pipeline, body, &identity)).await?;
+    }
     let mut headers = detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
         // The body has been decoded.
@@ -141,6 +150,7 @@ async fn accept(
         key: identity.key,
         arrived: Some(Instant::now()),
         headers,
+        response_id: turn.and_then(TurnSlot::turn).map(|turn| turn.id.clone()),
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(reservation)),
         form,
@@ -148,8 +158,11 @@ async fn accept(
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
-    let fleet = fleet_view(&pipeline.fleet, &request);
+    let fleet = bound(fleet_view(&pipeline.fleet, &request), turn, endpoint);
     check_model(&request, &fleet, &listener)?;
+    if let Some(turn) = turn {
+        turn.accepted(&pipeline.responses)?;
+    }
     // Only recorded if a lane serves the model, and as the lane spells it: other names are the
     // client's and may be long.
     span.record("model", fleet.topology.resolved(request.model()));
@@ -212,6 +225,22 @@ pub(crate) fn fleet_view(fleet: &Fleet, request: &Request) -> Arc<FleetView> {
     let index = fleet.prefix_index();
     let prompt = request.prompt_hashes(index.hasher());
     index.annotate(&fleet.view(), request.model(), prompt, request.info().prompt_tokens)
+}
+
+/// Returns the view for a turn that follows one of a lane: that lane is the only candidate, while
+/// it exists and can serve the endpoint.
+fn bound(fleet: Arc<FleetView>, turn: Option<&TurnSlot>, endpoint: Endpoint) -> Arc<FleetView> {
+    let lane = turn.and_then(TurnSlot::turn).and_then(|turn| turn.lane.as_deref());
+    let lane = lane.and_then(|lane| fleet.topology.find(lane));
+    let can_serve = |lane: &LaneId| fleet.topology.serving(*lane, endpoint) != Serving::Not;
+    match lane.filter(can_serve) {
+        Some(lane) => {
+            let mut fleet = FleetView::clone(&fleet);
+            fleet.topology = Arc::new(fleet.topology.with_only(lane));
+            Arc::new(fleet)
+        }
+        None => fleet,
+    }
 }
 
 /// Returns the slot that the first attempt needs.

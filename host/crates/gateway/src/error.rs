@@ -83,6 +83,16 @@ pub(crate) enum RouteError {
         .endpoint.path().unwrap_or("this endpoint")
     )]
     EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
+    #[error("no response with the id `{}`", excerpt(.id))]
+    UnknownResponse { id: String },
+    #[error("no earlier response with the id `{}`", excerpt(.id))]
+    UnknownPreviousResponse { id: String },
+    #[error("no item with the id `{}`", excerpt(.id))]
+    UnknownItem { id: String },
+    #[error("{max} responses of this tenant are executed in the background already")]
+    TooManyBackground { max: usize },
+    #[error("failed to use the store: {0}")]
+    Store(String),
     #[error("no lane has the name `{}`", excerpt(.0))]
     UnknownLane(String),
     #[error("lane `{0}` is not loaded; send `X-Pointsman-Load: true` to load it")]
@@ -231,6 +241,9 @@ impl RouteError {
             Self::EnginePathRefused(_) => ErrorCode::EnginePathRefused,
             Self::InvalidEnginePath => ErrorCode::InvalidRequest,
             Self::ModelManagement => ErrorCode::NotSupported,
+            Self::UnknownPreviousResponse { .. } => ErrorCode::PreviousResponseNotFound,
+            Self::TooManyBackground { .. } => ErrorCode::TooManyBackground,
+            Self::Store(_) => ErrorCode::StoreUnavailable,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
             Self::Stopping => ErrorCode::Stopping,
@@ -238,7 +251,10 @@ impl RouteError {
             Self::BodyMemory | Self::SpoolFull | Self::TooManyRequests => ErrorCode::HostOverloaded,
             Self::HostNotAllowed => ErrorCode::HostNotAllowed,
             Self::Attempt { error, .. } => error.code(),
-            Self::UnknownPath { .. } | Self::UnknownCommand(_) => ErrorCode::NotFound,
+            Self::UnknownPath { .. }
+            | Self::UnknownCommand(_)
+            | Self::UnknownResponse { .. }
+            | Self::UnknownItem { .. } => ErrorCode::NotFound,
             Self::Method { .. } => ErrorCode::MethodNotAllowed,
             Self::Admin(error) => error.code(),
             Self::Internal { .. } => ErrorCode::InternalError,
@@ -279,13 +295,19 @@ impl RouteError {
             Self::NoLane { retry_in, .. } => {
                 response.with_retry_after(Some((*retry_in).min(MAX_RETRY_ESTIMATE)))
             }
+            Self::UnknownPreviousResponse { .. } => {
+                response.with_param(Some("previous_response_id".to_owned()))
+            }
             Self::Stopping
             | Self::BodyMemory
             | Self::Spool(_)
             | Self::SpoolFull
             | Self::TooManyRequests
-            | Self::IdempotencyKeyInUse => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+            | Self::IdempotencyKeyInUse
+            | Self::TooManyBackground { .. }
+            | Self::Store(_) => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
+                .with_param_of(error)
                 .with_all(error.headers())
                 .with_optional(headers::LANE, to_header_value(lane))
                 .with_retry_after(error.retry_in()),
@@ -306,6 +328,8 @@ impl RouteError {
             | Self::InvalidEnginePath
             | Self::ModelManagement
             | Self::UnknownPath { .. }
+            | Self::UnknownResponse { .. }
+            | Self::UnknownItem { .. }
             | Self::UnknownCommand(_)
             | Self::InvalidCommandBody
             | Self::VersionNotAllowed(_)
@@ -364,6 +388,14 @@ impl ErrorResponse {
 
     fn with_param(mut self, param: Option<String>) -> Self {
         self.body.param = param;
+        self
+    }
+
+    /// Adds the field that a request cannot have for the engine of its lane.
+    fn with_param_of(self, error: &AttemptError) -> Self {
+        if let AttemptError::Untranslatable(error) = error {
+            return self.with_param(error.body().param);
+        }
         self
     }
 

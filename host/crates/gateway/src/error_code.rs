@@ -117,7 +117,16 @@ error_codes! {
     /// The path would stop an engine or change its memory, and is only served on the admin API.
     EnginePathRefused = "engine_path_refused", FORBIDDEN, "invalid_request_error",
         retry_after: false;
-    /// The path or the admin command does not exist.
+    /// The response that `previous_response_id` names does not exist, or is not the client's.
+    PreviousResponseNotFound = "previous_response_not_found", NOT_FOUND, "invalid_request_error",
+        retry_after: false;
+    /// The tenant has too many responses in the background; see `responses.max-background`.
+    TooManyBackground = "too_many_background", TOO_MANY_REQUESTS, "rate_limit_error",
+        retry_after: true;
+    /// The store of responses cannot be read or written at the moment.
+    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "server_error",
+        retry_after: true;
+    /// The path, the response or the admin command does not exist.
     NotFound = "not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// The path does not support the method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "invalid_request_error",

@@ -48,17 +48,25 @@ async fn execute(
         match attempt::attempt(fleet, request, tracker, slot_request, names).await {
             Ok((response, None)) => {
                 pipeline.metrics.attempted(&response.lane, "ok");
-                return Ok(response);
+                return Ok(responding(decision, response));
             }
             Ok((response, Some(reason))) => {
                 match decline(pipeline, decision, tracker, &response, reason).await? {
                     Some(next) => slot_request = next,
-                    None => return Ok(response),
+                    None => return Ok(responding(decision, response)),
                 }
             }
             Err(error) => slot_request = recover(pipeline, decision, tracker, error).await?,
         }
     }
+}
+
+/// Notes which lane responds: the next turn of the conversation goes to it too.
+fn responding(decision: &RoutingDecision, response: EngineResponse) -> EngineResponse {
+    if let Some(turn) = &decision.turn {
+        turn.set_lane(&response.lane);
+    }
+    response
 }
 
 /// Returns the slot that the attempt after a failed one needs.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
+use pointsman_store::Store;
 use prometheus_client::registry::Registry;
 
 use crate::client_listener::ClientListener;
@@ -22,6 +23,7 @@ use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
 use crate::protocols::Protocols;
+use crate::responses::Responses;
 use crate::routes;
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
@@ -47,6 +49,10 @@ pub struct GatewayParts {
     pub metrics: Arc<GatewayMetrics>,
     /// Metrics of all components, for `/metrics`.
     pub registry: Registry,
+    /// What outlives a restart; has the namespace of [`response_namespace`].
+    ///
+    /// [`response_namespace`]: crate::response_namespace
+    pub store: Store,
     /// The phases of the shutdown, which the caller begins.
     pub drain: Drain,
 }
@@ -97,6 +103,7 @@ impl Gateway {
         };
         let connections = ConnectionPool::new(settings.connections.max);
         let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone());
+        let responses = Arc::new(Responses::new(&parts.store, &settings.responses));
         let pipeline = Pipeline {
             settings,
             idempotency,
@@ -108,6 +115,8 @@ impl Gateway {
             policy_threads: PolicyThreads::default(),
             recorder,
             metrics,
+            responses,
+            drain: drain.clone(),
             abort: drain.aborting().clone(),
         };
         Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain, connections }

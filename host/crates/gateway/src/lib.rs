@@ -63,6 +63,7 @@ mod recording;
 mod request_id;
 mod request_tracker;
 mod response;
+mod responses;
 mod rewrite;
 mod routes;
 mod serve;
@@ -87,6 +88,7 @@ pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayParts};
 pub use self::identity::{ApiKey, Identity, Keys, Unauthorized};
 pub use self::metrics::GatewayMetrics;
+pub use self::responses::{ResponseLimits, response_namespace};
 pub use self::settings::{
     AdvisorSlot, ConnectionSettings, HealthRule, IdempotencySettings, ListenerSettings,
     ResponseModel, Settings, SpoolSettings, StatusPart,

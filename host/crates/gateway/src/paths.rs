@@ -66,7 +66,7 @@ pub(crate) fn normalize(path: &str, prefix: &str) -> Option<String> {
     }
     Some(match path {
         "" => "/".to_owned(),
-        _ if path == "/models" || path.starts_with("/models/") => format!("{API}{path}"),
+        _ if is_below_api(path) => format!("{API}{path}"),
         _ => path.to_owned(),
     })
 }
@@ -108,6 +108,11 @@ pub(crate) fn query_for_engine(uri: &Uri) -> String {
 fn with_single_slashes(path: &str) -> String {
     let segments = path.split('/').filter(|segment| !segment.is_empty());
     segments.flat_map(|segment| ["/", segment]).collect()
+}
+
+/// Returns true for a path of the API that lacks its `/v1`, besides those of endpoints.
+fn is_below_api(path: &str) -> bool {
+    path == "/models" || path.starts_with("/models/") || path.starts_with("/responses/")
 }
 
 fn in_api(path: &str) -> bool {

@@ -6,11 +6,13 @@ use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use tokio_util::sync::CancellationToken;
 
+use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::idempotency::Idempotency;
 use crate::identity::Keys;
 use crate::metrics::GatewayMetrics;
 use crate::policy_threads::PolicyThreads;
+use crate::responses::Responses;
 use crate::settings::{AdvisorSlot, Settings};
 use crate::upload::Uploads;
 
@@ -28,6 +30,10 @@ pub(crate) struct Pipeline {
     pub(crate) policy_threads: PolicyThreads,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) metrics: Arc<GatewayMetrics>,
+    /// The responses that the host keeps.
+    pub(crate) responses: Arc<Responses>,
+    /// The phases of the shutdown.
+    pub(crate) drain: Drain,
     /// When cancelled, requests that are left get an error.
     pub(crate) abort: CancellationToken,
 }

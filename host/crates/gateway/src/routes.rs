@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::Method;
+use pointsman_domain::Endpoint;
 use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
@@ -20,7 +21,7 @@ use crate::response::{allowed, error, only, unknown_path};
 use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
 use crate::upstream_routes::{self, Access};
-use crate::{health, native, ollama, paths, serve, status};
+use crate::{health, native, ollama, paths, responses, serve, status};
 
 /// Returns the routes of a listener for clients.
 pub(crate) fn for_listener(
@@ -86,7 +87,12 @@ fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option
         .with_state(host);
     let served = SERVED.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
     let router = served.fold(Router::new(), |router, (endpoint, path)| {
-        let serve = move |State(pipeline), request| serve::serve(pipeline, endpoint, request);
+        let serve = move |State(pipeline), request| async move {
+            match endpoint {
+                Endpoint::Responses => responses::create(pipeline, request).await,
+                endpoint => serve::serve(pipeline, endpoint, request).await,
+            }
+        };
         router.route(path, only("POST", post(serve)))
     });
     router
@@ -95,6 +101,12 @@ fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option
         .merge(ollama::routes())
         .merge(upstream_routes::routes(Access::Client))
         .merge(native.map(native::routes).unwrap_or_default())
+        .route(
+            "/v1/responses/{id}",
+            only("GET, HEAD, DELETE", get(responses::retrieve).delete(responses::delete)),
+        )
+        .route("/v1/responses/{id}/cancel", only("POST", post(responses::cancel)))
+        .route("/v1/responses/{id}/input_items", only("GET, HEAD", get(responses::input_items)))
         .with_state(pipeline)
         .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
         .merge(host_routes)

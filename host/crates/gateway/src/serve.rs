@@ -19,6 +19,7 @@ use crate::execute::{ExecutionResult, execute_or_abort};
 use crate::idempotency::{Begun, Failed, Fingerprint};
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
+use crate::responses::TurnSlot;
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
 use crate::wait::WaitingBody;
@@ -114,6 +115,7 @@ async fn execute(
     tracker.set_failed_flag(failed);
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
+    let turn = parts.extensions.get::<TurnSlot>().cloned();
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, incoming, &span)).await;
         let accepted = match accepted {
@@ -128,7 +130,7 @@ async fn execute(
             }
             Err(error) => Err(error),
         };
-        match Box::pin(decide(&pipeline, accepted, &mut tracker)).await {
+        match Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await {
             Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
             Err(error) => tracker.error_response(&error),
         }

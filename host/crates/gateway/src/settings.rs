@@ -10,6 +10,7 @@ use pointsman_domain::{Advisor, PlanLimits};
 
 use crate::cors::Cors;
 use crate::paths;
+use crate::responses::ResponseLimits;
 
 /// The active advisor. Replaced as a whole; a request keeps the one that decided about it.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
@@ -172,6 +173,8 @@ pub struct Settings {
     pub response_model: ResponseModel,
     /// Requests with an idempotency key.
     pub idempotency: IdempotencySettings,
+    /// The limits of responses that the host keeps.
+    pub responses: ResponseLimits,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

@@ -8,6 +8,7 @@ mod http_layer;
 mod listener;
 mod protocols;
 mod recovery;
+mod responses;
 mod spans;
 mod streams;
 
@@ -35,7 +36,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings, Keys,
-    ResponseModel, Settings, routes, serve,
+    ResponseLimits, ResponseModel, Settings, response_namespace, routes, serve,
 };
 
 /// The API key that all requests carry.
@@ -56,6 +57,14 @@ struct Reply {
     hangs: bool,
     /// The response has a `Content-Length`.
     length: bool,
+}
+
+/// Returns a store in memory.
+fn store() -> pointsman_store::Store {
+    let namespaces = vec![response_namespace(&ResponseLimits::default())];
+    let on_loss = Box::new(|loss: pointsman_store::Loss<'_>| panic!("lost {loss:?}"));
+    let options = pointsman_store::Options { path: None, namespaces, on_loss };
+    pointsman_store::Store::open(options).unwrap()
 }
 
 fn json(status: u16, body: &'static str) -> Reply {
@@ -186,6 +195,7 @@ impl TestGateway {
                 keep_alive: Duration::ZERO,
                 response_model: ResponseModel::Asked,
                 idempotency: IdempotencySettings::default(),
+                responses: ResponseLimits::default(),
                 nonce: 0,
                 started_at: 0,
             },
@@ -197,6 +207,7 @@ impl TestGateway {
             recorder: None,
             metrics: GatewayMetrics::register(&mut registry),
             registry,
+            store: store(),
             drain: Drain::default(),
         };
         configure(&mut parts);

@@ -312,6 +312,20 @@ pub(crate) async fn receive(
     }
 }
 
+/// Does the same as [`receive`] with a body of any type.
+pub(crate) async fn receive_any(
+    uploads: &Uploads,
+    headers: &HeaderMap,
+    body: Body,
+    tenant: Option<&str>,
+) -> Result<(Bytes, Arc<Reservation>), RouteError> {
+    match receive(uploads, BodyKind::AnyJson, headers, body, tenant).await? {
+        (Received::Json(body), reservation) => Ok((body, reservation)),
+        // Never: only bodies of the other kinds are forms.
+        (Received::Form(form), reservation) => Ok((form.json(), reservation)),
+    }
+}
+
 async fn receive_json(
     uploads: &Uploads,
     encoding: Option<ContentEncoding>,

@@ -43,7 +43,7 @@ pub use form::{EngineForm, Form, FormContent, FormPart};
 pub use json::PointerError;
 pub use ollama::{LoadRequest, timestamp};
 pub use request::{ANY_MODEL, EngineRequestBody, Head, Hold, ModelNames, Request};
-pub use responses::EventBuffer;
+pub use responses::{EventBuffer, Item, TurnRequest, referenced};
 pub use splice::ModelSplice;
 pub use sse::{StreamEnd, StreamRewrite, StreamWatch};
 pub use text::estimate_tokens;

@@ -13,9 +13,11 @@ mod convert;
 mod events;
 mod items;
 mod tools;
+mod turn;
 
 pub(crate) use self::convert::translate;
 pub use self::events::EventBuffer;
+pub use self::turn::{Item, TurnRequest, referenced};
 
 #[cfg(test)]
 mod tests;

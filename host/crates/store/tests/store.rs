@@ -10,6 +10,9 @@ use pointsman_store::{Namespace, OpenError, Options, Store, StoreError, Table};
 /// Makes the test binary the child that is killed.
 const CHILD: &str = "POINTSMAN_STORE_TEST_CHILD";
 
+/// Makes it the child that has no space.
+const FULL_DISK: &str = "POINTSMAN_STORE_TEST_FULL_DISK";
+
 fn namespace() -> Namespace {
     Namespace {
         name: "things",
@@ -104,6 +107,50 @@ fn smaller_limits_and_age_apply_at_the_next_start() {
     let table: Table<String, Vec<u64>> = store.table("things").unwrap();
     table.put(&key(20), 0, &vec![20]).unwrap();
     assert_eq!(table.get(&key(20)).unwrap(), None);
+}
+
+/// Not a test of its own: the child of the next one, whose files must not grow.
+#[test]
+fn child_fills_the_disk() {
+    let Ok(path) = std::env::var(FULL_DISK) else { return };
+    let large = Namespace { max_entries: 20_000, max_bytes: 1 << 28, ..namespace() };
+    let large = Namespace { max_owner_bytes: 1 << 28, ..large };
+    let store = try_open(Some(Path::new(&path)), large).unwrap();
+    let table: Table<String, Vec<u64>> = store.table("things").unwrap();
+    for number in 1..20_000 {
+        table.put(&key(number), 0, &vec![number; 1000]).unwrap();
+        store.flush();
+        if store.lost() > 0 {
+            // What is lost is not found, and neither is it an error of the next write.
+            assert!(!matches!(table.get(&key(number)), Ok(Some(_))));
+            table.put(&key(0), 0, &vec![0]).unwrap();
+            return println!("lost");
+        }
+    }
+}
+
+#[test]
+fn full_disk_loses_new_entries_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    {
+        let (_store, table) = open(Some(&path));
+        table.put(&key(1_000_000), 0, &vec![7]).unwrap();
+    }
+    // The limit is the size of the file, in blocks of 512 bytes, or twice as much in some shells.
+    let blocks = std::fs::metadata(&path).unwrap().len() / 512;
+    let child = format!(
+        "trap '' XFSZ; ulimit -f {blocks}; exec {:?} child_fills_the_disk --exact --nocapture",
+        std::env::current_exe().unwrap()
+    );
+    let output = Command::new("sh").args(["-c", &child]).env(FULL_DISK, &path).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("lost"), "{output:?}");
+    // What was written before is still there.
+    let large = Namespace { max_entries: 20_000, max_bytes: 1 << 28, ..namespace() };
+    let store = try_open(Some(&path), Namespace { max_owner_bytes: 1 << 28, ..large }).unwrap();
+    let table: Table<String, Vec<u64>> = store.table("things").unwrap();
+    assert_eq!(table.get(&key(1_000_000)).unwrap(), Some(vec![7]));
 }
 
 /// Not a test of its own: the child of the next one, which writes until it is killed. It says what

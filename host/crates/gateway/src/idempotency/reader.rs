@@ -10,6 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
+use pointsman_openai::ErrorForm;
 
 use super::buffer::Next;
 use super::execution::Execution;
@@ -43,7 +44,7 @@ impl Reader {
         let Some(head) = head else {
             // The execution has panicked: all other ends that a reader sees have a response.
             let request_id = String::new();
-            return RouteError::Internal { request_id }.into_untracked_response();
+            return RouteError::Internal { request_id }.into_untracked_response(ErrorForm::OpenAi);
         };
         self.left = head.length;
         let mut response = Response::new(Body::new(self));

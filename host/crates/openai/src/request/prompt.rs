@@ -338,7 +338,14 @@ impl Prompt {
         let kind = part.kind.map(RawValue::get);
         let is_text = matches!(
             kind,
-            None | Some("\"text\"" | "\"input_text\"" | "\"output_text\"" | "\"refusal\"")
+            None | Some(
+                "\"text\""
+                    | "\"input_text\""
+                    | "\"output_text\""
+                    | "\"refusal\""
+                    | "\"reasoning_text\""
+                    | "\"summary_text\""
+            )
         );
         match (kind, text) {
             (_, Some(text)) if is_text => self.add_text(body, text),
@@ -448,7 +455,8 @@ impl Prompt {
             let Ok(Object(item)) = serde_json::from_str::<Object<ItemShape<'_>>>(item) else {
                 return Ok(());
             };
-            for text in [item.content, item.arguments, item.output].into_iter().flatten() {
+            let texts = [item.summary, item.content, item.arguments, item.output];
+            for text in texts.into_iter().flatten() {
                 match text.get().as_bytes().first() {
                     Some(b'"') => self.add_text(body, text.get()),
                     Some(b'[') => match self.read_parts(body, text.get()) {

@@ -119,9 +119,12 @@ pub(super) struct SourceShape<'a> {
     pub(super) content: Option<&'a RawValue>,
 }
 
-/// The fields of an item that have text: a message, or the call of a tool or its result.
+/// The fields of an item that have text: a message, reasoning, or the call of a tool or its
+/// result.
 #[derive(Deserialize)]
 pub(super) struct ItemShape<'a> {
+    #[serde(borrow, default)]
+    pub(super) summary: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) content: Option<&'a RawValue>,
     #[serde(borrow, default)]

@@ -83,11 +83,12 @@ fn input_is_the_prompt_of_embeddings_and_responses() {
                 ]},
                 {"type": "function_call", "arguments": "efgh"},
                 {"type": "function_call_output", "output": "ijkl"},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "mnop"}]},
                 {"type": "item_reference", "id": "1"},
                 "unknown",
             ]}),
-            4 + 5 * 4 + 3,
-            "abcdefghijkl",
+            4 + 6 * 4 + 4,
+            "abcdefghijklmnop",
         ),
     ] {
         let mut whole = json!({"model": "m"});

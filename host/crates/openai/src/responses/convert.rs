@@ -12,7 +12,7 @@ use crate::translate::Translation;
 
 /// Fields of the responses API that chat requests do not have, or have in another form. All other
 /// fields are passed on: engines have many of their own.
-const OWN_FIELDS: [&str; 27] = [
+const OWN_FIELDS: [&str; 34] = [
     "input",
     "instructions",
     "metadata",
@@ -40,6 +40,14 @@ const OWN_FIELDS: [&str; 27] = [
     "messages",
     "response_format",
     "moderation",
+    // Those of chat requests that would count beside the others, or make several responses.
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "n_cmpl",
+    "best_of",
+    "functions",
+    "function_call",
 ];
 
 /// Returns the chat request for a request for a response, and what translates the response.

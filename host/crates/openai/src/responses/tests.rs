@@ -1,10 +1,11 @@
 use bytes::Bytes;
-use pointsman_domain::{Endpoint, RequestView as _};
+use pointsman_domain::{Edit, Endpoint, RequestView as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::convert::chat_body;
 use super::events::EventBuffer;
+use super::turn::{TurnRequest, referenced};
 use crate::request::{Head, Request};
 use crate::translate::Translation;
 
@@ -287,6 +288,28 @@ fn completion_becomes_a_response() {
     }
 }
 
+#[test]
+fn edits_of_policies_are_translated() {
+    let body = r#"{"model":"m","input":"x","instructions":"Old.","max_output_tokens":90}"#;
+    let parse = |body: &'static str| {
+        Request::parse(Endpoint::Responses, body.into(), Head::default()).unwrap()
+    };
+    let edits = [Edit::PrependSystem("New.".into()), Edit::CapOutputTokens(9)];
+    let (edited, dropped) = parse(body).apply(&edits);
+    assert!(dropped.is_empty());
+    let chat: Value =
+        serde_json::from_slice(edited.translated().unwrap().unwrap().request.body()).unwrap();
+    assert_eq!(chat["messages"][0], json!({ "role": "system", "content": "New.\n\nOld." }));
+    assert_eq!(chat["max_completion_tokens"], 9);
+    let bare = r#"{"model":"m","input":"x","max_tokens":500,"n":3}"#;
+    let (edited, _) = parse(bare).apply(&edits);
+    let chat: Value =
+        serde_json::from_slice(edited.translated().unwrap().unwrap().request.body()).unwrap();
+    assert_eq!(chat["messages"][0]["content"], "New.");
+    assert_eq!((&chat["max_completion_tokens"], chat.get("max_tokens")), (&json!(9), None));
+    assert_eq!(chat.get("n"), None);
+}
+
 proptest! {
     /// What a model says comes back to it as the same message in the next turn.
     #[test]
@@ -317,5 +340,28 @@ proptest! {
         let again = chat["messages"].get(1).cloned();
         let is_empty = message.as_object().unwrap().len() == 2 && content.is_none();
         prop_assert_eq!(again, (!is_empty).then_some(message));
+    }
+}
+
+#[test]
+fn body_keeps_the_bytes_of_other_fields() {
+    let body = r#" {"model":"m","x":1.50,"store":true,"input":"hi" ,"store":false,"n":1E5} "#;
+    let mut turn = TurnRequest::read(body.as_bytes()).unwrap();
+    assert_eq!(turn.flag("store").unwrap(), Some(false));
+    turn.set("store", &false);
+    turn.remove("input");
+    turn.set("input", &turn.items().unwrap());
+    let written = String::from_utf8(turn.write()).unwrap();
+    assert_eq!(written, r#"{"model":"m","x":1.50,"store":false,"n":1E5,"input":[]}"#);
+    assert!(TurnRequest::read(b"[]").is_none() && TurnRequest::read(b"{} x").is_none());
+    let item = |json: &str| serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
+    for (json, id) in [
+        (r#"{"type":"item_reference","id":"a"}"#, Some("a")),
+        (r#"{"id":"a"}"#, Some("a")),
+        (r#"{"id":"a","role":"user"}"#, None),
+        (r#"{"type":"message","id":"a"}"#, None),
+        (r#""a""#, None),
+    ] {
+        assert_eq!(referenced(&item(json)).as_deref(), id, "{json}");
     }
 }

@@ -1,0 +1,111 @@
+//! A turn: what the host keeps of a request for a response until the response is complete.
+
+use std::sync::{Arc, OnceLock};
+
+use pointsman_openai::Item;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity::Identity;
+
+/// One turn of a conversation.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The id of the response.
+    pub(crate) id: String,
+    pub(super) owner: Owner,
+    pub(super) is_stored: bool,
+    pub(super) is_background: bool,
+    /// The response that this one follows.
+    pub(super) previous: Option<String>,
+    /// The lane of the response that this one follows.
+    pub(crate) lane: Option<String>,
+    /// The items of this turn's input.
+    pub(super) input: Vec<Item>,
+    /// The fields of the response that are the host's.
+    pub(super) own_fields: Vec<(&'static str, Value)>,
+    /// The response as it is before it has begun.
+    pub(super) initial: Value,
+    /// Ends the execution of a background response.
+    pub(super) cancelled: CancellationToken,
+}
+
+/// Who may read a response: the tenant, with the same key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Owner {
+    pub(super) tenant: Option<String>,
+    pub(super) key: u64,
+}
+
+impl From<&Identity> for Owner {
+    fn from(identity: &Identity) -> Self {
+        Self { tenant: identity.tenant.clone(), key: identity.key }
+    }
+}
+
+/// What a request and its turn tell each other. The request has it as an extension.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TurnSlot(Arc<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    turn: OnceLock<Turn>,
+    lane: OnceLock<String>,
+    accepted: CancellationToken,
+}
+
+impl TurnSlot {
+    /// Sets the turn, once the body has arrived.
+    pub(super) fn set(&self, turn: Turn) {
+        // Never twice: a request has one body.
+        self.0.turn.set(turn).ok();
+    }
+
+    /// Returns the turn; `None` until the body has arrived.
+    pub(crate) fn turn(&self) -> Option<&Turn> {
+        self.0.turn.get()
+    }
+
+    /// Notes that the request is valid, and will be executed.
+    pub(super) fn accept(&self) {
+        self.0.accepted.cancel();
+    }
+
+    /// Waits until a request that is to be executed in the background is accepted.
+    pub(super) async fn in_background(&self) {
+        self.0.accepted.cancelled().await;
+        if !self.turn().is_some_and(|turn| turn.is_background) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Notes the lane that responds.
+    pub(crate) fn set_lane(&self, lane: &str) {
+        // Only the first lane responds.
+        self.0.lane.set(lane.to_owned()).ok();
+    }
+
+    /// Returns the lane that has responded.
+    pub(super) fn lane(&self) -> Option<&str> {
+        self.0.lane.get().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+impl Turn {
+    /// Returns a turn that is not stored.
+    pub(super) fn for_tests(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            owner: Owner::default(),
+            is_stored: false,
+            is_background: false,
+            previous: None,
+            lane: None,
+            input: Vec::new(),
+            own_fields: vec![("id", id.into())],
+            initial: Value::Null,
+            cancelled: CancellationToken::new(),
+        }
+    }
+}

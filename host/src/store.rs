@@ -1,0 +1,139 @@
+//! Opens the store: what outlives a restart, in the state directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use pointsman_gateway::{ResponseLimits, response_namespace};
+use pointsman_store::{Loss, OpenError, Options, Store};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+/// Name of the file in the state directory.
+const FILE: &str = "store";
+
+/// Maximum size of all responses that are kept in memory.
+const MAX_IN_MEMORY: u64 = 64 << 20;
+
+/// Interval of log lines about losses.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Returns the limits of responses.
+pub(crate) fn limits(config: &pointsman_config::Responses) -> ResponseLimits {
+    let pointsman_config::Responses {
+        max_response,
+        max_tenant_bytes,
+        max_bytes,
+        max_entries,
+        max_age,
+        max_background,
+    } = *config;
+    ResponseLimits {
+        max_response,
+        max_tenant_bytes,
+        max_bytes,
+        max_entries,
+        max_age,
+        max_background,
+    }
+}
+
+/// Opens the store, on a blocking thread. A file that cannot be used does not keep the host from
+/// serving: it works in memory then. Only a file of a later version is an error, because a host of
+/// that version will need it.
+///
+/// # Errors
+/// If a later version of the host has written the file.
+pub(crate) async fn open(
+    state_dir: Option<&Path>,
+    limits: ResponseLimits,
+    registry: &mut Registry,
+) -> Result<Store> {
+    let lost = Counter::default();
+    registry.register(
+        "pointsman_store_lost",
+        "Entries that could not be written to the store",
+        lost.clone(),
+    );
+    let path = state_dir.map(|dir| dir.join(FILE));
+    let open = move || open_or_memory(path, limits, &lost);
+    tokio::task::spawn_blocking(open).await.context("failed to open the store")?
+}
+
+fn open_or_memory(path: Option<PathBuf>, limits: ResponseLimits, lost: &Counter) -> Result<Store> {
+    let options = |path: Option<PathBuf>| {
+        let limits = match path {
+            Some(_) => limits,
+            None => ResponseLimits { max_bytes: limits.max_bytes.min(MAX_IN_MEMORY), ..limits },
+        };
+        Options {
+            path,
+            namespaces: vec![response_namespace(&limits)],
+            on_loss: on_loss(lost.clone()),
+        }
+    };
+    if path.is_some() {
+        match Store::open(options(path)) {
+            Ok(store) => return Ok(store),
+            Err(error @ OpenError::NewerFormat { .. }) => {
+                let code = error.code();
+                return Err(error).with_context(|| format!("cannot open the store ({code})"));
+            }
+            Err(error) => {
+                let code = error.code();
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(
+                    event = "store_unavailable",
+                    code,
+                    error,
+                    "keeping responses in memory only"
+                );
+            }
+        }
+    }
+    Ok(Store::open(options(None))?)
+}
+
+/// Returns what counts losses, and logs some of them.
+fn on_loss(lost: Counter) -> Box<dyn Fn(Loss<'_>) + Send + Sync> {
+    let next_log = Mutex::new(Instant::now());
+    Box::new(move |loss| {
+        lost.inc_by(loss.writes);
+        let now = Instant::now();
+        let Ok(mut next_log) = next_log.lock() else { return };
+        if now < *next_log {
+            return;
+        }
+        *next_log = now + LOG_INTERVAL;
+        let cause = std::error::Error::source(loss.error).map(ToString::to_string);
+        tracing::error!(
+            event = "store_lost",
+            writes = loss.writes,
+            error = %loss.error,
+            cause,
+            "entries could not be written to the store"
+        );
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn file_that_cannot_be_used_does_not_keep_the_host_from_serving() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut registry = Registry::default();
+        let limits = ResponseLimits::default();
+        std::fs::write(dir.path().join(FILE), "not a store, but something longer").unwrap();
+        let store = open(Some(dir.path()), limits, &mut registry).await.unwrap();
+        assert_eq!(store.lost(), 0);
+        let folder = dir.path().join("a");
+        std::fs::create_dir(&folder).unwrap();
+        let first = open(Some(&folder), limits, &mut registry).await.unwrap();
+        let second = open(Some(&folder), limits, &mut registry).await.unwrap();
+        drop((first, second));
+        assert!(folder.join(FILE).is_file());
+    }
+}
