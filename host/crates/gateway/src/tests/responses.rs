@@ -258,8 +258,8 @@ async fn background_responses_are_executed_without_the_client() {
     assert_eq!(call(&gateway, "k1", Method::POST, &path, "").await.json(), cancelled);
     wait_for(&gateway, &queued.id(), "cancelled").await;
     // An error of all engines.
-    gateway.script("a", &[reply_json(500, "{}")]);
-    gateway.script("b", &[reply_json(500, "{}")]);
+    gateway.script("a", &[reply_json(500, "{}"); 3]);
+    gateway.script("b", &[reply_json(500, "{}"); 3]);
     let queued = post(&gateway, "k1", body).await;
     let failed = wait_for(&gateway, &queued.id(), "failed").await;
     assert_eq!(failed["error"]["code"], "server_error");

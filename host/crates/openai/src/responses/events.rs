@@ -148,11 +148,11 @@ impl Translate for ResponseTranslation {
             return Bytes::new();
         }
         match serde_json::from_slice::<Value>(&rest) {
-            Ok(completion) => {
+            Ok(completion) if completion.get("choices").is_some_and(Value::is_array) => {
                 self.builder.chunk(&completion);
                 self.builder.finish();
             }
-            Err(_) => self.builder.fail(&serde_json::json!({
+            Ok(_) | Err(_) => self.builder.fail(&serde_json::json!({
                 "code": "engine_error",
                 "message": "the engine's response is not a chat completion",
             })),
