@@ -5,8 +5,7 @@
     python run.py --list                prints all features, as JSON
     python run.py --check PAGE          fails if the page lacks a feature or version, or has others
 
-With `--write`, the table of results replaces the one in the page. The run fails if a feature fails
-that is not in `pending.json`, or if one works that is.
+With `--write`, the table of results replaces the one in the page. The run fails if a feature fails.
 """
 
 import argparse
@@ -77,12 +76,6 @@ def versions():
     names = dict(line.split("==") for line in lines if "==" in line)
     node = json.loads((HERE / "package.json").read_text())["dependencies"]
     return {"python": names, "node": node}
-
-
-def pending():
-    """Returns the endpoints, and single features, that are not expected to work yet."""
-    file = HERE / "pending.json"
-    return json.loads(file.read_text()) if file.exists() else []
 
 
 def install(folder):
@@ -198,19 +191,6 @@ def check_page(page):
     )
 
 
-def judge(rows):
-    """Returns what is not as expected."""
-    waiting, unexpected = pending(), []
-    for row in rows:
-        name = f"{row['client']}: {row['feature']}"
-        is_pending = row["endpoint"] in waiting or name in waiting
-        if row["error"] is not None and not is_pending:
-            unexpected.append(f"{name}: {row['error']}")
-        if row["error"] is None and name in waiting:
-            unexpected.append(f"{name}: works, so that pending.json must not list it")
-    return unexpected
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pointsman")
@@ -246,9 +226,9 @@ def main():
         problems = [f"log of the host: {line}" for line in deployment.problems()]
     if options.write:
         write_page(options.write, rows)
-    unexpected = judge(rows) + problems
-    works = sum(row["error"] is None for row in rows)
-    print(f"{works} of {len(rows)} features work; {len(unexpected)} are not as expected")
+    failed = [row for row in rows if row["error"] is not None]
+    unexpected = [f"{row['client']}: {row['feature']}: {row['error']}" for row in failed] + problems
+    print(f"{len(rows) - len(failed)} of {len(rows)} features work")
     for line in unexpected:
         print("unexpected:", line)
     sys.exit(1 if unexpected else 0)
