@@ -201,7 +201,7 @@ fn halves_of_surrogate_pairs_are_read_as_replacement_characters() {
 
 #[test]
 fn invalid_bodies_are_rejected_with_the_field() {
-    use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
+    use Endpoint::{ChatCompletions, Completions, Responses};
     for (body, message) in [
         // Messages of serde_json, which are to reach the client.
         ("", "EOF while parsing"),
