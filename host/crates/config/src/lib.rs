@@ -5,6 +5,7 @@
 
 mod admin;
 mod groups;
+mod keys;
 mod lanes;
 mod listeners;
 mod models;
@@ -18,15 +19,14 @@ use std::time::Duration;
 
 use pointsman_domain::{PlanLimits, fnv1a_chain};
 use pointsman_fleet::FleetSpec;
-use pointsman_settings::{
-    Code, Diagnostic, Location, Override, Section, folder_of, missing, rules, secret,
-};
+use pointsman_settings::{Code, Diagnostic, Location, Override, Section, folder_of, rules};
 use pointsman_spec::ChainSpec;
 
 pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
 pub use self::groups::format_pool;
+pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
 pub use self::responses::Responses;
 
@@ -212,8 +212,11 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let listeners = listeners::read(root, &server, folder);
     let server = read_server(server, listeners, folder);
     let log = read_log(root.section("log"));
-    let keys =
-        root.sections("keys").into_iter().filter_map(|section| read_key(section, folder)).collect();
+    let keys = root
+        .sections("keys")
+        .into_iter()
+        .filter_map(|section| keys::read(section, folder))
+        .collect();
     let state = root.section("state");
     let state_dir = state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
@@ -381,28 +384,6 @@ fn read_log(section: Section<'_>) -> Log {
     );
     section.report_unknown();
     Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
-}
-
-/// An API key of clients.
-#[derive(Debug, Clone)]
-pub struct ApiKey {
-    /// The key.
-    pub secret: pointsman_fleet::Secret,
-    /// The tenant that uses it.
-    pub tenant: String,
-    /// The key may use the paths of engines that show or change what clients share.
-    pub engine_admin: bool,
-}
-
-fn read_key(section: Section<'_>, folder: &Path) -> Option<ApiKey> {
-    let tenant = section.required_string("tenant", "\"team-a\"").map(str::to_owned);
-    let key = secret(&section, "env", "file", folder);
-    if !section.has("env") && !section.has("file") {
-        section.error_at("env", missing("`env = \"VARIABLE\"` or `file = \"PATH\"`"));
-    }
-    let engine_admin = section.bool("engine-admin", false);
-    section.report_unknown();
-    Some(ApiKey { secret: pointsman_fleet::Secret::new(key?), tenant: tenant?, engine_admin })
 }
 
 /// Returns the default folder of compiled policies, below the user's cache folder.

@@ -8,22 +8,19 @@
 use std::error::Error;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{Endpoint, NoLaneReason, Rejection};
 use pointsman_fleet::ContentEncoding;
-use pointsman_openai::{BadRequest, EngineErrorBody, ErrorBody, ErrorForm};
+use pointsman_openai::{BadRequest, EngineErrorBody, ErrorForm};
 
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
-use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE, whole_seconds};
+use crate::error_response::ErrorResponse;
+use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE};
 use crate::headers::{self, to_header_value};
 use crate::identity::Unauthorized;
-
-/// Upper bound of the `Retry-After` that a policy or an engine sets, in seconds.
-const MAX_RETRY_AFTER: u64 = 3600;
 
 /// Bytes of a client's text that a message quotes.
 const MAX_EXCERPT: usize = 200;
@@ -226,6 +223,7 @@ impl RouteError {
                 BadRequest::Missing { .. }
                 | BadRequest::Invalid { .. }
                 | BadRequest::Unsupported { .. } => ErrorCode::InvalidRequest,
+                BadRequest::Thread => ErrorCode::ThreadUnsupportedRequest,
             },
             Self::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,
             Self::IdempotencyKeyInUse => ErrorCode::IdempotencyKeyInUse,
@@ -267,9 +265,15 @@ impl RouteError {
             Self::Rejected { rejection, .. } => ErrorResponse::from_rejection(rejection),
             _ => {
                 let code = self.code().unwrap_or(ErrorCode::InternalError);
-                ErrorResponse::new(code, self.client_message()).with_details_of(self)
+                ErrorResponse::new(code, self.client_message())
+                    .with_details_of(self.engine_details())
             }
         };
+        self.with_headers(response)
+    }
+
+    /// Adds the headers and the parameter that belong to the error.
+    fn with_headers(&self, response: ErrorResponse) -> ErrorResponse {
         match self {
             Self::Unauthorized => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
@@ -338,6 +342,12 @@ impl RouteError {
         }
     }
 
+    /// Returns what the engine says of an error that it has reported.
+    fn engine_details(&self) -> Option<&EngineErrorBody> {
+        let Self::Attempt { error, .. } = self else { return None };
+        error.engine_details()
+    }
+
     /// Returns the message for the client. An engine's message is only added here, because it may
     /// quote the prompt, which does not belong into the log.
     fn client_message(&self) -> String {
@@ -352,109 +362,13 @@ impl RouteError {
     }
 }
 
-/// An error response before it is serialised.
-#[derive(Debug)]
-pub(crate) struct ErrorResponse {
-    pub(crate) status: StatusCode,
-    pub(crate) body: ErrorBody,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl ErrorResponse {
-    fn new(code: ErrorCode, message: String) -> Self {
-        Self { status: code.status(), body: body(code, message), headers: Vec::new() }
-    }
-
-    fn from_rejection(rejection: &Rejection) -> Self {
-        // `allowed_status` returns 400 to 499 or 503, which are valid statuses.
-        let status = StatusCode::from_u16(rejection.allowed_status());
-        let status = status.unwrap_or(StatusCode::FORBIDDEN);
-        let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        let (message, code) = (rejection.message.clone(), Some(rejection.code.clone()));
-        let kind = kind.into();
-        let body = ErrorBody { message, kind, param: None, code, host_code: None, status: None };
-        Self { status, body, headers: Vec::new() }
-    }
-
-    /// Adds what the engine says of an error that it has reported.
-    fn with_details_of(mut self, error: &RouteError) -> Self {
-        if let RouteError::Attempt { error, .. } = error
-            && let Some(said) = error.engine_details()
-        {
-            self.body = self.body.with_details_of(said);
-        }
-        self
-    }
-
-    fn with_param(mut self, param: Option<String>) -> Self {
-        self.body.param = param;
-        self
-    }
-
-    /// Adds the field that a request cannot have for the engine of its lane.
-    fn with_param_of(self, error: &AttemptError) -> Self {
-        if let AttemptError::Untranslatable(error) = error {
-            return self.with_param(error.body().param);
-        }
-        self
-    }
-
-    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
-        self
-    }
-
-    fn with_all(mut self, headers: Option<&HeaderMap>) -> Self {
-        let headers = headers.into_iter().flatten();
-        self.headers.extend(headers.map(|(name, value)| (name.clone(), value.clone())));
-        self
-    }
-
-    fn with_optional(self, name: HeaderName, value: Option<HeaderValue>) -> Self {
-        match value {
-            Some(value) => self.with(name, value),
-            None => self,
-        }
-    }
-
-    /// Adds `Retry-After` in whole seconds, rounded up so that a client never comes too early.
-    fn with_retry_after(self, after: Option<Duration>) -> Self {
-        match after {
-            Some(after) => {
-                let seconds = whole_seconds(after).clamp(1, MAX_RETRY_AFTER);
-                self.with(header::RETRY_AFTER, seconds.into())
-            }
-            None => self,
-        }
-    }
-
-    /// Returns the response in the form of the API that the client uses.
-    pub(crate) fn into_response_in(self, form: ErrorForm) -> Response {
-        let body = form.body(&self.body, self.status.as_u16());
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(code) = self.body.stable_code().and_then(to_header_value) {
-            response.headers_mut().insert(headers::CODE, code);
-        }
-        response.headers_mut().extend(self.headers);
-        response
-    }
-}
-
-/// Returns the error body for a code.
-pub(crate) fn body(code: ErrorCode, message: String) -> ErrorBody {
-    let (kind, code) = (code.kind().into(), Some(code.as_str().to_owned()));
-    ErrorBody { message, kind, param: None, code, host_code: None, status: None }
-}
-
 #[cfg(test)]
 mod tests {
     use pointsman_domain::LaneState;
     use pointsman_domain::dispatch::AcquireError;
     use pointsman_fleet::EngineError;
+
+    use http::StatusCode;
 
     use super::*;
 

@@ -78,6 +78,9 @@ error_codes! {
     /// Arrays and objects of the request body are nested too deeply.
     TooDeeplyNested = "too_deeply_nested", BAD_REQUEST, "invalid_request_error",
         retry_after: false;
+    /// The request wants the host to keep a conversation of Anthropic's API, which it does not.
+    ThreadUnsupportedRequest = "thread_unsupported_request", BAD_REQUEST,
+        "invalid_request_error", retry_after: false;
     /// The `Idempotency-Key` was used for a request with another body.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY,
         "invalid_request_error", retry_after: false;

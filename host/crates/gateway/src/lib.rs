@@ -35,6 +35,7 @@ mod early;
 mod engine_status;
 mod error;
 mod error_code;
+mod error_response;
 mod execute;
 mod failure;
 mod fair_permits;

@@ -3,7 +3,8 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `/completion`, `/completions`, `/infill`, `/embedding`, `/embeddings`, `/apply-template` | a request like others |
+//! | `/completion`, `/completions`, `/infill`, `/apply-template` | a request like others |
+//! | `/embedding`, `/embeddings` | a request like others |
 //! | `/slots`, `/slots/{id}`, `/props`, `/lora-adapters` | as below `/upstream/{lane}/` |
 //!
 //! The paths without `/v1` that both have are llama.cpp's there; see [`crate::paths`].

@@ -31,7 +31,8 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::error::{ErrorResponse, RouteError};
+use crate::error::RouteError;
+use crate::error_response::ErrorResponse;
 use crate::metrics::{GatewayMetrics, label};
 use crate::recording::Recording;
 use crate::settings::{AdvisorHandle, Settings};

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
-use crate::error;
+use crate::error_response;
 use crate::execute::ExecutionResult;
 use crate::failure::{cause_of, engine_code, engine_failure};
 use crate::headers::{self, ATTEMPTS, EngineLength, LANE, POLICY, REASON, to_header_value};
@@ -299,7 +299,7 @@ impl ResponseBody {
             let mid_frame = matches!(watch.end(), StreamEnd::Unfinished { mid_frame: true });
             let message = format!("lane `{}`: {error}", self.lane);
             let form = self.tracker.error_form();
-            let event = form.event(&error::body(code, message), mid_frame);
+            let event = form.event(&error_response::body(code, message), mid_frame);
             if held.is_empty() { event } else { [held, event].concat().into() }
         });
         let failure = Failure {

@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
-use crate::error;
 use crate::error_code::ErrorCode;
+use crate::error_response;
 use crate::execute::ExecutionResult;
 use crate::headers::{POLICY, REASON, make_unbuffered, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
@@ -133,7 +133,7 @@ fn unexpected_body(response: EngineResponse, tracker: &mut RequestTracker) -> By
             None => format!("lane `{lane}`: engine returned status {status} instead of a stream"),
         };
         let status = if is_client_error { status } else { code.status().as_u16() };
-        form.event(&error::body(code, message).with_status(status), false)
+        form.event(&error_response::body(code, message).with_status(status), false)
     })
 }
 

@@ -51,6 +51,9 @@ pub enum BadRequest {
         /// Description of the part.
         what: String,
     },
+    /// The request wants the server to keep the conversation.
+    #[error("`thread` is not supported; send the whole conversation")]
+    Thread,
 }
 
 /// Returns the message of a parser, without most of a client's text that it quotes.
@@ -77,6 +80,7 @@ impl BadRequest {
             Self::Missing { name }
             | Self::Invalid { name, .. }
             | Self::Unsupported { name, .. } => Some((*name).to_owned()),
+            Self::Thread => Some("thread".to_owned()),
             Self::Encoding(_)
             | Self::Json(_)
             | Self::NotAnObject

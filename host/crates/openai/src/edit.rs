@@ -217,7 +217,7 @@ impl<'a> Draft<'a> {
                 system::prepend(self.body(), text)?;
             }
             Edit::PrependSystem(text) if self.shape.prompt == PromptShape::Items => {
-                self.prepend_instructions(text)?;
+                system::prepend_instructions(self.body(), text)?;
             }
             Edit::PrependSystem(text) => {
                 let message =
@@ -276,24 +276,6 @@ impl<'a> Draft<'a> {
         }
         // Without options, or with some that are not an object.
         self.body().set(&path[..1], json!({ "num_predict": max }).to_string().into())
-    }
-
-    /// Puts a text before the instructions of a request for a response: a text, or items. Anything
-    /// else, which engines refuse, is replaced.
-    fn prepend_instructions(&mut self, text: &str) -> Result<(), PointerError> {
-        const NAME: &str = "instructions";
-        let before = self.body().member(NAME)?.map(|field| field.write()).unwrap_or_default();
-        let instructions = match serde_json::from_str(&before) {
-            Ok(Value::String(before)) if !before.is_empty() => {
-                Value::from(format!("{text}\n\n{before}")).to_string()
-            }
-            Ok(Value::Array(items)) if !items.is_empty() => {
-                let item = serde_json::json!({ "role": "system", "content": text });
-                format!("[{item},{}", &before.trim_ascii_start()[1..])
-            }
-            Ok(_) | Err(_) => Value::from(text).to_string(),
-        };
-        self.body().set(&[NAME.to_owned()], instructions.into())
     }
 
     /// Lowers a field that is a number of tokens. Returns false if the request does not have it.

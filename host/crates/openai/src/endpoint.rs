@@ -124,7 +124,7 @@ pub enum StreamKind {
     /// `image_edit.completed`.
     Images,
     /// Objects of llama.cpp's own endpoints, of which the last one has `stop` and the counts of
-    /// tokens. There is no end marker.
+    /// tokens. They have no end marker.
     Native,
 }
 
@@ -194,167 +194,103 @@ pub(crate) fn streams_by_default(endpoint: Endpoint) -> bool {
     matches!(endpoint, Endpoint::OllamaChat | Endpoint::OllamaGenerate)
 }
 
+impl ErrorForm {
+    /// Returns the form of errors below a path.
+    pub fn for_path(path: &str) -> Self {
+        // Also the paths of Ollama's API that the host does not serve.
+        if path.starts_with("/api/") {
+            return Self::Ollama;
+        }
+        let is_path = |endpoint: &Endpoint| endpoint.path() == Some(path);
+        let endpoint = Endpoint::ALL.into_iter().find(is_path);
+        let below_messages = path.strip_prefix("/v1/messages/").map(|_| Endpoint::Messages);
+        let endpoint = endpoint.or(below_messages).unwrap_or(Endpoint::Other);
+        EndpointShape::for_endpoint(endpoint).errors
+    }
+}
+
 impl EndpointShape {
+    /// Returns a shape whose streams are chunks, and whose errors are OpenAI's.
+    const fn new(prompt: PromptShape, output_limits: &'static [OutputLimit]) -> Self {
+        Self { prompt, output_limits, stream: StreamKind::Chunks, errors: ErrorForm::OpenAi }
+    }
+
+    const fn with_stream(self, stream: StreamKind) -> Self {
+        Self { stream, ..self }
+    }
+
+    const fn with_errors(self, errors: ErrorForm) -> Self {
+        Self { errors, ..self }
+    }
+
     /// Returns the shape of an endpoint.
     pub fn for_endpoint(endpoint: Endpoint) -> &'static Self {
-        const TOKENS: &[OutputLimit] =
-            &[OutputLimit::CompletionTokens, OutputLimit::Predict, OutputLimit::Tokens];
+        use self::ErrorForm::{Anthropic, Ollama};
+        use self::OutputLimit::{CompletionTokens, OutputTokens, Predict, Tokens};
+        use self::PromptShape::{Blocks, Fields, Items, Messages, Prompt, Unknown};
+        const TOKENS: &[OutputLimit] = &[CompletionTokens, Predict, Tokens];
+        const NATIVE: &[OutputLimit] = &[Tokens, Predict];
+        const SCORED: PromptShape =
+            Fields(&["text_1", "text_2", "queries", "documents", "data_1", "data_2"]);
+        const INFILL: PromptShape =
+            Fields(&["input_prefix", "input_suffix", "input_extra", "prompt"]);
         match endpoint {
-            Endpoint::ChatCompletions => &Self {
-                prompt: PromptShape::Messages,
-                output_limits: TOKENS,
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Completions => &Self {
-                prompt: PromptShape::Prompt,
-                output_limits: TOKENS,
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Responses => &Self {
-                prompt: PromptShape::Items,
-                output_limits: &[OutputLimit::Predict, OutputLimit::OutputTokens],
-                stream: StreamKind::Events,
-                errors: ErrorForm::Responses,
-            },
-            Endpoint::Embeddings | Endpoint::Moderations => &Self {
-                // vLLM also takes messages, and llama.cpp its own name.
-                prompt: PromptShape::Fields(&["input", "messages", "content"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Messages => &Self {
-                prompt: PromptShape::Blocks,
-                output_limits: &[OutputLimit::Tokens],
-                stream: StreamKind::Messages,
-                errors: ErrorForm::Anthropic,
-            },
-            Endpoint::CountTokens => &Self {
-                prompt: PromptShape::Blocks,
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::Anthropic,
-            },
-            Endpoint::Rerank => &Self {
-                prompt: PromptShape::Fields(&["query", "documents", "texts"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Score => &Self {
-                prompt: PromptShape::Fields(&[
-                    "text_1",
-                    "text_2",
-                    "queries",
-                    "documents",
-                    "data_1",
-                    "data_2",
-                ]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Classify | Endpoint::Pooling => &Self {
-                prompt: PromptShape::Fields(&["input", "messages"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Tokenize => &Self {
-                prompt: PromptShape::Fields(&["prompt", "content", "messages"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::ImageGenerations | Endpoint::ImageEdits | Endpoint::ImageVariations => {
-                &Self {
-                    prompt: PromptShape::Fields(&["prompt"]),
-                    output_limits: &[],
-                    stream: StreamKind::Images,
-                    errors: ErrorForm::OpenAi,
-                }
+            Endpoint::ChatCompletions => &const { Self::new(Messages, TOKENS) },
+            Endpoint::Completions => &const { Self::new(Prompt, TOKENS) },
+            Endpoint::Responses => {
+                const SHAPE: EndpointShape = EndpointShape::new(Items, &[Predict, OutputTokens]);
+                &const { SHAPE.with_stream(StreamKind::Events).with_errors(ErrorForm::Responses) }
             }
-            Endpoint::Speech => &Self {
-                prompt: PromptShape::Fields(&["input", "instructions"]),
-                output_limits: &[],
-                stream: StreamKind::Speech,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::LlamaCompletion => &Self {
-                prompt: PromptShape::Fields(&["prompt"]),
-                output_limits: &[OutputLimit::Tokens, OutputLimit::Predict],
-                stream: StreamKind::Native,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::LlamaInfill => &Self {
-                prompt: PromptShape::Fields(&[
-                    "input_prefix",
-                    "input_suffix",
-                    "input_extra",
-                    "prompt",
-                ]),
-                output_limits: &[OutputLimit::Tokens, OutputLimit::Predict],
-                stream: StreamKind::Native,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::LlamaEmbedding => &Self {
-                prompt: PromptShape::Fields(&["content", "input"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::LlamaApplyTemplate => &Self {
-                prompt: PromptShape::Fields(&["messages"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::OllamaChat => &Self {
-                prompt: PromptShape::Messages,
-                // Caps are set as `options.num_predict`.
-                output_limits: &[OutputLimit::Tokens],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::Ollama,
-            },
-            Endpoint::OllamaGenerate => &Self {
-                prompt: PromptShape::Fields(&["system", "prompt", "suffix"]),
-                // Caps are set as `options.num_predict`.
-                output_limits: &[OutputLimit::Tokens],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::Ollama,
-            },
-            Endpoint::OllamaEmbed => &Self {
-                prompt: PromptShape::Fields(&["input"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::Ollama,
-            },
-            Endpoint::OllamaEmbeddings => &Self {
-                prompt: PromptShape::Fields(&["prompt"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::Ollama,
-            },
-            Endpoint::Transcriptions | Endpoint::Translations => &Self {
-                prompt: PromptShape::Fields(&["prompt"]),
-                output_limits: &[],
-                stream: StreamKind::Transcripts,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Detokenize => &Self {
-                prompt: PromptShape::Fields(&["tokens"]),
-                output_limits: &[],
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
-            Endpoint::Other => &Self {
-                prompt: PromptShape::Unknown,
-                output_limits: TOKENS,
-                stream: StreamKind::Chunks,
-                errors: ErrorForm::OpenAi,
-            },
+            Endpoint::Embeddings | Endpoint::Moderations => {
+                // vLLM also takes messages, and llama.cpp its own name.
+                &const { Self::new(Fields(&["input", "messages", "content"]), &[]) }
+            }
+            Endpoint::Messages => {
+                const SHAPE: EndpointShape = EndpointShape::new(Blocks, &[Tokens]);
+                &const { SHAPE.with_stream(StreamKind::Messages).with_errors(Anthropic) }
+            }
+            Endpoint::CountTokens => &const { Self::new(Blocks, &[]).with_errors(Anthropic) },
+            Endpoint::Rerank => &const { Self::new(Fields(&["query", "documents", "texts"]), &[]) },
+            Endpoint::Score => &const { Self::new(SCORED, &[]) },
+            Endpoint::Classify | Endpoint::Pooling => {
+                &const { Self::new(Fields(&["input", "messages"]), &[]) }
+            }
+            Endpoint::Tokenize => {
+                &const { Self::new(Fields(&["prompt", "content", "messages"]), &[]) }
+            }
+            Endpoint::Detokenize => &const { Self::new(Fields(&["tokens"]), &[]) },
+            Endpoint::ImageGenerations | Endpoint::ImageEdits | Endpoint::ImageVariations => {
+                &const { Self::new(Fields(&["prompt"]), &[]).with_stream(StreamKind::Images) }
+            }
+            Endpoint::Transcriptions | Endpoint::Translations => {
+                &const { Self::new(Fields(&["prompt"]), &[]).with_stream(StreamKind::Transcripts) }
+            }
+            Endpoint::Speech => {
+                const SHAPE: EndpointShape =
+                    EndpointShape::new(Fields(&["input", "instructions"]), &[]);
+                &const { SHAPE.with_stream(StreamKind::Speech) }
+            }
+            Endpoint::LlamaCompletion => {
+                &const { Self::new(Fields(&["prompt"]), NATIVE).with_stream(StreamKind::Native) }
+            }
+            Endpoint::LlamaInfill => {
+                &const { Self::new(INFILL, NATIVE).with_stream(StreamKind::Native) }
+            }
+            Endpoint::LlamaEmbedding => &const { Self::new(Fields(&["content", "input"]), &[]) },
+            Endpoint::LlamaApplyTemplate => &const { Self::new(Fields(&["messages"]), &[]) },
+            // Caps are set as `options.num_predict`.
+            Endpoint::OllamaChat => &const { Self::new(Messages, &[Tokens]).with_errors(Ollama) },
+            Endpoint::OllamaGenerate => {
+                const FIELDS: PromptShape = Fields(&["system", "prompt", "suffix"]);
+                &const { Self::new(FIELDS, &[Tokens]).with_errors(Ollama) }
+            }
+            Endpoint::OllamaEmbed => {
+                &const { Self::new(Fields(&["input"]), &[]).with_errors(Ollama) }
+            }
+            Endpoint::OllamaEmbeddings => {
+                &const { Self::new(Fields(&["prompt"]), &[]).with_errors(Ollama) }
+            }
+            Endpoint::Other => &const { Self::new(Unknown, TOKENS) },
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The forms of errors: each API has its own.
 
 use bytes::Bytes;
-use pointsman_domain::Endpoint;
 use serde_json::json;
 
-use crate::endpoint::EndpointShape;
 use crate::error::{ErrorBody, error_event};
+
+/// Anthropic's code of a request whose conversation the server should keep, and does not.
+const UNSUPPORTED_THREAD: &str = "thread_unsupported_request";
 
 /// The form of the errors of an API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,19 +23,6 @@ pub enum ErrorForm {
 }
 
 impl ErrorForm {
-    /// Returns the form of errors below a path.
-    pub fn for_path(path: &str) -> Self {
-        // Also the paths of Ollama's API that the host does not serve.
-        if path.starts_with("/api/") {
-            return Self::Ollama;
-        }
-        let is_path = |endpoint: &Endpoint| endpoint.path() == Some(path);
-        let endpoint = Endpoint::ALL.into_iter().find(is_path);
-        let below_messages = path.strip_prefix("/v1/messages/").map(|_| Endpoint::Messages);
-        let endpoint = endpoint.or(below_messages).unwrap_or(Endpoint::Other);
-        EndpointShape::for_endpoint(endpoint).errors
-    }
-
     /// Returns the body of an error response with this status.
     pub fn body(self, error: &ErrorBody, status: u16) -> String {
         match self {
@@ -42,8 +30,15 @@ impl ErrorForm {
             Self::Anthropic => {
                 let kind = anthropic_kind(status);
                 let code = error.stable_code();
-                let error = json!({ "type": kind, "message": error.message, "code": code });
-                json!({ "type": "error", "error": error }).to_string()
+                let mut body = json!({ "type": kind, "message": error.message });
+                if let Some(code) = code {
+                    body["code"] = code.into();
+                }
+                if code == Some(UNSUPPORTED_THREAD) {
+                    // By this, Anthropic's libraries send the whole conversation instead.
+                    body["details"] = json!({ "error_code": code, "unsupported": ["thread"] });
+                }
+                json!({ "type": "error", "error": body }).to_string()
             }
             Self::Ollama => json!({ "error": error.message }).to_string(),
         }

@@ -20,7 +20,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use crate::bad_request::BadRequest;
-use crate::operator_fields;
+use crate::operator_names;
 
 /// Fields of a form that the JSON body has too. Each may be given once.
 const MODEL: &str = "model";
@@ -92,7 +92,7 @@ impl Form {
     /// If a field that the host reads is given several times, is too long, or not a text.
     pub fn new(parts: Vec<FormPart>, boundary: String) -> Result<Self, BadRequest> {
         let mut parts = parts;
-        parts.retain(|part| !operator_fields::is_operators(&part.name));
+        parts.retain(|part| !operator_names::is_operators(&part.name));
         let size = parts.iter().map(|part| part.content.size()).sum();
         let mut json = Map::new();
         let mut add = |name: &'static str, value: Option<Value>| {

@@ -25,6 +25,7 @@ mod limits;
 pub mod models;
 mod ollama;
 mod operator_fields;
+mod operator_names;
 mod request;
 mod responses;
 mod scan;
@@ -32,6 +33,7 @@ mod splice;
 mod sse;
 mod text;
 mod translate;
+mod translations;
 mod usage;
 
 pub use bad_request::BadRequest;

@@ -269,8 +269,8 @@ impl Request {
     /// engines cache no prefixes, and for endpoints whose prompts are unknown.
     ///
     /// The prompt is hashed as the JSON literals of tools, system prompt, messages and their tool
-    /// calls, in this order. Resolving escapes would cost several times as much, and a client writes
-    /// the same text in the same way every time.
+    /// calls, in this order. Resolving escapes would cost several times as much, and a client
+    /// writes the same text in the same way every time.
     pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
         self.parsed.prompt_hashes.get_or_init(|| {
             let body: &[u8] = &self.parsed.body;

@@ -108,9 +108,9 @@ pub(crate) fn is_in(json: &[u8]) -> bool {
     FINDER.find_iter(json).any(|at| json[at + KEY.len()..].trim_ascii_start().starts_with(b"{"))
 }
 
-/// The last bytes of a body, which contain the usage: in most responses of all known engines, little
-/// follows it. In llama.cpp's embeddings, and in ranked documents, little precedes it: the first
-/// bytes are kept too.
+/// The last bytes of a body, which contain the usage: in most responses of all known engines,
+/// little follows it. In llama.cpp's embeddings, and in ranked documents, little precedes it: the
+/// first bytes are kept too.
 #[derive(Debug, Default)]
 pub struct BodyTail {
     start: Vec<u8>,

@@ -105,12 +105,11 @@ pub(crate) fn compact(opened: &mut Database, path: &Path, used: u64) -> Result<(
     Ok(())
 }
 
-/// Reads what a namespace has, oldest entries first. Returns the keys of those that have to go.
-pub(crate) fn load(
-    opened: &Database,
-    index: &mut Index,
-    now: u64,
-) -> Result<(u64, Vec<Box<[u8]>>), StoreError> {
+/// The number of the last change of a namespace, and the keys of entries that have to go.
+type Loaded = (u64, Vec<Box<[u8]>>);
+
+/// Reads what a namespace has, oldest entries first.
+pub(crate) fn load(opened: &Database, index: &mut Index, now: u64) -> Result<Loaded, StoreError> {
     let name = heads_name(index.limits());
     let transaction = opened.begin_read().map_err(database)?;
     let table = match transaction.open_table(heads(&name)) {

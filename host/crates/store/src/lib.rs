@@ -18,9 +18,12 @@ mod disk;
 mod error;
 mod index;
 mod namespace;
+mod shared;
 mod store;
+mod table;
 mod writer;
 
 pub use self::error::{OpenError, StoreError};
-pub use self::namespace::{Loss, Namespace, Options, Table};
+pub use self::namespace::{Loss, Namespace, Options};
 pub use self::store::Store;
+pub use self::table::Table;

@@ -2,18 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-
-use redb::Database;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::disk::{self, Change};
 use crate::error::{OpenError, StoreError};
 use crate::index::{Entry, Index};
-use crate::namespace::{Loss, Namespace, Options, Table, now_ms};
+use crate::namespace::{Loss, Namespace, Options, now_ms};
+use crate::shared::{Shared, State};
 use crate::writer;
 
 /// Maximum number of bytes of values that wait to be written.
@@ -32,73 +28,6 @@ pub struct Store {
 struct Inner {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
-}
-
-/// What the handles and the writer share.
-pub(crate) struct Shared {
-    state: Mutex<State>,
-    /// Something is queued, or the store is closed.
-    pub(crate) wake: Condvar,
-    /// Something was written.
-    pub(crate) written: Condvar,
-    disk: RwLock<Option<Arc<Database>>>,
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) namespaces: Vec<Namespace>,
-    pub(crate) on_loss: Box<dyn Fn(Loss<'_>) + Send + Sync>,
-}
-
-/// What the mutex guards: never held while the disk is used.
-pub(crate) struct State {
-    pub(crate) spaces: Vec<Index>,
-    pub(crate) queue: VecDeque<Change>,
-    /// The last queued change of each key.
-    pub(crate) pending: HashMap<(usize, Box<[u8]>), Pending>,
-    pub(crate) pending_bytes: usize,
-    /// Number of the last change.
-    last: u64,
-    /// Number of the last change that was written, or is lost.
-    pub(crate) written: u64,
-    pub(crate) lost: u64,
-    pub(crate) is_closing: bool,
-}
-
-pub(crate) struct Pending {
-    pub(crate) number: u64,
-    pub(crate) value: Option<Arc<[u8]>>,
-}
-
-impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the file; `None` after a failure, until it is opened again.
-    pub(crate) fn opened(&self) -> Option<Arc<Database>> {
-        self.disk.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_opened(&self, opened: Option<Arc<Database>>) {
-        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = opened;
-    }
-}
-
-impl State {
-    /// Queues a change.
-    fn push(&mut self, space: usize, number: u64, key: Box<[u8]>, new: Option<(Entry, Arc<[u8]>)>) {
-        let value = new.as_ref().map(|(_, value)| Arc::clone(value));
-        self.pending_bytes += value.as_ref().map_or(0, |value| value.len());
-        let pending = Pending { number, value };
-        if let Some(before) = self.pending.insert((space, key.clone()), pending) {
-            let bytes = before.value.map_or(0, |value| value.len());
-            self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
-        }
-        self.queue.push_back(Change { space, number, key, new });
-    }
-
-    fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
 }
 
 impl Store {
@@ -151,17 +80,6 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { shared, writer }) })
     }
 
-    /// Returns the table of a namespace; `None` if the store was opened without it.
-    pub fn table<K, V>(&self, name: &str) -> Option<Table<K, V>>
-    where
-        K: AsRef<[u8]>,
-        V: Serialize + DeserializeOwned,
-    {
-        let namespaces = &self.inner.shared.namespaces;
-        let space = namespaces.iter().position(|namespace| namespace.name == name)?;
-        Some(Table::new(self.clone(), space))
-    }
-
     /// Waits until everything that was queued before is written, or lost. Blocks.
     pub fn flush(&self) {
         let shared = &self.inner.shared;
@@ -175,6 +93,11 @@ impl Store {
     /// Returns the number of entries that could not be written so far.
     pub fn lost(&self) -> u64 {
         self.inner.shared.lock().lost
+    }
+
+    /// Returns the position of a namespace.
+    pub(crate) fn space(&self, name: &str) -> Option<usize> {
+        self.inner.shared.namespaces.iter().position(|namespace| namespace.name == name)
     }
 
     pub(crate) fn put(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::disk::{self, Change};
 use crate::error::StoreError;
 use crate::namespace::Loss;
-use crate::store::{Shared, State};
+use crate::shared::{Shared, State};
 
 /// Maximum number of changes in a transaction, which bounds its memory.
 const MAX_CHANGES: usize = 1024;

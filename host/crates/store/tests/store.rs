@@ -1,5 +1,7 @@
 //! The store from outside: restarts, crashes, two hosts, and bounds.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -275,3 +275,18 @@ fn a_body_that_is_not_a_completion_becomes_an_error() {
     translation.response.chunk(b"{");
     assert!(translation.response.finish(false).is_empty());
 }
+
+#[test]
+fn conversations_that_the_server_should_keep_are_refused() {
+    let messages = json!([{ "role": "user", "content": "hello" }]);
+    for (thread, is_refused) in
+        [(json!({ "type": "create" }), true), (json!({}), true), (Value::Null, false)]
+    {
+        let body = json!({ "model": "m", "max_tokens": 1, "messages": messages, "thread": thread });
+        for endpoint in [Endpoint::Messages, Endpoint::CountTokens] {
+            let body = body.to_string().into();
+            let parsed = Request::parse(endpoint, body, Head::default());
+            assert_eq!(matches!(parsed, Err(BadRequest::Thread)), is_refused, "{thread}");
+        }
+    }
+}

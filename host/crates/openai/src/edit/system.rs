@@ -1,4 +1,4 @@
-//! The system prompt of requests with content blocks, which is a field of the body.
+//! The system prompt of requests that have it in a field of the body.
 
 use serde_json::{Value, json};
 
@@ -29,4 +29,22 @@ pub(super) fn prepend(body: &mut Node<'_>, text: &str) -> Result<(), PointerErro
         }
     }
     body.set(&[SYSTEM.to_owned()], Value::from(text).to_string().into())
+}
+
+/// Puts a text before the instructions of a request for a response: a text, or items. Anything
+/// else, which engines refuse, is replaced.
+pub(super) fn prepend_instructions(body: &mut Node<'_>, text: &str) -> Result<(), PointerError> {
+    const NAME: &str = "instructions";
+    let before = body.member(NAME)?.map(|field| field.write()).unwrap_or_default();
+    let instructions = match serde_json::from_str(&before) {
+        Ok(Value::String(before)) if !before.is_empty() => {
+            Value::from(format!("{text}\n\n{before}")).to_string()
+        }
+        Ok(Value::Array(items)) if !items.is_empty() => {
+            let item = json!({ "role": "system", "content": text });
+            format!("[{item},{}", &before.trim_ascii_start()[1..])
+        }
+        Ok(_) | Err(_) => Value::from(text).to_string(),
+    };
+    body.set(&[NAME.to_owned()], instructions.into())
 }

@@ -32,8 +32,8 @@ impl Limit {
     }
 }
 
-/// Returns the lowest limit of those that Ollama reads, of which a policy may have added one; `None`
-/// if there is none. Numbers below 1 are not limits there.
+/// Returns the lowest limit of those that Ollama reads, of which a policy may have added one;
+/// `None` if there is none. Numbers below 1 are not limits there.
 pub(crate) fn lowest_limit<'a>(limits: impl Iterator<Item = &'a str>) -> Option<u64> {
     let limits = limits.filter_map(|json| match Limit::read(json)? {
         Limit::Tokens(tokens) if tokens > 0 => Some(tokens),

@@ -32,6 +32,9 @@ pub(super) struct Shape<'a> {
     pub(super) input: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) instructions: Option<&'a RawValue>,
+    /// A conversation that Anthropic's servers keep.
+    #[serde(borrow, default)]
+    pub(super) thread: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) stream: Option<&'a RawValue>,
     #[serde(borrow, default)]

@@ -163,7 +163,7 @@ fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn of(architecture: &str, is_embedding: bool, arguments: &[&str]) -> EndpointSet {
+    fn found(architecture: &str, is_embedding: bool, arguments: &[&str]) -> EndpointSet {
         let architectures = [architecture].into_iter().filter(|name| !name.is_empty());
         let folder = ModelFolder {
             has_vision: false,
@@ -209,7 +209,7 @@ mod tests {
             ("", false, &[], &[ChatCompletions, Embeddings, Transcriptions], &[]),
             ("", false, &["--runner", "pooling"], &[Embeddings, Classify], &[ChatCompletions]),
         ] {
-            let set = of(architecture, is_embedding, arguments);
+            let set = found(architecture, is_embedding, arguments);
             assert!(set.contains(Endpoint::Tokenize), "{architecture}");
             let wrong = has.iter().filter(|endpoint| !set.contains(**endpoint));
             let wrong: Vec<_> =

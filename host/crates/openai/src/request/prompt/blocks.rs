@@ -3,7 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::elements::for_each;
-use super::{MAX_FIELD_DEPTH, Prompt, invalid_part};
+use super::fields::MAX_FIELD_DEPTH;
+use super::{Prompt, invalid_part};
 use crate::bad_request::BadRequest;
 use crate::request::shape::{Object, PartShape, SourceShape};
 
