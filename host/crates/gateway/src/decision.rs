@@ -160,6 +160,7 @@ pub(crate) async fn accept(
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
     let fleet = bound(fleet_view(&pipeline.fleet, &request), turn, endpoint);
     check_model(&request, &fleet, &listener)?;
+    check_translation(&request, &fleet)?;
     if let Some(turn) = turn {
         turn.accepted(&pipeline.responses)?;
     }
@@ -304,6 +305,18 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
         detached.append(name, value);
     }
     detached
+}
+
+/// Checks that a request which all lanes would have to translate can be translated: no lane is
+/// loaded for one that cannot. Large requests are checked later, on a thread of their own.
+fn check_translation(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
+    let (topology, endpoint) = (&fleet.topology, request.endpoint());
+    let is_translated = |lane| topology.serving(lane, endpoint) == Serving::Translated;
+    let mut lanes = topology.candidates_for(request.model(), endpoint);
+    if request.body().len() <= LARGE_BODY && lanes.all(is_translated) {
+        request.translated()?;
+    }
+    Ok(())
 }
 
 /// Checks that a lane serves the model, and that one of these can serve the endpoint: no lane is

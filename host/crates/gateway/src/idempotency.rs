@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -100,7 +100,7 @@ impl Idempotency {
                 && key.bytes().all(|byte| byte.is_ascii_graphic())
         });
         match (key, values.next()) {
-            (Some(key), None) => Ok(Some(key).filter(|_| !is_form(headers))),
+            (Some(key), None) => Ok(Some(key)),
             (None, _) | (_, Some(_)) => Err(RouteError::IdempotencyKey),
         }
     }
@@ -144,10 +144,4 @@ impl Idempotency {
         }));
         reader.response(false).await
     }
-}
-
-/// Forms are not joined: clients write them anew for each attempt, with other boundaries.
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
-    kind.is_some_and(|kind| kind.len() >= 10 && kind[..10].eq_ignore_ascii_case(b"multipart/"))
 }
