@@ -239,7 +239,7 @@ fn engine_stops_when_the_client_of_a_translated_stream_leaves() {
     drop(client);
     is_gone.recv_timeout(Duration::from_secs(10)).unwrap();
     wait_until("the request is counted as abandoned", || {
-        host.metric("pointsman_requests_total", "outcome=\"client_gone\"") > 0.0
+        host.metric("pointsman_client_gone_total", "") > 0.0
     });
     host.assert_no_request_lost();
 }

@@ -23,7 +23,9 @@ const MIB: usize = 1 << 20;
 fn media_lane(name: &str, models: &[&str], more: &str, script: &Value) -> String {
     let script = script.to_string();
     let arguments = ["--audio", "--images", "--script", script.as_str()];
-    fake_lane(FAKE_ENGINE, name, models, more, &arguments)
+    let endpoints = "endpoints = [\"transcriptions\", \"translations\", \"speech\", \
+                     \"image-generations\", \"image-edits\", \"image-variations\"]";
+    fake_lane(FAKE_ENGINE, name, models, &format!("{endpoints}\n{more}"), &arguments)
 }
 
 fn one_media_lane(server: &str, script: &Value) -> Host {
@@ -151,7 +153,6 @@ fn client_that_leaves_during_its_upload_leaves_nothing() {
         drop(client);
         assert_nothing_left(&host);
     }
-    assert_eq!(host.metric("pointsman_accepted_total", ""), 0.0);
 }
 
 #[test]
@@ -196,6 +197,11 @@ fn hostile_forms_are_refused() {
         ("huge header", whole(&[&huge, &model]), "invalid_form"),
         ("line break in a name", whole(&[&line, &model]), "invalid_form"),
         ("10,000 parts", whole(&[&many, &model]), "too_many_items"),
+        (
+            "boundary in a file",
+            whole(&[&part("name=\"file\"", b"a\r\n--XX\nb"), &model]),
+            "invalid_form",
+        ),
         ("two models", whole(&[&file, &model, &model]), "invalid_request"),
     ] {
         let response = upload(&host, &body);
@@ -205,7 +211,7 @@ fn hostile_forms_are_refused() {
     let response = send(host.port, "POST", TRANSCRIPTIONS, &json, b"{\"model\":\"a\"}");
     assert_eq!((response.status, response.error_code()), (415, json!("unsupported_media_type")));
     // What looks like a boundary or a field is the file's.
-    let hostile = b"RIFF\r\n--XX\nmodel\r\n--X\r\n--pointsman-\r\nname=\"model\"\r\n\r\n";
+    let hostile = b"RIFF--XX\nmodel\r\n--X\r\n--pointsman-\r\nname=\"model\"\r\n\r\n";
     assert_arrived(&upload(&host, &form(hostile, "a")), hostile, "a");
     assert_nothing_left(&host);
 }

@@ -95,11 +95,22 @@ fn prompts_of_all_endpoints_are_scanned() {
     }
 }
 
-/// Every field of which an engine reads text, at the endpoints that are not OpenAI's first ones.
+/// Asserts that the address in each body is masked, at the field that the pointer names.
+fn assert_masked(rows: &[(&str, serde_json::Value, &str)]) {
+    for (kind, body, pointer) in rows {
+        let request = FakeRequest::for_endpoint(Endpoint::Other, &body.to_string());
+        let (edits, _) = edits(&redact("{}"), &request.with_endpoint_kind(kind));
+        let [(got, value)] = &edits[..] else { panic!("{body}: {edits:?}") };
+        let value = value.to_string();
+        assert!(got == pointer && value.contains("[email]") && !value.contains('@'), "{body}");
+    }
+}
+
+/// Every field of which an engine reads text, at the endpoints for conversations.
 #[test]
-fn texts_of_other_endpoints_are_scanned() {
+fn texts_of_conversations_are_scanned() {
     let user = json!([{"role": "user", "content": "hi"}]);
-    for (kind, body, pointer) in [
+    assert_masked(&[
         ("messages", json!({"system": "a@b.de", "messages": user}), "/system"),
         ("messages", json!({"system": [{"type": "text", "text": "a@b.de"}]}), "/system"),
         (
@@ -146,6 +157,13 @@ fn texts_of_other_endpoints_are_scanned() {
             json!({"input": [{"type": "function_call_output", "output": "a@b.de"}]}),
             "/input",
         ),
+    ]);
+}
+
+/// The same at the other endpoints.
+#[test]
+fn texts_of_other_endpoints_are_scanned() {
+    assert_masked(&[
         ("embeddings", json!({"messages": [{"role": "user", "content": "a@b.de"}]}), "/messages"),
         ("rerank", json!({"query": "a@b.de"}), "/query"),
         ("rerank", json!({"documents": [{"text": "a@b.de"}]}), "/documents"),
@@ -171,13 +189,7 @@ fn texts_of_other_endpoints_are_scanned() {
         ),
         ("ollama-generate", json!({"template": "a@b.de"}), "/template"),
         ("ollama-generate", json!({"system": "a@b.de", "images": ["aGk="]}), "/system"),
-    ] {
-        let request = FakeRequest::for_endpoint(Endpoint::Other, &body.to_string());
-        let (edits, _) = edits(&redact("{}"), &request.with_endpoint_kind(kind));
-        let [(got, value)] = &edits[..] else { panic!("{body}: {edits:?}") };
-        let value = value.to_string();
-        assert!(got == pointer && value.contains("[email]") && !value.contains('@'), "{body}");
-    }
+    ]);
 }
 
 #[test]

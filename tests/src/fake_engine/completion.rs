@@ -156,7 +156,8 @@ impl Completion {
         let stop_type = if finish == "length" { "limit" } else { "eos" };
         json!({ "index": 0, "content": text, "tokens": [], "id_slot": -1, "stop": true,
             "model": self.model, "tokens_predicted": self.tokens,
-            "tokens_evaluated": self.prompt_tokens, "generation_settings": { "seed": 4_294_967_295_u32 },
+            "tokens_evaluated": self.prompt_tokens,
+            "generation_settings": { "seed": 4_294_967_295_u32 },
             "prompt": self.prompt, "has_new_line": false, "truncated": false,
             "stop_type": stop_type, "stopping_word": "",
             "tokens_cached": self.prompt_tokens + self.tokens, "timings": self.timings() })

@@ -149,12 +149,13 @@ fn check_fields(
     };
     let bad = StatusCode::BAD_REQUEST;
     check_needed(engine, request_body, if chat { "messages" } else { "prompt" })?;
-    if engine.options.vllm() {
-        if !request_body["stream_options"].is_null() && request_body["stream"] != true {
-            let message =
-                "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
-            return reject(bad, message, "BadRequestError", "stream_options");
-        }
+    if engine.options.vllm()
+        && !request_body["stream_options"].is_null()
+        && request_body["stream"] != true
+    {
+        let message =
+            "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
+        return reject(bad, message, "BadRequestError", "stream_options");
     }
     check_model(engine, request_body)?;
     check_media(engine, request_body)?;

@@ -29,16 +29,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             "unavailable_error",
         );
     }
-    let path = request.uri().path().to_owned();
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let given = header("authorization")
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .or_else(|| header("x-api-key"));
-    let keys = &engine.options.api_key;
-    if !keys.is_empty()
-        && !PUBLIC_PATHS.contains(&path.as_str())
-        && !keys.iter().any(|key| given == Some(key))
-    {
+    if !is_authorised(&engine, &request) {
         return llama_server_error(
             &engine,
             StatusCode::UNAUTHORIZED,
@@ -46,6 +37,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             "authentication_error",
         );
     }
+    let path = request.uri().path().to_owned();
     let unsupported = |message: &str| {
         llama_error(&engine, StatusCode::NOT_IMPLEMENTED, message, "not_supported_error")
     };
@@ -55,13 +47,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         (&Method::GET, "/slots") => ok(&engine, &slots(&engine)),
         (&Method::GET, "/props") => ok(&engine, &props(&engine)),
         (&Method::GET, "/metrics") if engine.options.metrics || !engine.options.faithful() => {
-            let mut reply =
-                text(StatusCode::OK, "text/plain; version=0.0.4", metrics::llama(&engine));
-            if let Ok(response) = &mut reply {
-                let name = HeaderName::from_static("process-start-time-unix");
-                response.headers_mut().insert(name, HeaderValue::from(engine.created));
-            }
-            reply
+            served_metrics(&engine)
         }
         (&Method::GET, "/metrics") => {
             unsupported("This server does not support metrics endpoint. Start it with `--metrics`")
@@ -97,18 +83,42 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             "/v1/chat/completions" | "/v1/completions" | "/completion" | "/completions" | "/infill",
         ) => complete(engine, request).await,
         (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
-        (method, path) => match Task::of_path(path).filter(|task| task.is_llama()) {
-            Some(task) if method == Method::POST && path != "/v2/rerank" => {
-                pooling::respond(&engine, task, request).await
-            }
-            _ => llama_server_error(
-                &engine,
-                StatusCode::NOT_FOUND,
-                "File Not Found",
-                "not_found_error",
-            ),
-        },
+        _ => pool(engine, request).await,
     }
+}
+
+/// Responds to a request for embeddings, ranks or tokens.
+async fn pool(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path();
+    match Task::of_path(path).filter(|task| task.is_llama() && path != "/v2/rerank") {
+        Some(task) if request.method() == Method::POST => {
+            pooling::respond(&engine, task, request).await
+        }
+        _ => {
+            llama_server_error(&engine, StatusCode::NOT_FOUND, "File Not Found", "not_found_error")
+        }
+    }
+}
+
+/// Returns true if the request has a valid API key, or needs none.
+fn is_authorised(engine: &Engine, request: &Request<Incoming>) -> bool {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let given = header("authorization")
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .or_else(|| header("x-api-key"));
+    let keys = &engine.options.api_key;
+    keys.is_empty()
+        || PUBLIC_PATHS.contains(&request.uri().path())
+        || keys.iter().any(|key| given == Some(key))
+}
+
+fn served_metrics(engine: &Engine) -> Reply {
+    let mut reply = text(StatusCode::OK, "text/plain; version=0.0.4", metrics::llama(engine));
+    if let Ok(response) = &mut reply {
+        let name = HeaderName::from_static("process-start-time-unix");
+        response.headers_mut().insert(name, HeaderValue::from(engine.created));
+    }
+    reply
 }
 
 /// Returns the body of a request; null if it is not JSON.

@@ -27,6 +27,9 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         Err(error) => return *error,
     };
     let script = engine.script();
+    if script.hang || script.health_lies {
+        std::future::pending::<()>().await;
+    }
     if let Some(status) = script.status.and_then(|status| StatusCode::from_u16(status).ok()) {
         return failure(&engine, status, "as the script says");
     }

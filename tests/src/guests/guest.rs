@@ -188,7 +188,7 @@ impl Guest {
         for (word, interface, function, kind) in HOOKS {
             if code.contains(word) {
                 let head = format!(
-                    "(func (export \"pointsman:policy/{interface}@0.1.0#{function}\") {kind}"
+                    "(func (export \"pointsman:policy/{interface}@0.1.1#{function}\") {kind}"
                 );
                 code = code.replace(word, &head);
                 world += &format!("  export {interface};\n");
@@ -196,7 +196,7 @@ impl Guest {
         }
         let default = |marker: &str, part| if code.contains(marker) { "" } else { part };
         let realloc = default("\"cabi_realloc\"", REALLOC);
-        let configure = default("lifecycle@0.1.0#configure", CONFIGURE);
+        let configure = default("lifecycle@0.1.1#configure", CONFIGURE);
         let texts = bytes(&texts.0);
         let text = format!(
             "(module {imports} {PRELUDE} {realloc} {configure} {data} \
@@ -285,7 +285,7 @@ fn expand_imports(code: &str) -> (String, String) {
             IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
         let (interface, function) = function.split_once('.').expect("an interface");
         imports += &format!(
-            "(import \"pointsman:policy/{interface}@0.1.0\" \"{function}\" (func {name} {kind})) "
+            "(import \"pointsman:policy/{interface}@0.1.1\" \"{function}\" (func {name} {kind})) "
         );
         rest += after;
     }

@@ -253,11 +253,8 @@ impl CallPart {
             "" => json!({}),
             text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         };
-        let mut call = json!({ "function": { "name": self.name, "arguments": arguments } });
-        if !self.id.is_empty() {
-            call["id"] = self.id.as_str().into();
-        }
-        call
+        // Without the id: Ollama's clients name the tool in its result.
+        json!({ "function": { "name": self.name, "arguments": arguments } })
     }
 }
 

@@ -93,7 +93,9 @@ fn of_call(call: &Value, calls: &mut Calls) -> Value {
     let arguments = match &call["function"]["arguments"] {
         Value::String(text) => text.clone(),
         Value::Null => "{}".to_owned(),
-        arguments => arguments.to_string(),
+        arguments @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            arguments.to_string()
+        }
     };
     let function = json!({ "name": name, "arguments": arguments });
     json!({ "id": calls.begin(call, name), "type": "function", "function": function })

@@ -74,7 +74,6 @@ impl Builder {
             "reasoning": given("reasoning", json!({ "effort": null, "summary": null })),
             "safety_identifier": given("safety_identifier", Value::Null),
             "service_tier": "default",
-            "store": given("store", json!(true)),
             "temperature": given("temperature", json!(1.0)),
             "text": given("text", json!({ "format": { "type": "text" } })),
             "tool_choice": given("tool_choice", json!("auto")),

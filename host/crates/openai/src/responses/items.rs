@@ -93,7 +93,14 @@ impl Messages {
                 let is_first = self.done.is_empty() && self.assistant.is_none();
                 match content {
                     Value::String(text) if is_first => self.system.push(text),
-                    content => self.push(json!({ "role": "system", "content": content })),
+                    content @ (Value::String(_)
+                    | Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::Array(_)
+                    | Value::Object(_)) => {
+                        self.push(json!({ "role": "system", "content": content }));
+                    }
                 }
             }
             "assistant" => {
