@@ -29,6 +29,10 @@ ALLOWED = {
         "permission",
         "endpoints",
     },
+    # OpenAI's API has these, but the types of the package do not.
+    "Response": {"store"},
+    "ResponseFunctionCallArgumentsDoneEvent": {"name"},
+    "ResponseErrorEvent": {"error"},
     # Real Ollama has the name twice.
     "ListResponse.Model": {"name"},
 }

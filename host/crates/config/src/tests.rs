@@ -473,7 +473,8 @@ fn reference_configuration_lists_all_keys() {
         |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = \
-         1\n[state]\nzzz = 1\n[responses]\nzzz = 1\n[admin]\nzzz = 1\n[[listeners]]\nzzz = 1\ntls = \
+         1\n[state]\nzzz = 1\n[responses]\nzzz = 1\n[admin]\nzzz = 1\n[[listeners]]\nzzz = \
+         1\ntls = \
          { zzz = 1 }\ncors = { zzz = 1 }\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\

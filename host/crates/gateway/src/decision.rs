@@ -136,8 +136,10 @@ pub(crate) async fn accept(
         Received::Form(form) => (form.json(), Some(Arc::new(form))),
     };
     let turn = parts.extensions.get::<TurnSlot>();
+    // The memory of earlier turns.
+    let mut earlier = Reservation::new(&pipeline.uploads.memory, tenant.as_deref());
     if let Some(turn) = turn {
-        body = Box::pin(turn.begin(pipeline, body, &identity)).await?;
+        body = Box::pin(turn.begin(pipeline, body, &identity, &mut earlier)).await?;
     }
     let mut headers = detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
@@ -152,7 +154,7 @@ pub(crate) async fn accept(
         headers,
         response_id: turn.and_then(TurnSlot::turn).map(|turn| turn.id.clone()),
         query: paths::query_for_engine(&parts.uri),
-        hold: Some(Hold::new(reservation)),
+        hold: Some(Hold::new(Arc::new((reservation, earlier)))),
         form,
         ..Head::default()
     };

@@ -19,7 +19,7 @@ use crate::execute::{ExecutionResult, execute_or_abort};
 use crate::idempotency::{Begun, Failed, Fingerprint};
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
-use crate::responses::TurnSlot;
+use crate::responses::{self, TurnSlot};
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
 use crate::wait::WaitingBody;
@@ -92,6 +92,13 @@ async fn begin(
     let (uploads, headers) = (&pipeline.uploads, &parts.headers);
     let kind = body_kind(endpoint, headers);
     let (body, reservation) = upload::receive(uploads, kind, headers, body, tenant).await?;
+    if let Received::Json(json) = &body
+        && endpoint == Endpoint::Responses
+        && responses::is_background(json)
+    {
+        // It goes on without its client as it is, and has an id by which it is found.
+        return Ok((Begun::Untracked, body, reservation));
+    }
     let listener = parts.extensions.get::<Arc<ListenerSettings>>();
     let model = listener.and_then(|listener| listener.default_model.as_deref());
     let context = format!("{}\n{}", model.unwrap_or_default(), paths::query_for_engine(&parts.uri));
@@ -116,6 +123,7 @@ async fn execute(
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
     let turn = parts.extensions.get::<TurnSlot>().cloned();
+    let (wrapped, stored) = (turn.clone(), Arc::clone(&pipeline.responses));
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, incoming, &span)).await;
         let accepted = match accepted {
@@ -136,6 +144,10 @@ async fn execute(
         }
     };
     let mut response = steps.instrument(span.clone()).await;
+    if let Some(turn) = wrapped.filter(|_| response.status().is_success()) {
+        // Here, so that a retry with an idempotency key gets the same bytes.
+        response = responses::wrap(response, turn, stored);
+    }
     request_id::set(response.headers_mut(), &id);
     if EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Anthropic {
         // The name that Anthropic's libraries read.

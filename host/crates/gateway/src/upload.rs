@@ -135,13 +135,18 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    fn new(memory: &Arc<BodyMemory>, tenant: Option<&str>) -> Self {
+    pub(crate) fn new(memory: &Arc<BodyMemory>, tenant: Option<&str>) -> Self {
         let (memory, tenant) = (Arc::clone(memory), tenant.map(str::to_owned));
         Self { memory, tenant, bytes: 0, tenant_bytes: 0, spooled: None }
     }
 
+    /// Returns the bytes that are reserved.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds the memory of the next chunk.
-    fn grow(&mut self, bytes: usize) -> Result<(), RouteError> {
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), RouteError> {
         let length = self.bytes + bytes;
         let memory = &self.memory;
         let is_large = length > SMALL_SHARE;

@@ -9,7 +9,6 @@ use http_body_util::BodyExt as _;
 use pointsman_domain::Endpoint;
 use pointsman_openai::EngineErrorBody;
 
-use super::body::wrap;
 use super::stored::failed;
 use super::turn::TurnSlot;
 use crate::pipeline::Pipeline;
@@ -32,9 +31,6 @@ pub(crate) async fn create(pipeline: Arc<Pipeline>, mut request: Request) -> Res
         response = &mut execution => {
             let in_background = slot.turn().filter(|turn| turn.is_background);
             match in_background {
-                None if response.status().is_success() => {
-                    wrap(response, slot, Arc::clone(&pipeline.responses))
-                }
                 None => response,
                 Some(_) if response.status().is_success() => {
                     in_the_background(pipeline, slot, Box::pin(async { response }))
@@ -64,8 +60,7 @@ fn in_the_background(pipeline: Arc<Pipeline>, slot: TurnSlot, execution: Executi
         let run = async {
             let response = execution.await;
             if response.status().is_success() {
-                let body = wrap(response, slot.clone(), Arc::clone(&responses)).into_body();
-                if read_to_end(body).await {
+                if read_to_end(response.into_body()).await {
                     return None;
                 }
                 return Some("the engine's response broke off".to_owned());

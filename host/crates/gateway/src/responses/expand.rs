@@ -1,6 +1,8 @@
 //! From the body of a request for a response to the one that policies and engines see: with the
 //! items of earlier turns.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use pointsman_openai::{BadRequest, Item, TurnRequest, referenced};
 use serde_json::Value;
@@ -15,6 +17,7 @@ use crate::large_thread;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::settings::ResponseModel;
+use crate::upload::Reservation;
 
 /// Maximum number of turns of a conversation.
 const MAX_TURNS: usize = 10_000;
@@ -41,6 +44,7 @@ impl TurnSlot {
         pipeline: &Pipeline,
         body: Bytes,
         identity: &Identity,
+        memory: &mut Reservation,
     ) -> Result<Bytes, RouteError> {
         let is_large = body.len() > LARGE_BODY;
         let read = {
@@ -58,7 +62,8 @@ impl TurnSlot {
         let previous = previous_id(&request)?;
         let mut earlier = Earlier::default();
         if let Some(previous) = &previous {
-            earlier = responses.earlier(previous, &owner, pipeline.settings.max_body).await?;
+            let max = pipeline.settings.max_body;
+            earlier = responses.earlier(previous, &owner, max, memory).await?;
         }
         let mut turn = new_turn(&request, owner, (previous, earlier.lane.take()))?;
         if pipeline.settings.response_model == ResponseModel::Asked {
@@ -76,6 +81,7 @@ impl TurnSlot {
         }
         self.set(turn);
         let max = pipeline.settings.max_body;
+        let is_large = is_large || memory.bytes() > LARGE_BODY;
         let written = if is_large {
             large_thread::run(move || request.write()).await
         } else {
@@ -96,6 +102,14 @@ impl TurnSlot {
         self.accept();
         Ok(())
     }
+}
+
+/// Returns true if a body asks for a response in the background.
+pub(crate) fn is_background(body: &[u8]) -> bool {
+    const NAME: &str = "background";
+    let is_named = body.windows(NAME.len()).any(|part| part == NAME.as_bytes());
+    let request = is_named.then(|| TurnRequest::read(body)).flatten();
+    request.is_some_and(|request| matches!(request.flag(NAME), Ok(Some(true))))
 }
 
 type Parts = Option<(TurnRequest, Vec<Item>)>;
@@ -159,7 +173,14 @@ fn new_turn(
 
 impl Responses {
     /// Returns the items of a response and of those before it.
-    async fn earlier(&self, id: &str, owner: &Owner, max: usize) -> Result<Earlier, RouteError> {
+    /// Their memory is reserved.
+    async fn earlier(
+        &self,
+        id: &str,
+        owner: &Owner,
+        max: usize,
+        memory: &mut Reservation,
+    ) -> Result<Earlier, RouteError> {
         let mut turns: Vec<Vec<Item>> = Vec::new();
         let (mut next, mut lane) = (Some(id.to_owned()), None);
         let mut bytes = 0;
@@ -173,7 +194,9 @@ impl Responses {
             let Stored { previous, lane: lane_of_turn, input: mut items, response, .. } = stored;
             let output = response.get("output").and_then(Value::as_array).into_iter().flatten();
             items.extend(output.filter_map(|item| to_raw_value(item).ok()));
-            bytes += items.iter().map(|item| item.get().len()).sum::<usize>();
+            let of_turn = items.iter().map(|item| item.get().len()).sum::<usize>();
+            bytes += of_turn;
+            memory.grow(of_turn)?;
             if bytes > max || turns.len() >= MAX_TURNS {
                 return Err(RouteError::BodyTooLarge { max });
             }
@@ -196,6 +219,7 @@ impl Responses {
     ) -> Result<(Vec<Item>, bool), RouteError> {
         let mut resolved = Vec::with_capacity(items.len());
         let mut references = 0;
+        let known = known_ids(&items, earlier).await;
         for item in items {
             let Some(id) = referenced(&item) else {
                 resolved.push(item);
@@ -207,7 +231,7 @@ impl Responses {
                 return Err(BadRequest::TooMany { what, max }.into());
             }
             // An item of this conversation is in the input already.
-            if earlier.items.iter().any(|item| has_id(item, &id)) {
+            if known.contains(&id) {
                 continue;
             }
             let response = response_of(&id);
@@ -225,13 +249,21 @@ impl Responses {
     }
 }
 
-fn has_id(item: &Item, id: &str) -> bool {
+/// Returns the ids of earlier items if an item refers to any: each item is read once, on a thread
+/// of its own if there are many.
+async fn known_ids(items: &[Item], earlier: &Earlier) -> HashSet<String> {
     #[derive(serde::Deserialize)]
     struct Shape {
         id: Option<String>,
     }
-    // Most items do not contain it at all.
-    item.get().contains(id)
-        && serde_json::from_str::<Shape>(item.get())
-            .is_ok_and(|item| item.id.as_deref() == Some(id))
+    let read = |item: &Item| serde_json::from_str::<Shape>(item.get()).ok()?.id;
+    if earlier.items.is_empty() || !items.iter().any(|item| referenced(item).is_some()) {
+        return HashSet::new();
+    }
+    let bytes: usize = earlier.items.iter().map(|item| item.get().len()).sum();
+    if bytes <= LARGE_BODY {
+        return earlier.items.iter().filter_map(read).collect();
+    }
+    let items = earlier.items.clone();
+    large_thread::run(move || items.iter().filter_map(read).collect()).await
 }

@@ -195,7 +195,7 @@ fn streams_become_lines() {
             [
                 &json!({ "role": "assistant", "content": "", "thinking": "hm" }),
                 &json!({ "role": "assistant", "content": "Hé" }),
-                &json!({ "role": "assistant", "content": "", "tool_calls": [{ "id": "c",
+                &json!({ "role": "assistant", "content": "", "tool_calls": [{
                     "function": { "name": "f", "arguments": { "a": 1 } } }] }),
                 &json!({ "role": "assistant", "content": "" }),
             ]

@@ -94,8 +94,10 @@ impl Prompt {
             PromptShape::Items => {
                 read.begin(Role::User)?;
                 read.set_literals(body, [shape.instructions, shape.input]);
-                if let Some(instructions) = shape.instructions.map(RawValue::get) {
-                    read.add_text(body, instructions);
+                match shape.instructions.map(RawValue::get) {
+                    Some(items) if items.starts_with('[') => read.read_items(body, items)?,
+                    Some(instructions) => read.add_text(body, instructions),
+                    None => {}
                 }
                 if let Some(input) = shape.input.map(RawValue::get) {
                     read.read_items(body, input)?;
@@ -321,7 +323,7 @@ impl Prompt {
     fn read_object(&mut self, body: &str, part: &PartShape<'_>) -> Result<(), BadRequest> {
         let text =
             part.text.or(part.refusal).map(RawValue::get).filter(|text| text.starts_with('"'));
-        let kind = part.kind.map(RawValue::get);
+        let kind = unescaped(part.kind)?;
         let is_text = matches!(
             kind,
             None | Some(
@@ -341,9 +343,13 @@ impl Prompt {
             (Some("\"tool_use\"" | "\"redacted_thinking\""), _) => self.add_part(false),
             (Some("\"tool_result\"" | "\"search_result\""), _) => {
                 self.add_part(false);
+                self.read_titles(body, part);
                 self.read_nested(body, part.content)?;
             }
-            (Some("\"document\""), _) => self.read_document(body, part.source)?,
+            (Some("\"document\""), _) => {
+                self.read_titles(body, part);
+                self.read_document(body, part.source)?;
+            }
             _ => self.add_part(true),
         }
         Ok(())
@@ -403,23 +409,46 @@ impl Prompt {
             self.count_item()?;
             // Each item is a message for the engine's chat template.
             self.token_ids += TOKENS_PER_MESSAGE;
+            match item.as_bytes().first() {
+                Some(b'"') => {
+                    self.add_text(body, item);
+                    return Ok(());
+                }
+                Some(b'{') => {}
+                _ => return self.read_field(body, item, MAX_FIELD_DEPTH),
+            }
+            // One with a field that is given twice, which others might read differently.
             let Ok(Object(item)) = serde_json::from_str::<Object<ItemShape<'_>>>(item) else {
-                return Ok(());
+                return self.read_field(body, item, MAX_FIELD_DEPTH);
             };
             let texts = [item.summary, item.content, item.arguments, item.output];
             for text in texts.into_iter().flatten() {
                 match text.get().as_bytes().first() {
                     Some(b'"') => self.add_text(body, text.get()),
-                    Some(b'[') => match self.read_parts(body, text.get()) {
-                        // Parts that are not objects have no text either.
-                        Err(BadRequest::Invalid { .. }) | Ok(()) => {}
-                        Err(error) => return Err(error),
-                    },
+                    Some(b'[') => for_each(text.get(), invalid, |part| {
+                        self.count_item()?;
+                        match self.read_part(body, part) {
+                            // All that might be a text of it.
+                            Err(BadRequest::Invalid { .. }) => {
+                                self.read_field(body, part, MAX_FIELD_DEPTH)
+                            }
+                            read => read,
+                        }
+                    })?,
                     _ => {}
                 }
             }
             Ok(())
         })
+    }
+}
+
+/// Returns the literal of a type. Types decide what is a text, so one that is written with escapes,
+/// which others may read differently, is refused.
+fn unescaped(kind: Option<&RawValue>) -> Result<Option<&str>, BadRequest> {
+    match kind.map(RawValue::get) {
+        Some(kind) if kind.contains('\\') => Err(invalid_part()),
+        kind => Ok(kind),
     }
 }
 

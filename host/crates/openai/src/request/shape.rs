@@ -99,6 +99,10 @@ pub(super) struct PartShape<'a> {
     #[serde(borrow, default, rename = "type")]
     pub(super) kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    pub(super) title: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) context: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     pub(super) text: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) refusal: Option<&'a RawValue>,

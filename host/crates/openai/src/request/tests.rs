@@ -1,4 +1,5 @@
 mod blocks;
+mod hidden;
 
 use pointsman_domain::{LaneId, PrefixIndex, Role};
 use proptest::prelude::*;
@@ -87,8 +88,8 @@ fn input_is_the_prompt_of_embeddings_and_responses() {
                 {"type": "item_reference", "id": "1"},
                 "unknown",
             ]}),
-            4 + 6 * 4 + 4,
-            "abcdefghijklmnop",
+            4 + 6 * 4 + 4 + 2,
+            "abcdefghijklmnopunknown",
         ),
     ] {
         let mut whole = json!({"model": "m"});

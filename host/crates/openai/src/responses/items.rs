@@ -1,7 +1,5 @@
 //! The items of an input as messages.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::tools::short;
@@ -210,28 +208,11 @@ fn part(part: &Value) -> Result<Value, BadRequest> {
             "type": "input_audio",
             "input_audio": part.get("input_audio").unwrap_or(&Value::Null),
         })),
-        "input_file" => {
-            let file = text("file_data").and_then(text_of_file);
-            let file = file.ok_or_else(|| {
-                BadRequest::unsupported("input", "files that are not text in `file_data`")
-            })?;
-            let name = text("filename").unwrap_or("file");
-            Ok(text_part(&format!("{name}:\n{file}")))
-        }
+        // Policies would not see the text in it.
+        "input_file" => Err(BadRequest::unsupported("input", "files")),
         kind => {
             let what = format!("parts of type `{}`", short(kind));
             Err(BadRequest::unsupported("input", &what))
         }
     }
-}
-
-/// Returns the text of a file that is sent as a data URL, or as base64 alone.
-fn text_of_file(data: &str) -> Option<String> {
-    let encoded = match data.strip_prefix("data:") {
-        Some(url) => url.split_once(";base64,")?.1,
-        None => data,
-    };
-    let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
-    // A PDF begins like a text.
-    (!text.starts_with("%PDF") && !text.contains('\0')).then_some(text)
 }

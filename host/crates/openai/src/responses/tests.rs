@@ -42,8 +42,6 @@ fn request_becomes_a_chat_request() {
             { "role": "user", "content": [
                 { "type": "input_text", "text": "see" },
                 { "type": "input_image", "image_url": "data:x", "detail": "low" },
-                { "type": "input_file", "filename": "a.txt",
-                  "file_data": "data:text/plain;base64,aGk=" },
             ] },
             { "type": "reasoning", "id": "rs_1", "summary": [],
               "content": [{ "type": "reasoning_text", "text": "hm" }] },
@@ -68,7 +66,6 @@ fn request_becomes_a_chat_request() {
             { "role": "user", "content": [
                 { "type": "text", "text": "see" },
                 { "type": "image_url", "image_url": { "url": "data:x", "detail": "low" } },
-                { "type": "text", "text": "a.txt:\nhi" },
             ] },
             { "role": "assistant", "reasoning_content": "hm", "content": "ok",
               "tool_calls": [call("c1"), call("c2")] },
@@ -103,7 +100,7 @@ fn what_a_chat_request_cannot_express_is_refused() {
         (json!({ "input": [{ "role": "critic", "content": "x" }] }), "input"),
         (
             json!({ "input": [{ "role": "user", "content": [
-            { "type": "input_file", "file_id": "f" },
+            { "type": "input_file", "file_data": "data:text/plain;base64,aGk=" },
         ] }] }),
             "input",
         ),

@@ -125,7 +125,7 @@ impl Journal for ReplayLog {
                 result
             }
             Err(why) => {
-                // Every record has the fleet and the endpoint, also if the guest did not ask for them.
+                // Every record has the fleet and the endpoint, also if no guest asked for them.
                 let is_always_recorded = is_fleet || function == ENDPOINT_KIND;
                 let is_known = is_always_recorded && matches!(why, Gap::NotAsked | Gap::Cut);
                 if !is_known && self.missing.len() < MAX_LOGGED_CALLS {

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::elements::for_each;
 use super::fields::MAX_FIELD_DEPTH;
-use super::{Prompt, invalid_part};
+use super::{Prompt, invalid_part, unescaped};
 use crate::bad_request::BadRequest;
 use crate::request::shape::{Object, PartShape, SourceShape};
 
@@ -60,6 +60,13 @@ impl Prompt {
         })
     }
 
+    /// Reads what stands before the text of a document.
+    pub(super) fn read_titles(&mut self, body: &str, part: &PartShape<'_>) {
+        for title in [part.title, part.context].into_iter().flatten() {
+            self.add_text(body, title.get());
+        }
+    }
+
     /// Reads a document: a text, blocks, or a file.
     pub(super) fn read_document(
         &mut self,
@@ -71,7 +78,7 @@ impl Prompt {
             self.add_part(true);
             return self.read_field(body, source, MAX_FIELD_DEPTH);
         };
-        match source.kind.map(RawValue::get) {
+        match unescaped(source.kind)? {
             Some("\"text\"") => {
                 self.add_text(body, source.data.map(RawValue::get).unwrap_or_default());
             }

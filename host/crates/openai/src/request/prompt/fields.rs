@@ -63,15 +63,21 @@ impl Prompt {
     }
 }
 
-/// Returns true for a literal that is a file in the form of a URL.
+/// Returns true for a literal that is a file in the form of a URL, and nothing else: a text must
+/// not be hidden behind the beginning of one.
 fn is_data_url(literal: &str) -> bool {
     /// Length in bytes up to which the type of the file is looked for.
     const MAX_TYPE: usize = 200;
-    literal.starts_with("\"data:")
-        && literal
-            .get(..literal.floor_char_boundary(MAX_TYPE))
-            .unwrap_or(literal)
-            .contains(";base64,")
+    let content = literal.trim_matches('"');
+    let Some(at) = content.find(";base64,").filter(|at| *at <= MAX_TYPE) else { return false };
+    let (kind, data) = content.split_at(at);
+    let is_kind = |byte: u8| byte.is_ascii_alphanumeric() || b":/+-.;=_".contains(&byte);
+    let is_data = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(&byte);
+    // Some clients write slashes with escapes.
+    let is_only = |part: &str, is: &dyn Fn(u8) -> bool| part.replace("\\/", "/").bytes().all(is);
+    kind.starts_with("data:")
+        && is_only(kind, &is_kind)
+        && is_only(&data[";base64,".len()..], &is_data)
 }
 
 /// Returns the number of prompts in a list of prompts, as llama.cpp's own endpoints take it: a list
