@@ -3,6 +3,7 @@
 mod blocks;
 mod elements;
 mod fields;
+mod items;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -13,7 +14,7 @@ use serde_json::value::RawValue;
 use self::elements::{for_each, for_each_ignored};
 pub(super) use self::fields::MAX_FIELD_DEPTH;
 use self::fields::listed_prompts;
-use super::shape::{ItemShape, MessageShape, Object, PartShape, Shape};
+use super::shape::{MessageShape, Object, PartShape, Shape};
 use crate::bad_request::BadRequest;
 use crate::endpoint::PromptShape;
 use crate::index;
@@ -389,55 +390,6 @@ impl Prompt {
                 _ => return Err(invalid()),
             }
             self.add_part(false);
-            Ok(())
-        })
-    }
-
-    /// Reads the input of a response: a string, or an array of items. What is unknown has no text,
-    /// because engines add kinds of items.
-    pub(super) fn read_items(&mut self, body: &str, input: &str) -> Result<(), BadRequest> {
-        let invalid = || BadRequest::invalid("input", "a string or an array of items");
-        match input.as_bytes().first() {
-            Some(b'"') => {
-                self.add_text(body, input);
-                return Ok(());
-            }
-            Some(b'[') => {}
-            _ => return Err(invalid()),
-        }
-        for_each(input, invalid, |item| {
-            self.count_item()?;
-            // Each item is a message for the engine's chat template.
-            self.token_ids += TOKENS_PER_MESSAGE;
-            match item.as_bytes().first() {
-                Some(b'"') => {
-                    self.add_text(body, item);
-                    return Ok(());
-                }
-                Some(b'{') => {}
-                _ => return self.read_field(body, item, MAX_FIELD_DEPTH),
-            }
-            // One with a field that is given twice, which others might read differently.
-            let Ok(Object(item)) = serde_json::from_str::<Object<ItemShape<'_>>>(item) else {
-                return self.read_field(body, item, MAX_FIELD_DEPTH);
-            };
-            let texts = [item.summary, item.content, item.arguments, item.output];
-            for text in texts.into_iter().flatten() {
-                match text.get().as_bytes().first() {
-                    Some(b'"') => self.add_text(body, text.get()),
-                    Some(b'[') => for_each(text.get(), invalid, |part| {
-                        self.count_item()?;
-                        match self.read_part(body, part) {
-                            // All that might be a text of it.
-                            Err(BadRequest::Invalid { .. }) => {
-                                self.read_field(body, part, MAX_FIELD_DEPTH)
-                            }
-                            read => read,
-                        }
-                    })?,
-                    _ => {}
-                }
-            }
             Ok(())
         })
     }
