@@ -9,8 +9,8 @@ use crate::bad_request::BadRequest;
 use crate::request::shape::{Object, PartShape, SourceShape};
 
 impl Prompt {
-    /// Reads the system prompt of a request with content blocks: a text or blocks. Other values are
-    /// the engine's to judge.
+    /// Reads the system prompt of a request with content blocks: a text or blocks. Numbers and the
+    /// like are the engine's to judge.
     pub(in crate::request) fn read_system(
         &mut self,
         body: &str,
@@ -34,6 +34,9 @@ impl Prompt {
                 }
                 Ok(())
             })?,
+            // Might have texts.
+            Some(b'{') => return Err(invalid_system()),
+            // Missing, or the engine's to judge.
             _ => {}
         }
         self.system_texts = self.texts.len();

@@ -63,9 +63,11 @@ fn the_system_prompt_may_be_a_text() {
     }
     let ignored = json!({ "model": "m", "system": "x", "messages": [] });
     assert!(!chat(&ignored).contains("x", false));
-    let invalid = json!({ "model": "m", "system": [[]], "messages": [] }).to_string();
-    let error = parse(Endpoint::Messages, &invalid);
-    assert!(matches!(error, Err(BadRequest::Invalid { name: "system", .. })));
+    for system in [json!([[]]), json!({ "text": "x" })] {
+        let invalid = json!({ "model": "m", "system": system, "messages": [] }).to_string();
+        let error = parse(Endpoint::Messages, &invalid);
+        assert!(matches!(error, Err(BadRequest::Invalid { name: "system", .. })), "{invalid}");
+    }
 }
 
 #[test]
