@@ -13,6 +13,7 @@
 
 mod anthropic;
 mod bad_request;
+mod date;
 mod document;
 mod edit;
 mod endpoint;
@@ -37,14 +38,15 @@ mod translations;
 mod usage;
 
 pub use bad_request::BadRequest;
+pub use date::timestamp;
 pub use edit::EditError;
 pub use endpoint::{BodyKind, EndpointShape, SERVED, StreamKind};
 pub use error::{EngineErrorBody, ErrorBody, engine_error_event, error_event};
 pub use error_form::ErrorForm;
 pub use form::{EngineForm, Form, FormContent, FormPart};
 pub use json::PointerError;
-pub use ollama::{LoadRequest, timestamp};
-pub use request::{ANY_MODEL, EngineRequestBody, Head, Hold, ModelNames, Request};
+pub use ollama::LoadRequest;
+pub use request::{ANY_MODEL, CREDENTIALS, EngineRequestBody, Head, Hold, ModelNames, Request};
 pub use responses::{EventBuffer, Item, TurnRequest, referenced};
 pub use splice::ModelSplice;
 pub use sse::{StreamEnd, StreamRewrite, StreamWatch};

@@ -23,7 +23,6 @@ use crate::json;
 use crate::request::Request;
 use crate::translate::{Translate, Translation};
 
-pub use self::clock::timestamp;
 pub use self::load::LoadRequest;
 
 /// Bytes of an engine's response that a translation holds: of one event, of the tool calls of a

@@ -38,9 +38,9 @@ use crate::index::Index;
 use crate::text::{append_slice, contains, estimate_tokens};
 use crate::{json, limits};
 
-/// Headers that carry credentials. They are removed on parsing: policies do not see them and
-/// engines do not get them.
-const CREDENTIALS: [HeaderName; 5] = [
+/// Headers that carry credentials of clients. They are removed on parsing: policies do not see them
+/// and engines do not get them.
+pub const CREDENTIALS: [HeaderName; 5] = [
     header::AUTHORIZATION,
     header::PROXY_AUTHORIZATION,
     header::COOKIE,

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use self::chunk::{CallPart, Chunk, Piece};
 use super::MAX_OLLAMA_RESPONSE;
-use super::clock::{Clock, nanoseconds, timestamp};
+use super::clock::{Clock, nanoseconds};
+use crate::date::timestamp;
 use crate::error::EngineErrorBody;
 use crate::translate::Translate;
 use crate::usage::Usage;

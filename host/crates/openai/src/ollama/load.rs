@@ -3,7 +3,7 @@
 use pointsman_domain::{Endpoint, RequestView as _};
 use serde_json::{Map, Value, json};
 
-use super::clock::timestamp;
+use crate::date::timestamp;
 use crate::index;
 use crate::request::Request;
 use crate::scan::Children;
