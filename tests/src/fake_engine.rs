@@ -45,6 +45,7 @@ mod metrics;
 mod options;
 mod pooling;
 mod queue;
+mod received;
 mod response_body;
 mod responses;
 mod responses_api;

@@ -8,33 +8,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::completion::CORE_DEAD;
-use super::completions::{max_tokens, parse_body, prompt};
+use super::completions::{max_tokens, prompt};
 use super::engine::Engine;
+use super::received::{Received, receive};
 use super::response_body::{BodyEnd, ResponseBody, Step, Tails};
 use super::responses::{Reply, failure, ok, vllm_error};
 use super::script::ResponseScript;
 
 /// Responds to `POST /v1/responses`.
 pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> Reply {
-    engine.seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let request_body = match parse_body(&engine, &parts, &body) {
-        Ok(request_body) => request_body,
-        Err(error) => return *error,
+    let Received { parts, body, request_body, script } = match receive(&engine, request).await {
+        Ok(received) => received,
+        Err(reply) => return *reply,
     };
-    let script = engine.script();
-    if script.hang || script.health_lies {
-        std::future::pending::<()>().await;
-    }
-    if let Some(status) = script.status.and_then(|status| StatusCode::from_u16(status).ok()) {
-        return failure(&engine, status, "as the script says");
-    }
     if script.echo {
         let body = String::from_utf8_lossy(&body);
         return ok(&engine, &json!({ "path": parts.uri.path(), "body": body }));
