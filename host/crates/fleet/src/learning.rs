@@ -120,14 +120,14 @@ fn adapter(card: &Value) -> Option<Adapter> {
 
 /// Reads llama.cpp's `/props`. `endpoints` are those that follow from its command line.
 fn read_props(props: &Value, endpoints: EndpointSet) -> ModelCard {
-    let hears = props["modalities"]["audio"] == true;
+    let takes_audio = props["modalities"]["audio"] == true;
     let transcriptions = EndpointSet::new([Endpoint::Transcriptions]);
     ModelCard {
         root: public_text(&props["model_path"]),
         context: tokens(&props["default_generation_settings"]["n_ctx"]),
         tools: props["chat_template_caps"]["supports_tool_calls"] == true,
         vision: props["modalities"]["vision"] == true,
-        endpoints: hears.then(|| endpoints.union(transcriptions)),
+        endpoints: takes_audio.then(|| endpoints.union(transcriptions)),
         ..ModelCard::default()
     }
 }

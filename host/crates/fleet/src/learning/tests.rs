@@ -94,7 +94,8 @@ fn endpoints_are_read_from_what_engines_say() {
         assert_eq!(read_routes(&odd), None, "{odd}");
     }
     let chat = set(&[Endpoint::ChatCompletions]);
-    let props = |hears: bool| json!({ "modalities": { "vision": false, "audio": hears } });
+    let props =
+        |takes_audio: bool| json!({ "modalities": { "vision": false, "audio": takes_audio } });
     assert_eq!(read_props(&props(false), chat).endpoints, None);
     let both = set(&[Endpoint::ChatCompletions, Endpoint::Transcriptions]);
     assert_eq!(read_props(&props(true), chat).endpoints, Some(both));
