@@ -54,6 +54,7 @@ mod metrics;
 mod models;
 mod native;
 mod ollama;
+mod once;
 mod pace;
 mod paths;
 mod pipeline;

@@ -17,9 +17,9 @@ use axum::routing::post;
 use pointsman_domain::{Endpoint, EngineKind, Topology};
 use pointsman_openai::ModelNames;
 
+use crate::once;
 use crate::pipeline::Pipeline;
 use crate::response::only;
-use crate::serve;
 use crate::settings::ListenerSettings;
 use crate::upstream_routes::{self, Access, METHODS};
 
@@ -55,7 +55,7 @@ pub(crate) fn default_lane(topology: &Topology, listener: &ListenerSettings) -> 
 pub(crate) fn routes(lane: &str) -> Router<Arc<Pipeline>> {
     let endpoints = ENDPOINTS.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
     let routes = endpoints.fold(Router::new(), |routes, (endpoint, path)| {
-        let serve = move |State(pipeline), request| serve::serve(pipeline, endpoint, request);
+        let serve = move |State(pipeline), request| once::serve(pipeline, endpoint, request);
         routes.route(path, only("POST", post(serve)))
     });
     let lane: Arc<str> = lane.into();

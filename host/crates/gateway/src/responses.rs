@@ -17,9 +17,7 @@ mod routes;
 mod stored;
 mod turn;
 
-pub(crate) use self::body::wrap;
 pub(crate) use self::create::create;
-pub(crate) use self::expand::is_background;
 pub(crate) use self::routes::{cancel, delete, input_items, retrieve};
 pub(crate) use self::stored::Responses;
 pub use self::stored::{ResponseLimits, response_namespace};

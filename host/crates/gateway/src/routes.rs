@@ -8,7 +8,6 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::Method;
-use pointsman_domain::Endpoint;
 use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
@@ -21,7 +20,7 @@ use crate::response::{allowed, error, only, unknown_path};
 use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
 use crate::upstream_routes::{self, Access};
-use crate::{health, native, ollama, paths, responses, serve, status};
+use crate::{health, native, ollama, once, paths, responses, status};
 
 /// Returns the routes of a listener for clients.
 pub(crate) fn for_listener(
@@ -87,12 +86,7 @@ fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option
         .with_state(host);
     let served = SERVED.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
     let router = served.fold(Router::new(), |router, (endpoint, path)| {
-        let serve = move |State(pipeline), request| async move {
-            match endpoint {
-                Endpoint::Responses => responses::create(pipeline, request).await,
-                endpoint => serve::serve(pipeline, endpoint, request).await,
-            }
-        };
+        let serve = move |State(pipeline), request| once::serve(pipeline, endpoint, request);
         router.route(path, only("POST", post(serve)))
     });
     router

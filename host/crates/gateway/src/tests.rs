@@ -36,7 +36,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings, Keys,
-    ResponseLimits, ResponseModel, Settings, response_namespace, routes, serve,
+    ResponseLimits, ResponseModel, Settings, once, response_namespace, routes,
 };
 
 /// The API key that all requests carry.
@@ -249,7 +249,7 @@ impl TestGateway {
             .header("authorization", format!("Bearer {API_KEY}"))
             .body(Body::from(body))
             .unwrap();
-        serve::serve(Arc::clone(self.gateway.pipeline()), Endpoint::ChatCompletions, request).await
+        once::serve(Arc::clone(self.gateway.pipeline()), Endpoint::ChatCompletions, request).await
     }
 
     /// Sends a request and returns status, headers and body of the response.

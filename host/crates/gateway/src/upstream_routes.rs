@@ -14,11 +14,12 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use pointsman_domain::request_flow::{Action, Event};
 use pointsman_domain::{
     Decision, Endpoint, LaneId, OnTimeout, Plan, SlotRequest, Step, Switching, Triggers,
 };
+use pointsman_openai::CREDENTIALS;
 use tracing::Instrument as _;
 
 use crate::attempt::EngineResponse;
@@ -62,14 +63,6 @@ const REFUSED: [&str; 24] = [
     "api/create",
     "api/copy",
     "api/delete",
-];
-/// Headers with credentials of the client, which are for the host.
-const CREDENTIALS: [HeaderName; 5] = [
-    header::AUTHORIZATION,
-    header::PROXY_AUTHORIZATION,
-    header::COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
 ];
 
 /// Who uses the routes.

@@ -37,7 +37,7 @@ struct TurnBody {
 }
 
 /// Returns the response with the host's id and fields, which is stored when it is complete.
-pub(crate) fn wrap(response: Response, slot: TurnSlot, responses: Arc<Responses>) -> Response {
+pub(super) fn wrap(response: Response, slot: TurnSlot, responses: Arc<Responses>) -> Response {
     let (mut parts, inner) = response.into_parts();
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_stream = kind.is_some_and(|kind| kind.starts_with("text/event-stream"));

@@ -3,17 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::Request;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use pointsman_domain::Endpoint;
 use pointsman_openai::EngineErrorBody;
 
-use super::stored::failed;
+use super::body::wrap;
+use super::stored::{Responses, failed};
 use super::turn::TurnSlot;
 use crate::pipeline::Pipeline;
 use crate::response::json;
-use crate::serve;
+use crate::serve::{self, Arrived};
 
 /// Bytes of an error response that are read.
 const MAX_ERROR: usize = 1 << 20;
@@ -21,16 +21,19 @@ const MAX_ERROR: usize = 1 << 20;
 type Execution = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// Creates a response.
-pub(crate) async fn create(pipeline: Arc<Pipeline>, mut request: Request) -> Response {
+pub(crate) async fn create(pipeline: Arc<Pipeline>, mut arrived: Arrived) -> Response {
     let slot = TurnSlot::default();
-    request.extensions_mut().insert(slot.clone());
-    let serve = serve::serve(Arc::clone(&pipeline), Endpoint::Responses, request);
+    arrived.parts.extensions.insert(slot.clone());
+    let serve = serve::serve(Arc::clone(&pipeline), Endpoint::Responses, arrived);
     let mut execution: Execution = Box::pin(serve);
     tokio::select! {
         biased;
         response = &mut execution => {
             let in_background = slot.turn().filter(|turn| turn.is_background);
             match in_background {
+                None if response.status().is_success() => {
+                    wrap(response, slot, Arc::clone(&pipeline.responses))
+                }
                 None => response,
                 Some(_) if response.status().is_success() => {
                     in_the_background(pipeline, slot, Box::pin(async { response }))
@@ -57,10 +60,12 @@ fn in_the_background(pipeline: Arc<Pipeline>, slot: TurnSlot, execution: Executi
     let tasks = responses.tasks.clone();
     tasks.spawn(async move {
         let cancelled = slot.turn().map(|turn| turn.cancelled.clone()).unwrap_or_default();
+        let mut end = End { slot: slot.clone(), responses: Arc::clone(&responses), error: None };
         let run = async {
             let response = execution.await;
             if response.status().is_success() {
-                if read_to_end(response.into_body()).await {
+                let body = wrap(response, slot.clone(), Arc::clone(&responses)).into_body();
+                if read_to_end(body).await {
                     return None;
                 }
                 return Some("the engine's response broke off".to_owned());
@@ -70,16 +75,28 @@ fn in_the_background(pipeline: Arc<Pipeline>, slot: TurnSlot, execution: Executi
             let error = EngineErrorBody::read(&body);
             Some(error.message.unwrap_or_else(|| "the request failed".to_owned()))
         };
-        let error = cancelled.run_until_cancelled(run).await;
-        // Without effect on a response that is complete, or was cancelled.
-        let error = error.flatten().unwrap_or_else(|| "no response".to_owned());
-        if let Some(turn) = slot.turn() {
-            let mut response = failed(turn.initial.clone(), "server_error", &error);
-            responses.complete(&slot, &mut response);
-        }
+        end.error = cancelled.run_until_cancelled(run).await.flatten();
+        drop(end);
         drop(token);
     });
     json(queued.to_string())
+}
+
+/// The end of an execution in the background, also if it panics: a response that is not complete, and
+/// was not cancelled, has failed.
+struct End {
+    slot: TurnSlot,
+    responses: Arc<Responses>,
+    error: Option<String>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Some(turn) = self.slot.turn() else { return };
+        let error = self.error.as_deref().unwrap_or("no response");
+        let mut response = failed(turn.initial.clone(), "server_error", error);
+        self.responses.complete(&self.slot, &mut response);
+    }
 }
 
 /// Reads a body, which stores what it is. Returns false if it broke off.

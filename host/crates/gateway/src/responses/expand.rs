@@ -104,14 +104,6 @@ impl TurnSlot {
     }
 }
 
-/// Returns true if a body asks for a response in the background.
-pub(crate) fn is_background(body: &[u8]) -> bool {
-    const NAME: &str = "background";
-    let is_named = body.windows(NAME.len()).any(|part| part == NAME.as_bytes());
-    let request = is_named.then(|| TurnRequest::read(body)).flatten();
-    request.is_some_and(|request| matches!(request.flag(NAME), Ok(Some(true))))
-}
-
 type Parts = Option<(TurnRequest, Vec<Item>)>;
 
 fn read(body: &[u8]) -> Result<Parts, RouteError> {
