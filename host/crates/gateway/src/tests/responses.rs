@@ -29,13 +29,17 @@ async fn gateway() -> TestGateway {
 }
 
 async fn call(gateway: &TestGateway, key: &str, method: Method, path: &str, body: &str) -> Answer {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
+    send(gateway, request(key).method(method).uri(path), body).await
+}
+
+fn request(key: &str) -> http::request::Builder {
+    Request::builder()
         .header("content-type", "application/json")
         .header("authorization", format!("Bearer {key}"))
-        .body(Body::from(body.to_owned()))
-        .unwrap();
+}
+
+async fn send(gateway: &TestGateway, request: http::request::Builder, body: &str) -> Answer {
+    let request = request.body(Body::from(body.to_owned())).unwrap();
     let response = gateway.router().call(request).await.unwrap_or_else(|never| match never {});
     let (status, lane) = (
         response.status().as_u16(),
@@ -286,4 +290,24 @@ async fn input_items_are_listed_in_pages() {
     for query in ["?limit=0", "?limit=x", "?order=up"] {
         assert_eq!(list(query).await.status, 400, "{query}");
     }
+}
+
+#[tokio::test]
+async fn retries_get_the_stored_response_of_their_original() {
+    let gateway = gateway().await;
+    // One reply for each original: a second execution would get none.
+    gateway.script("a", &[reply_json(200, HI), reply_json(200, HI)]);
+    for is_background in [false, true] {
+        let body = json!({ "model": "m", "input": "x", "background": is_background }).to_string();
+        let once = async || {
+            let request = request("k1").method(Method::POST).uri("/v1/responses");
+            let request = request.header("idempotency-key", format!("key-{is_background}"));
+            send(&gateway, request, &body).await
+        };
+        let (first, retry) = (once().await, once().await);
+        assert_eq!(first.json(), retry.json());
+        let stored = wait_for(&gateway, &first.id(), "completed").await;
+        assert_eq!(stored["id"], retry.id());
+    }
+    assert_eq!(gateway.engines.received.lock().unwrap().len(), 2);
 }
