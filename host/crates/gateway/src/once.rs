@@ -1,6 +1,6 @@
-//! Serves each request once: a retry with the idempotency key of an earlier request gets the response
-//! of that one. What is executed once is all that a client sees of a request, so that every client
-//! gets the same bytes.
+//! Serves each request once: a retry with the idempotency key of an earlier request gets the
+//! response of that one. What is executed once is all that a client sees of a request, so that
+//! every client gets the same bytes.
 
 use std::sync::Arc;
 

@@ -82,8 +82,8 @@ fn in_the_background(pipeline: Arc<Pipeline>, slot: TurnSlot, execution: Executi
     json(queued.to_string())
 }
 
-/// The end of an execution in the background, also if it panics: a response that is not complete, and
-/// was not cancelled, has failed.
+/// The end of an execution in the background, also if it panics: a response that is not complete,
+/// and was not cancelled, has failed.
 struct End {
     slot: TurnSlot,
     responses: Arc<Responses>,
