@@ -85,7 +85,8 @@ def install(folder):
     if done.exists() and done.read_text() == wanted:
         return
     python, node = folder / "venv", folder / "node"
-    venv.create(python, with_pip=True)
+    # Begins again after an installation that was interrupted.
+    venv.create(python, clear=True, symlinks=True, with_pip=True)
     # The list is complete, so that pip need not search for versions that fit together.
     pip = [
         python / "bin/python",
