@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
+use pointsman_access::{Accounts, ApiKey, Keys, UsageBook};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    ApiKey, ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
-    Keys, ResponseLimits, ResponseModel, Settings, SpoolSettings, StatusPart,
-    raise_descriptor_limit,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
+    ResponseLimits, ResponseModel, Settings, SpoolSettings, StatusPart, raise_descriptor_limit,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -104,6 +104,8 @@ async fn run(
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
         keys: Keys::new(config.keys.into_iter().map(api_key)),
+        accounts: Arc::new(Accounts::default()),
+        usage: Arc::new(UsageBook::default()),
         fleet,
         advisor: policies.slot(),
         config: reload_status(&reloader),

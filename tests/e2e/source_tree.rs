@@ -342,8 +342,9 @@ fn crate_dependencies_point_one_way() {
         ("record", vec!["domain", "files"]),
         ("replay", vec!["domain", "openai", "policy", "record", "report"]),
         ("report", vec!["domain"]),
-        ("gateway", vec!["domain", "files", "fleet", "openai", "record", "store"]),
+        ("gateway", vec!["access", "domain", "files", "fleet", "openai", "record", "store"]),
         ("store", vec!["files"]),
+        ("access", vec!["domain", "files", "settings", "store"]),
         ("settings", vec!["domain", "files", "spec"]),
         ("config", vec!["domain", "files", "fleet", "record", "settings", "spec"]),
         (

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pointsman_access::Keys;
 use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{Advisor, PlanLimits};
 use pointsman_fleet::{
     ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
 };
 use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, Keys, ListenerSettings,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, ListenerSettings,
     ResponseLimits, ResponseModel, Settings, response_namespace,
 };
 use pointsman_store::{Options, Store};
@@ -142,6 +143,8 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             started_at: 0,
         },
         keys: Keys::default(),
+        accounts: Arc::default(),
+        usage: Arc::default(),
         fleet,
         advisor: Arc::new(Arc::new(advisor).into()),
         policies: Box::new(|| Value::Null),

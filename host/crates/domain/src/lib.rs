@@ -19,6 +19,7 @@
 
 mod advice;
 mod advisor;
+mod allowance;
 mod attempts;
 mod breaker;
 mod chain;
@@ -44,6 +45,7 @@ pub use advice::{
     OnTimeout, QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 pub use advisor::{Advised, Advisor, BuiltIn};
+pub use allowance::{Allowance, Remaining};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};

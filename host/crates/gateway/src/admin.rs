@@ -37,7 +37,6 @@ use crate::client_listener::address_of;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
 use crate::hosts::AllowedHosts;
-use crate::identity::{ApiKey, Keys, Unauthorized};
 use crate::idle::ConnectionPool;
 use crate::listen::Limits;
 use crate::protocols::Protocols;
@@ -45,6 +44,7 @@ use crate::response::{error, only, unknown_path};
 use crate::socket::SocketFile;
 use crate::upstream_routes::{self, Access};
 use crate::{listen, request_id, response, status};
+use pointsman_access::{ApiKey, Keys, Unauthorized};
 
 /// Pause after a wrong token, for all requests of the listener: ten guesses per second.
 const GUESS_DELAY: Duration = Duration::from_millis(100);

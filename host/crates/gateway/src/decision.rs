@@ -78,10 +78,14 @@ pub(crate) async fn decide(
     turn: Option<TurnSlot>,
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
-    if accepted.is_err() {
+    let admitted = accepted.and_then(|accepted| {
+        tracker.admit(&pipeline.meter, &accepted.0)?;
+        Ok(accepted)
+    });
+    if admitted.is_err() {
         tracker.on(Event::Refused);
     }
-    let (request, fleet) = accepted?;
+    let (request, fleet) = admitted?;
     tracker.on(Event::Accepted { tenant: request.tenant() });
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
@@ -117,10 +121,12 @@ pub(crate) async fn accept(
     id: &str,
     parts: Parts,
     body: Incoming,
-    span: &Span,
+    tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
     let identity = pipeline.keys.identity(&parts.headers)?;
+    tracker.identify(&identity);
     let tenant = identity.tenant.clone();
+    let span = tracker.span();
     span.record("tenant", tenant.as_deref());
     let (received, reservation) = match body {
         Incoming::Body(body) => {

@@ -20,7 +20,7 @@ use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
 use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE};
 use crate::headers::{self, to_header_value};
-use crate::identity::Unauthorized;
+use pointsman_access::{Refusal, Unauthorized};
 
 /// Bytes of a client's text that a message quotes.
 const MAX_EXCERPT: usize = 200;
@@ -67,6 +67,8 @@ pub(crate) enum RouteError {
     TooManyRequests,
     #[error("failed to read the request body: {0}")]
     IncompleteBody(#[source] Box<dyn Error + Send + Sync>),
+    #[error(transparent)]
+    Limited(#[from] Refusal),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     #[error(
@@ -206,6 +208,7 @@ impl RouteError {
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
+            Self::Limited(_) => ErrorCode::RateLimitExceeded,
             Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
             Self::InvalidForm(_) => ErrorCode::InvalidForm,
             Self::Spool(_) => ErrorCode::InsufficientStorage,
@@ -278,6 +281,7 @@ impl RouteError {
             Self::Unauthorized => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
+            Self::Limited(refusal) => response.with_retry_after(refusal.retry_after),
             Self::ContentEncoding(_) => {
                 let supported = HeaderValue::from_static(ContentEncoding::NAMES);
                 response.with(header::ACCEPT_ENCODING, supported)

@@ -123,6 +123,9 @@ error_codes! {
     /// The response that `previous_response_id` names does not exist, or is not the client's.
     PreviousResponseNotFound = "previous_response_not_found", NOT_FOUND, "invalid_request_error",
         retry_after: false;
+    /// A limit of the key, its group or its tenant is reached; the message says which.
+    RateLimitExceeded = "rate_limit_exceeded", TOO_MANY_REQUESTS, "rate_limit_error",
+        retry_after: true;
     /// The tenant has too many responses in the background; see `responses.max-background`.
     TooManyBackground = "too_many_background", TOO_MANY_REQUESTS, "rate_limit_error",
         retry_after: true;

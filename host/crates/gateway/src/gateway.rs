@@ -16,9 +16,9 @@ use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
-use crate::identity::Keys;
 use crate::idle::ConnectionPool;
 use crate::listen::{self, Limits};
+use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
@@ -28,6 +28,7 @@ use crate::routes;
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
 use crate::upload::{BodyMemory, MAX_DECODERS, Spool, Uploads};
+use pointsman_access::{Accounts, Keys, UsageBook};
 
 /// The components that a gateway is made of.
 pub struct GatewayParts {
@@ -35,6 +36,10 @@ pub struct GatewayParts {
     pub settings: Settings,
     /// The API keys of the clients.
     pub keys: Keys,
+    /// The accounts on which requests are counted.
+    pub accounts: Arc<Accounts>,
+    /// What was used.
+    pub usage: Arc<UsageBook>,
     /// The lanes.
     pub fleet: Fleet,
     /// The active advisor.
@@ -108,6 +113,7 @@ impl Gateway {
             settings,
             idempotency,
             keys,
+            meter: Meter::new(parts.accounts, parts.usage),
             uploads,
             parsers: FairPermits::new(MAX_PARSERS),
             fleet,

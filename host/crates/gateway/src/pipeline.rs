@@ -9,17 +9,20 @@ use tokio_util::sync::CancellationToken;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::idempotency::Idempotency;
-use crate::identity::Keys;
+use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
 use crate::policy_threads::PolicyThreads;
 use crate::responses::Responses;
 use crate::settings::{AdvisorSlot, Settings};
 use crate::upload::Uploads;
+use pointsman_access::Keys;
 
 /// The components that the requests of clients need.
 pub(crate) struct Pipeline {
     pub(crate) settings: Settings,
     pub(crate) keys: Keys,
+    /// Counts what requests use.
+    pub(crate) meter: Meter,
     /// The requests with an idempotency key.
     pub(crate) idempotency: Idempotency,
     pub(crate) uploads: Uploads,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
     AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow, RequestResult,
@@ -33,6 +34,7 @@ use tracing::field::Empty;
 
 use crate::error::RouteError;
 use crate::error_response::ErrorResponse;
+use crate::metering::{Meter, Metering};
 use crate::metrics::{GatewayMetrics, label};
 use crate::recording::Recording;
 use crate::settings::{AdvisorHandle, Settings};
@@ -64,6 +66,8 @@ pub(crate) struct RequestTracker {
     nonce: u64,
     flow: RequestFlow,
     lease: Option<Lease>,
+    /// What the request uses.
+    metering: Metering,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -116,11 +120,25 @@ impl RequestTracker {
             nonce: settings.nonce,
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
             lease: None,
+            metering: Metering::default(),
             topology: None,
             failed: None,
             ended: None,
             report: None,
         })
+    }
+
+    /// Notes who sent the request.
+    pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
+        self.metering.identify(identity);
+    }
+
+    /// Counts the request on the accounts of its key.
+    ///
+    /// # Errors
+    /// If it exceeds a limit.
+    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<(), Refusal> {
+        self.metering.admit(meter, request)
     }
 
     /// Sets what is to be set if the response fails after its head.
@@ -343,6 +361,7 @@ impl RequestTracker {
         let total = self.flow.total().unwrap_or_default();
         self.metrics.ended(self.endpoint.label(), self.lane_name(), result, total);
         self.log_end(result, last, total, failure);
+        self.metering.end(&self.flow, self.topology.as_deref(), result);
         let Some(report) = self.report.take() else { return };
         let OutcomeReport { subject, observer, recording } = *report;
         let outcome = self.flow.outcome(subject);

@@ -47,7 +47,7 @@ pub(crate) async fn serve(
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
     let steps = async {
-        let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &span)).await;
+        let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &mut tracker)).await;
         let accepted = match accepted {
             Ok(Accepted::Load(load)) => {
                 return answered(tracker, response::json(load.to_json()));

@@ -25,9 +25,9 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::Keys;
 use crate::response::{check_result, error, json, typed};
 use crate::settings::StatusPart;
+use pointsman_access::Keys;
 
 /// What the status pages show.
 pub(crate) struct StatusSources {

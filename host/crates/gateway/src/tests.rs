@@ -24,6 +24,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
+use pointsman_access::Keys;
 use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{Advisor, Endpoint, PlanLimits, Trigger};
 use pointsman_fleet::{
@@ -35,7 +36,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings, Keys,
+    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
     ResponseLimits, ResponseModel, Settings, once, response_namespace, routes,
 };
 
@@ -200,6 +201,8 @@ impl TestGateway {
                 started_at: 0,
             },
             keys: Keys::default(),
+            accounts: Arc::default(),
+            usage: Arc::default(),
             fleet,
             advisor: Arc::new(ArcSwap::from_pointee(advisor)),
             policies: Box::new(|| Value::Null),

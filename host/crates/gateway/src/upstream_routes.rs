@@ -25,12 +25,12 @@ use tracing::Instrument as _;
 use crate::attempt::EngineResponse;
 use crate::error::RouteError;
 use crate::failure::AttemptError;
-use crate::identity::Identity;
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
 use crate::{headers, paths, request_id, upload};
+use pointsman_access::Identity;
 
 /// The methods of the routes.
 pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
@@ -190,12 +190,20 @@ async fn accept(
 ///
 /// # Errors
 /// If a client does not have the right, which clients of a host without keys never have.
-fn identify(pipeline: &Pipeline, access: Access, parts: &Parts) -> Result<Identity, RouteError> {
+fn identify(
+    pipeline: &Pipeline,
+    access: Access,
+    parts: &Parts,
+) -> Result<Arc<Identity>, RouteError> {
     match access {
-        Access::Operator => Ok(Identity::default()),
+        Access::Operator => Ok(Arc::default()),
         Access::Client => {
             let identity = pipeline.keys.identity(&parts.headers)?;
-            if identity.engine_admin { Ok(identity) } else { Err(RouteError::EngineAdminRequired) }
+            if identity.rights.engine_admin {
+                Ok(identity)
+            } else {
+                Err(RouteError::EngineAdminRequired)
+            }
         }
     }
 }

@@ -155,7 +155,7 @@ async fn errors_have_codes_and_messages() {
 
 #[tokio::test]
 async fn port_requires_token_for_every_path() {
-    let keys = Keys::new([crate::identity::ApiKey::new("t0ken", "operator")]);
+    let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
     for (method, path) in [
         (Method::GET, "/policies"),
         (Method::GET, "/policies/one"),
@@ -181,7 +181,7 @@ async fn port_requires_token_for_every_path() {
 
 #[tokio::test(start_paused = true)]
 async fn guesses_take_turns_even_if_the_client_leaves() {
-    let keys = Keys::new([crate::identity::ApiKey::new("t0ken", "operator")]);
+    let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
     let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
     let headers = |token: &str| {
         let value = format!("Bearer {token}").parse().unwrap();

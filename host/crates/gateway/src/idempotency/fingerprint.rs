@@ -7,10 +7,10 @@ use pointsman_openai::{FormContent, FormPart};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::RouteError;
-use crate::identity::Identity;
 use crate::large_thread;
 use crate::policy_threads::LARGE_BODY;
 use crate::upload::Received;
+use pointsman_access::Identity;
 
 /// Bytes of a file that are read at a time.
 const READ_SIZE: usize = 128 << 10;

@@ -99,7 +99,7 @@ async fn read_name(
     headers: &http::HeaderMap,
     body: axum::body::Body,
 ) -> Result<String, RouteError> {
-    let tenant = pipeline.keys.identity(headers)?.tenant;
+    let tenant = pipeline.keys.identity(headers)?.tenant.clone();
     let received = upload::receive_any(&pipeline.uploads, headers, body, tenant.as_deref());
     let (body, _reservation) = received.await?;
     let shown: Show = serde_json::from_slice(&body).map_err(pointsman_openai::BadRequest::Json)?;

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::stored::{Responses, Stored, initial, new_id, response_of};
 use super::turn::{Owner, Turn, TurnSlot};
 use crate::error::RouteError;
-use crate::identity::Identity;
 use crate::large_thread;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::settings::ResponseModel;
 use crate::upload::Reservation;
+use pointsman_access::Identity;
 
 /// Maximum number of turns of a conversation.
 const MAX_TURNS: usize = 10_000;

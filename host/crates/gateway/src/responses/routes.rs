@@ -89,7 +89,7 @@ fn respond(result: Result<Value, RouteError>, request: Request) -> Response {
 }
 
 fn owner(pipeline: &Pipeline, request: &Request) -> Result<Owner, RouteError> {
-    Ok(Owner::from(&pipeline.keys.identity(request.headers())?))
+    Ok(Owner::from(&*pipeline.keys.identity(request.headers())?))
 }
 
 /// Returns the response that a client asks for, with its id.

@@ -6,7 +6,7 @@ use pointsman_openai::Item;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::Identity;
+use pointsman_access::Identity;
 
 /// One turn of a conversation.
 #[derive(Debug)]

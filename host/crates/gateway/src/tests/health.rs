@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
+use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::{BuiltIn, LaneState};
 use serde_json::{Value, json};
 use tower_service::Service as _;
@@ -36,7 +37,7 @@ async fn check(
 #[tokio::test]
 async fn health_follows_the_rule_of_the_listener_and_the_lane_of_the_query() {
     let gateway = TestGateway::with(BuiltIn, |parts| {
-        parts.keys = crate::Keys::new([crate::ApiKey::new(API_KEY, "acme")]);
+        parts.keys = Keys::new([ApiKey::new(API_KEY, "acme")]);
     })
     .await;
     let ok = (StatusCode::OK, false, json!({ "status": "ok" }));

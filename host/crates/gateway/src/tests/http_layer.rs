@@ -1,6 +1,7 @@
 //! What a listener makes of requests and responses: paths, origins, encodings and model names.
 
 use http::{HeaderMap, Method, header};
+use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use tower_service::Service as _;
 
@@ -181,7 +182,7 @@ async fn pages_of_listed_origins_may_read_every_response() {
     };
     let settings = ListenerSettings { cors: Some(cors), ..ListenerSettings::default() };
     let Served { test, port, .. } = &serve_listener(settings, |parts| {
-        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]);
+        parts.keys = Keys::new([pointsman_access::ApiKey::new(API_KEY, "team")]);
     })
     .await;
     let send = async |line: &str, host: &str, headers: &str| {

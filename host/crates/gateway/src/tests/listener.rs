@@ -1,5 +1,6 @@
 //! The listener for clients: what it shows, its limits, and the drain.
 
+use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -173,7 +174,7 @@ async fn status_for_clients_has_no_details() {
 #[tokio::test]
 async fn status_and_metrics_require_a_key_if_there_is_one() {
     let Served { port, server: _server, .. } = serve_port(|parts| {
-        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]);
+        parts.keys = Keys::new([pointsman_access::ApiKey::new(API_KEY, "team")]);
     })
     .await;
     let key = format!("authorization: Bearer {API_KEY}\r\n");
@@ -260,7 +261,7 @@ async fn client_that_does_not_read_frees_the_lane() {
 #[tokio::test]
 async fn upload_that_is_too_large_is_refused_at_once() {
     let Served { test, port, server: _server } = serve_port(|parts| {
-        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]);
+        parts.keys = Keys::new([pointsman_access::ApiKey::new(API_KEY, "team")]);
     })
     .await;
     let head = |authorization: &str| {

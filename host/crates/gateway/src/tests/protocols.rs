@@ -7,6 +7,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, IsCa, KeyPair};
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -388,7 +389,7 @@ async fn listeners_share_the_limit_of_connections() {
 #[tokio::test]
 async fn body_is_only_asked_for_if_it_will_be_read() {
     let Served { test, port, tasks: _tasks } = serve_with(
-        |parts| parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team")]),
+        |parts| parts.keys = Keys::new([pointsman_access::ApiKey::new(API_KEY, "team")]),
         |listener| listener,
     )
     .await;

@@ -5,12 +5,12 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
+use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::BuiltIn;
 use serde_json::{Value, json};
 use tower_service::Service as _;
 
 use super::{Reply, TestGateway, json as reply_json, stream};
-use crate::{ApiKey, Keys};
 
 const HI: &str = r#"{"id":"c","created":5,"choices":[{"index":0,"finish_reason":"stop",
     "message":{"role":"assistant","content":"hi"}}],

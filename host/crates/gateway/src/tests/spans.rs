@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -12,7 +13,6 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::{API_KEY, TestGateway, json, stream};
-use crate::Keys;
 
 const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const STREAM: &str =
@@ -76,7 +76,7 @@ impl Write for Log {
 /// Creates a gateway with one API key, which all requests of the tests carry.
 async fn gateway(keep_alive: Duration) -> TestGateway {
     TestGateway::with(BuiltIn, |parts| {
-        parts.keys = Keys::new([crate::identity::ApiKey::new(API_KEY, "team-a")]);
+        parts.keys = Keys::new([pointsman_access::ApiKey::new(API_KEY, "team-a")]);
         parts.settings.keep_alive = keep_alive;
     })
     .await

@@ -5,12 +5,12 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
+use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use serde_json::{Value, json};
 use tower_service::Service as _;
 
 use super::{Reply, TestGateway, json as reply_json, stream};
-use crate::Keys;
 
 const STREAM: &str =
     r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"stream":true}"#;
@@ -238,7 +238,7 @@ async fn large_bodies_are_parsed_and_limited() {
 #[tokio::test]
 async fn model_that_is_not_utf8_is_unknown() {
     for (key, expected) in [("secret-key-1", "model_not_found"), ("other", "invalid_api_key")] {
-        let keys = Keys::new([crate::identity::ApiKey::new("secret-key-1", "acme")]);
+        let keys = Keys::new([pointsman_access::ApiKey::new("secret-key-1", "acme")]);
         let gateway = TestGateway::with(BuiltIn, |parts| parts.keys = keys).await;
         let request = Request::get("/v1/models/%ff%0a")
             .header("authorization", format!("Bearer {key}"))

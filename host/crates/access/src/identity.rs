@@ -1,0 +1,45 @@
+//! Who sent a request.
+
+use std::time::SystemTime;
+
+use crate::limits::AccountLimits;
+use crate::rights::Rights;
+
+/// Who sent a request, and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The tenant; `None` if the host has no keys.
+    pub tenant: Option<String>,
+    /// What distinguishes the key from others, also over a restart and when its secret is replaced.
+    /// Zero if the host has no keys.
+    pub key: u64,
+    /// The name of the key in the usage, in the log and in commands: never a part of the secret.
+    /// Empty if the host has no keys.
+    pub name: String,
+    /// The group of the key.
+    pub group: Option<String>,
+    /// What the key may be used for.
+    pub rights: Rights,
+    /// The accounts on which its requests are counted.
+    pub accounts: Vec<AccountLimits>,
+    /// The tenant's share of slots and queue places, relative to those of other tenants.
+    pub weight: u32,
+    /// When the key expires.
+    pub expires: Option<SystemTime>,
+}
+
+impl Default for Identity {
+    /// Returns the identity of all clients of a host without keys.
+    fn default() -> Self {
+        Self {
+            tenant: None,
+            key: 0,
+            name: String::new(),
+            group: None,
+            rights: Rights::default(),
+            accounts: Vec::new(),
+            weight: 1,
+            expires: None,
+        }
+    }
+}

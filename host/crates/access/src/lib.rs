@@ -1,0 +1,30 @@
+//! Who may ask what, how much of it, and what was used.
+//!
+//! ```text
+//!   headers ──Keys──> Identity ──Rights──> may it use this model, lane, endpoint, listener?
+//!                        │
+//!                        └──Accounts──> Admission ──(the request)──> settled with the tokens used
+//!                                           │
+//!                                           └──> UsageBook: by hour, tenant, key, model, lane
+//! ```
+//!
+//! Keys are compared by their digests, and a set of keys is replaced as a whole. Limits are kept in
+//! accounts: one for each key, for each group of keys with shared limits, and for each tenant with
+//! limits. Decisions are functions of the time that the caller gives; tasks and sockets are the
+//! caller's.
+
+mod accounts;
+mod identity;
+mod keys;
+mod limits;
+mod moment;
+mod rights;
+mod usage;
+
+pub use self::accounts::{Accounts, Admission, Ask, Refusal};
+pub use self::identity::Identity;
+pub use self::keys::{ApiKey, KeySet, Keys, Unauthorized};
+pub use self::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
+pub use self::moment::Moment;
+pub use self::rights::Rights;
+pub use self::usage::{UsageBook, UsageEvent};
