@@ -94,7 +94,10 @@ impl ResponseTranslation {
             self.is_over = true;
             return;
         }
-        let Ok(chunk) = serde_json::from_slice::<Value>(&data) else { return };
+        let Ok(chunk) = serde_json::from_slice::<Value>(&data) else {
+            // The client must not take what follows for the whole response.
+            return self.fail("an event of the engine is not JSON");
+        };
         match chunk.get("error").filter(|error| !error.is_null()) {
             Some(error) => {
                 self.builder.fail(error);
@@ -102,6 +105,11 @@ impl ResponseTranslation {
             }
             None => self.builder.chunk(&chunk),
         }
+    }
+
+    fn fail(&mut self, message: &str) {
+        self.builder.fail(&message.into());
+        self.is_over = true;
     }
 
     fn written(&mut self) -> Bytes {
@@ -139,8 +147,10 @@ impl Translate for ResponseTranslation {
                     Ok(completion) => self.builder.chunk(&completion),
                     Err(_) => self.event(&rest),
                 }
-                self.builder.finish();
-                self.is_over = true;
+                if !self.is_over {
+                    self.builder.finish();
+                    self.is_over = true;
+                }
             }
             return self.written();
         }
@@ -152,10 +162,7 @@ impl Translate for ResponseTranslation {
                 self.builder.chunk(&completion);
                 self.builder.finish();
             }
-            Ok(_) | Err(_) => self.builder.fail(&serde_json::json!({
-                "code": "engine_error",
-                "message": "the engine's response is not a chat completion",
-            })),
+            Ok(_) | Err(_) => self.fail("the engine's response is not a chat completion"),
         }
         self.builder.response().to_string().into()
     }

@@ -255,6 +255,20 @@ fn broken_stream_has_no_end() {
 }
 
 #[test]
+fn event_that_is_not_json_fails_the_response() {
+    let begin = format!("data: {}\n\n", delta(json!({ "content": "he" }), None));
+    for rest in ["data: {\"choices\":[{\n\ndata: [DONE]\n\n", "data: {\"choices\":"] {
+        let body = json!({ "model": "m", "input": "hi", "stream": true });
+        let mut response = translation(&body).response;
+        let mut seen = response.chunk(format!("{begin}{rest}").as_bytes()).to_vec();
+        seen.extend(response.finish(true));
+        let kinds = kinds(&events(&seen));
+        assert_eq!(kinds.last().map(String::as_str), Some("failed"), "{rest}");
+        assert!(!kinds.iter().any(|kind| kind == "completed"), "{kinds:?}");
+    }
+}
+
+#[test]
 fn completion_becomes_a_response() {
     let completion = json!({
         "id": "c", "created": 7, "choices": [{ "index": 0, "finish_reason": "stop", "message": {
