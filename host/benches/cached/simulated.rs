@@ -160,6 +160,7 @@ pub(super) fn run(mut blend: Blend, clients: u64) -> Vec<Turn> {
         rules: Rules::default(),
         limits: PlanLimits { max_wait: hour, max_steps: 2 },
         deadline: hour,
+        weights: Default::default(),
     };
     let config = RunConfig { fleet: &fleet, faults: &[], start_ms: 1_767_571_200_000, seed: 1 };
     let mut traffic = Conversations { clients, random: Random::new(1, "pauses"), begun: 0 };

@@ -78,6 +78,7 @@ enum SimEvent {
         request: usize,
         lane: LaneId,
         generation: Generation,
+        flow: FlowId,
     },
     /// The next request of a client is due.
     RequestDue(usize),
@@ -207,11 +208,11 @@ impl World<'_> {
             SimEvent::Stopped(lane) => {
                 self.dispatch(Event::Engine { lane, news: EngineEvent::Stopped { asleep: false } })
             }
-            SimEvent::Responded { request, lane, generation } => {
+            SimEvent::Responded { request, lane, generation, flow } => {
                 self.outcome.done_at = self.now;
                 let report =
                     Report { held: RESPONSE_TIME, first_byte: Some(s(1)), ..Report::default() };
-                self.dispatch(Event::Released { lane, generation, report });
+                self.dispatch(Event::Released { lane, generation, flow, report });
                 self.end(request);
             }
             SimEvent::RequestDue(client) => self.send_request(client),
@@ -272,6 +273,7 @@ impl World<'_> {
             lane: plan.steps[*step].lane,
             priority: plan.priority,
             flow: FlowId(*client as u64),
+            weight: 1,
             // Plans without a practical limit have a huge `max_wait`.
             deadline: self.now.saturating_add(plan.max_wait),
             switching: plan.switching,
@@ -297,8 +299,8 @@ impl World<'_> {
                 Effect::Unload { lane, .. } => {
                     self.schedule(self.now + STOP_TIME, SimEvent::Stopped(lane))
                 }
-                Effect::Grant { ticket, lane, generation, .. } => {
-                    self.grant(ticket, lane, generation)
+                Effect::Grant { ticket, lane, generation, flow, .. } => {
+                    self.grant(ticket, lane, (generation, flow))
                 }
                 Effect::Reject { ticket, refusal } => self.reject(ticket, &refusal),
                 // No rules with a drain timeout are simulated, and switches are counted as loads.
@@ -307,13 +309,13 @@ impl World<'_> {
         }
     }
 
-    fn grant(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
+    fn grant(&mut self, ticket: Ticket, lane: LaneId, (generation, flow): (Generation, FlowId)) {
         let request = self.tickets[ticket.0 as usize];
         let Request { plan, arrived_at, step, .. } = &self.requests[request];
         self.outcome.waits.push((plan.steps[0].lane, self.now - *arrived_at));
         self.outcome.fell_back += usize::from(*step > 0);
         self.waiting -= 1;
-        let event = SimEvent::Responded { request, lane, generation };
+        let event = SimEvent::Responded { request, lane, generation, flow };
         self.schedule(self.now + RESPONSE_TIME, event);
         if self.dispatched == Some(request) {
             self.dispatched = None;

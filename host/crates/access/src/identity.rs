@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use pointsman_domain::QueueShare;
+
 use crate::limits::AccountLimits;
 use crate::rights::Rights;
 
@@ -26,6 +28,16 @@ pub struct Identity {
     pub weight: u32,
     /// When the key expires.
     pub expires: Option<SystemTime>,
+}
+
+impl Identity {
+    /// Returns what the host grants to the requests of the key in the queues.
+    pub fn queue_share(&self) -> QueueShare {
+        let all = QueueShare::default().priority;
+        let priority = self.rights.priority.as_ref();
+        let priority = priority.map_or(all, |range| (*range.start(), *range.end()));
+        QueueShare { weight: self.weight, priority }
+    }
 }
 
 impl Default for Identity {

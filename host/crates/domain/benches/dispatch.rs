@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "counting bytes needs a custom allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -61,6 +61,8 @@ struct DispatcherBench {
     tickets: u64,
     waiting: VecDeque<(Ticket, LaneId)>,
     effects: Vec<Effect>,
+    /// The flows of the requests that hold slots, by lane.
+    held: HashMap<LaneId, VecDeque<FlowId>>,
 }
 
 impl DispatcherBench {
@@ -89,8 +91,9 @@ impl DispatcherBench {
         };
         let groups = [GroupSetup { budget: 30 }; GROUPS as usize];
         let dispatcher = Dispatcher::new((0..LANES).map(lane).collect(), &groups, rules);
-        let (waiting, effects) = (VecDeque::new(), Vec::new());
-        let mut bench = Self { dispatcher, now: Duration::ZERO, tickets: 0, waiting, effects };
+        let (waiting, effects, held) = (VecDeque::new(), Vec::new(), HashMap::new());
+        let now = Duration::ZERO;
+        let mut bench = Self { dispatcher, now, tickets: 0, waiting, effects, held };
         bench.on(Event::Tick);
         bench.now = Duration::from_secs(40);
         for lane in (0..GROUPS).map(LaneId) {
@@ -123,10 +126,20 @@ impl DispatcherBench {
         bench
     }
 
-    fn on(&mut self, event: Event) {
+    fn on(&mut self, mut event: Event) {
+        if let Event::Released { lane, flow, .. } = &mut event
+            && let Some(held) = self.held.get_mut(lane).and_then(VecDeque::pop_front)
+        {
+            *flow = held;
+        }
         self.effects.clear();
         self.dispatcher.on(black_box(event), self.now, &mut self.effects);
         black_box(self.dispatcher.next_wake());
+        for effect in &self.effects {
+            if let Effect::Grant { lane, flow, .. } = effect {
+                self.held.entry(*lane).or_default().push_back(*flow);
+            }
+        }
     }
 
     /// Creates a request; each lane has 8 flows and 3 priorities.
@@ -138,6 +151,7 @@ impl DispatcherBench {
             lane,
             priority: i32::try_from(self.tickets / 7 % 3).unwrap_or_default() + loaded_bonus,
             flow: FlowId(self.tickets / u64::from(LANES) % 8),
+            weight: 1,
             deadline: LONG + Duration::from_millis(self.tickets * 7919 % 600_000),
             switching: Switching::Allow,
             has_fallback: false,
@@ -192,7 +206,7 @@ fn released(lane: LaneId) -> Event {
         first_byte: Some(Duration::from_millis(300)),
         ..Report::default()
     };
-    Event::Released { lane, generation: Generation(1), report }
+    Event::Released { lane, generation: Generation(1), flow: FlowId::default(), report }
 }
 
 fn arrivals(criterion: &mut Criterion) {

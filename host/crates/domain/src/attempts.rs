@@ -18,6 +18,30 @@ use crate::fleet_view::{FleetView, LaneId};
 use crate::outcome::Recovery;
 use crate::plan::{Plan, Step};
 
+/// What the host grants to the requests of a key in the queues, whatever policies advise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueShare {
+    /// The tenant's share of slots, turns and queue places, relative to those of other tenants.
+    pub weight: u32,
+    /// The lowest and the highest priority; others are moved into this range.
+    pub priority: (i32, i32),
+}
+
+impl QueueShare {
+    fn clamp(&self, priority: i32) -> i32 {
+        let (min, max) = self.priority;
+        // Not `i32::clamp`, which panics if the range is empty.
+        priority.max(min).min(max)
+    }
+}
+
+impl Default for QueueShare {
+    /// Returns the share of all requests of a host without keys.
+    fn default() -> Self {
+        Self { weight: 1, priority: (i32::MIN, i32::MAX) }
+    }
+}
+
 /// A request for a slot of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotRequest {
@@ -27,6 +51,8 @@ pub struct SlotRequest {
     pub priority: i32,
     /// Flow for fair sharing among requests of the same priority.
     pub flow: FlowId,
+    /// The flow's share, relative to those of other flows.
+    pub weight: u32,
     /// Maximum wait.
     pub max_wait: Duration,
     /// Whether lanes may be loaded or switched for the request.
@@ -43,6 +69,7 @@ impl SlotRequest {
             lane: self.lane,
             priority: self.priority,
             flow: self.flow,
+            weight: self.weight,
             deadline: now.saturating_add(self.max_wait),
             switching: self.switching,
             has_fallback: self.has_fallback,
@@ -147,8 +174,13 @@ impl AttemptCursor {
     }
 
     /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan
-    /// names another one. `left` is the time left for the whole request and caps the wait.
-    pub fn slot_request(&self, tenant: FlowId, left: Duration) -> SlotRequest {
+    /// names another one. That one has the tenant's share as well: policies order a key's requests
+    /// within what the host grants it. `left` is the time left for the whole request and caps the wait.
+    pub fn slot_request(
+        &self,
+        (tenant, share): (FlowId, QueueShare),
+        left: Duration,
+    ) -> SlotRequest {
         let plan = &self.plan;
         // A fallback only matters to the dispatcher if the request uses it both when it would have
         // to wait and when its lane is down.
@@ -156,8 +188,9 @@ impl AttemptCursor {
             && plan.triggers_fallback(Trigger::EngineRestart);
         SlotRequest {
             lane: self.step().lane,
-            priority: plan.priority,
+            priority: share.clamp(plan.priority),
             flow: plan.flow.as_deref().map_or(tenant, FlowId::from_name),
+            weight: share.weight,
             max_wait: plan.max_wait.min(left),
             switching: plan.switching,
             has_fallback: self.has_next() && falls_back,
@@ -347,11 +380,16 @@ mod tests {
         let plan = plan(&[0, 1]);
         let cursor = AttemptCursor::new(plan.clone(), 8).unwrap();
         let acme = FlowId::from_name("acme");
-        let request = cursor.slot_request(acme, Duration::from_secs(9));
+        let tenant = (acme, QueueShare { weight: 3, ..QueueShare::default() });
+        let request = cursor.slot_request(tenant, Duration::from_secs(9));
         assert_eq!(
-            (request.flow, request.max_wait.as_secs(), request.has_fallback),
-            (acme, 9, true)
+            (request.flow, request.weight, request.max_wait.as_secs(), request.has_fallback),
+            (acme, 3, 9, true)
         );
+        let named = AttemptCursor::new(Plan { flow: Some("batch".into()), ..plan }, 8).unwrap();
+        let request = named.slot_request(tenant, Duration::from_secs(9));
+        assert_eq!((request.flow, request.weight), (FlowId::from_name("batch"), 3));
+        let request = cursor.slot_request(tenant, Duration::from_secs(9));
         let enqueue = request.arrival(Ticket(1), Duration::from_secs(1));
         assert_eq!((enqueue.flow, enqueue.deadline.as_secs()), (acme, 10));
         assert_ne!(FlowId::from_name("acme"), FlowId::from_name(""));

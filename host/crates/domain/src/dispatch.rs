@@ -18,6 +18,8 @@
 mod costs;
 mod estimate;
 mod events;
+mod fairness;
+mod grants;
 mod lane;
 mod metrics;
 mod problem;
@@ -85,8 +87,8 @@ impl Dispatcher {
                     self.balance_lane(lane, now, effects);
                 }
             }
-            Event::Released { lane, generation, report } => {
-                self.release(lane, generation, report, now, effects)
+            Event::Released { lane, generation, flow, report } => {
+                self.release(lane, (generation, flow), report, now, effects)
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
             Event::Hinted { lane, hint, until } => {
@@ -161,12 +163,11 @@ impl Dispatcher {
     /// 6. The lane is not loaded and the request does not allow loading it: reject.
     /// 7. The deadline has passed: reject.
     /// 8. The estimated wait exceeds the deadline and the request has a fallback: reject.
-    /// 9. The queue is full: reject. A flow with at least two requests more than the flow of this
-    ///    one gives up a place: its newest request is rejected instead.
+    /// 9. The queue is full: reject. A flow that keeps at least as many places for its weight as
+    ///    the flow of this request gets gives up one: its newest request is rejected instead.
     /// 10. Otherwise the request waits.
     fn arrive(&mut self, enqueue: Enqueue, now: Duration, effects: &mut Vec<Effect>) {
-        let Enqueue { ticket, lane: id, priority, flow, deadline, switching, has_fallback } =
-            enqueue;
+        let (ticket, id) = (enqueue.ticket, enqueue.lane);
         let granted = match self.may_wait(&enqueue, now) {
             Err(error) => {
                 effects.push(Effect::Reject { ticket, refusal: error });
@@ -174,19 +175,18 @@ impl Dispatcher {
             }
             Ok(granted) => granted,
         };
-        if has_fallback {
+        let waiter = Waiter::new(&enqueue, now);
+        if waiter.has_fallback {
             self.lanes[id.index()].breaker.start_probe(now);
         }
         if granted {
-            self.grant(ticket, id, now, now, effects);
+            self.grant(&waiter, id, now, effects);
         } else {
             let displaced = if self.queue.is_full(id, self.rules.queue) {
-                self.displace(flow, id, now, effects)
+                self.displace(&waiter, id, now, effects)
             } else {
                 None
             };
-            let waiter =
-                Waiter { ticket, priority, flow, since: now, deadline, switching, has_fallback };
             self.queue.push(id, waiter);
             self.balance_lane(id, now, effects);
             if let Some(other) = displaced.filter(|other| *other != id) {
@@ -198,7 +198,7 @@ impl Dispatcher {
     /// Returns true if the request can have a slot now, false if it has to wait for one, and an
     /// error if it may not wait.
     fn may_wait(&self, enqueue: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
-        let Enqueue { lane: id, flow, deadline, switching, has_fallback, .. } = *enqueue;
+        let Enqueue { lane: id, flow, weight, deadline, switching, has_fallback, .. } = *enqueue;
         if self.closed {
             return Err(AcquireError::Closing);
         }
@@ -225,8 +225,9 @@ impl Dispatcher {
                 return Err(AcquireError::DeadlineTooEarly { estimate });
             }
         }
-        let limits = self.rules.queue;
-        if self.queue.is_full(id, limits) && self.queue.displaced_by(flow, id, limits).is_none() {
+        let (queue, limits) = (&self.queue, self.rules.queue);
+        let can_displace = || queue.displaced_by((flow, weight), id, limits).is_some();
+        if queue.is_full(id, limits) && !can_displace() {
             return Err(self.queue_full(id, now));
         }
         Ok(false)
@@ -242,14 +243,15 @@ impl Dispatcher {
         AcquireError::TimedOut { state, waited, retry_in: self.retry_in(id, now) }
     }
 
-    /// Rejects the request that makes room for one of `flow`, and returns its lane.
+    /// Rejects the request that makes room for another one, and returns its lane.
     fn displace(
         &mut self,
-        flow: FlowId,
+        waiter: &Waiter,
         id: LaneId,
         now: Duration,
         effects: &mut Vec<Effect>,
     ) -> Option<LaneId> {
+        let flow = (waiter.flow, waiter.weight);
         let ticket = self.queue.displaced_by(flow, id, self.rules.queue)?;
         let lane = self.queue.lane_of(ticket)?;
         let refusal = self.queue_full(lane, now);
@@ -268,45 +270,6 @@ impl Dispatcher {
             }
             reason => AcquireError::NotServing { state: lane.state(), reason, retry_in },
         }
-    }
-
-    fn release(
-        &mut self,
-        id: LaneId,
-        generation: Generation,
-        report: Report,
-        now: Duration,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(lane) = self.lanes.get_mut(id.index()) else { return };
-        // Metrics describe the lane over restarts, so leases of earlier generations count.
-        lane.metrics.record(report);
-        if lane.generation != generation {
-            return;
-        }
-        // Saturating: a caller that releases a lease twice must not take the dispatcher down.
-        lane.running = lane.running.saturating_sub(1);
-        lane.last_used = now;
-        if report.severed {
-            lane.suspect_until = now.saturating_add(SUSPECT_WINDOW);
-        }
-        // A client that disconnected before the first byte says nothing about the engine.
-        let opened = match report.first_byte.is_some() || report.failed {
-            true if report.failed => lane.breaker.record_failure(now),
-            true => {
-                lane.breaker.record_success();
-                false
-            }
-            false => {
-                lane.breaker.abandon_probe(now);
-                false
-            }
-        };
-        if opened && let Err(retry_in) = lane.check_breaker(now) {
-            let rejected = self.queue.drain(id, |waiter| waiter.has_fallback);
-            reject_all(rejected, &AcquireError::CircuitOpen { retry_in }, effects);
-        }
-        self.balance_lane(id, now, effects);
     }
 
     /// Handles an event of a lane's engine. An event that its state does not allow is a late event
@@ -373,33 +336,6 @@ impl Dispatcher {
         let recovering = self.lanes[id.index()].is_recovering();
         let rejected = self.queue.drain(id, |waiter| !recovering || waiter.has_fallback);
         reject_all(rejected, &error, effects);
-    }
-
-    /// Grants the free slots of a lane to the requests that wait for it.
-    fn serve(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        while self.lanes[id.index()].free_slots(now) > 0
-            && let Some(Waiter { ticket, since, .. }) = self.queue.pop(id, now)
-        {
-            self.grant(ticket, id, since, now, effects);
-        }
-    }
-
-    fn grant(
-        &mut self,
-        ticket: Ticket,
-        id: LaneId,
-        since: Duration,
-        now: Duration,
-        effects: &mut Vec<Effect>,
-    ) {
-        let lane = &mut self.lanes[id.index()];
-        if lane.running == 0 {
-            lane.busy_since = now;
-        }
-        lane.running += 1;
-        lane.last_used = now;
-        let waited = now.saturating_sub(since);
-        effects.push(Effect::Grant { ticket, lane: id, generation: lane.generation, waited });
     }
 
     fn expire(&mut self, now: Duration, effects: &mut Vec<Effect>) {

@@ -46,7 +46,7 @@ pub use advice::{
 };
 pub use advisor::{Advised, Advisor, BuiltIn};
 pub use allowance::{Allowance, Remaining};
-pub use attempts::{AttemptCursor, FailureClass, NextAction, SlotRequest};
+pub use attempts::{AttemptCursor, FailureClass, NextAction, QueueShare, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
 pub use context_need::ContextNeed;

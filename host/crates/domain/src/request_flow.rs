@@ -30,7 +30,7 @@ pub use self::events::{Action, Effects, End, ErrorAnswer, Event, LeaseEnd, Relea
 pub use self::failure::{Declined, EngineFailure};
 use self::route::Route;
 use crate::advice::Edit;
-use crate::attempts::{FailureClass, NextAction};
+use crate::attempts::{FailureClass, NextAction, QueueShare};
 use crate::dispatch::{AcquireError, FlowId};
 use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId};
@@ -68,6 +68,7 @@ pub struct RequestFlow {
     max_attempts: usize,
     /// The flow for fair sharing, unless the plan names another one.
     tenant: FlowId,
+    share: QueueShare,
     /// The plan and its execution; `Some` from [`State::Queued`] on.
     route: Option<Route>,
     ttft: Option<Duration>,
@@ -84,6 +85,7 @@ impl RequestFlow {
             deadline,
             max_attempts: limits.max_steps,
             tenant: FlowId::default(),
+            share: QueueShare::default(),
             route: None,
             ttft: None,
             usage: None,
@@ -159,7 +161,7 @@ impl RequestFlow {
     /// Handles an event at this age of the request.
     pub fn on(&mut self, event: Event<'_>, age: Duration) -> Effects {
         match event {
-            Event::Accepted { tenant } => self.accepted(tenant),
+            Event::Accepted { tenant, share } => self.accepted(tenant, share),
             Event::Refused => self.refused(age),
             Event::Served => self.served(age),
             Event::Decided { decision, has_recovery } => self.decided(decision, has_recovery, age),
@@ -187,11 +189,11 @@ impl RequestFlow {
         }
     }
 
-    fn accepted(&mut self, tenant: Option<&str>) -> Effects {
+    fn accepted(&mut self, tenant: Option<&str>, share: QueueShare) -> Effects {
         if self.state != State::Arrived {
             return Effects::default();
         }
-        self.tenant = FlowId::from_name(tenant.unwrap_or(""));
+        (self.tenant, self.share) = (FlowId::from_name(tenant.unwrap_or("")), share);
         self.state = State::Deciding;
         Action::Advise.into()
     }
@@ -236,7 +238,7 @@ impl RequestFlow {
         let Some(route) = &self.route else { return Effects::default() };
         self.state = State::Queued;
         let left = self.deadline.left(age);
-        Action::Acquire(route.cursor.slot_request(self.tenant, left)).into()
+        Action::Acquire(route.cursor.slot_request((self.tenant, self.share), left)).into()
     }
 
     fn granted(&mut self, lane_limit: Duration, is_streaming: bool, age: Duration) -> Effects {

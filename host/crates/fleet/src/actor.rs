@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    AcquireError, Dispatcher, Effect, EngineEvent, Event, Generation, Ticket,
+    AcquireError, Dispatcher, Effect, EngineEvent, Event, FlowId, Generation, Ticket,
 };
 use pointsman_domain::{
     EndpointSet, EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology, Trigger,
@@ -144,7 +144,7 @@ impl Actor {
                 waiting.remove(&ticket);
                 Event::Cancelled(ticket)
             }
-            Message::Released { lane, generation, report } => {
+            Message::Released { lane, generation, flow, report } => {
                 if let Some(handle) =
                     self.lanes.get_mut(lane.index()).filter(|handle| handle.first_after_switch)
                     && let Some(first_byte) = report.first_byte
@@ -152,7 +152,7 @@ impl Actor {
                     handle.first_after_switch = false;
                     self.metrics.first_byte_after_switch(lane, first_byte);
                 }
-                Event::Released { lane, generation, report }
+                Event::Released { lane, generation, flow, report }
             }
             Message::Engine { lane, event, target } => {
                 // An engine has nothing cached when it starts or wakes up.
@@ -190,10 +190,10 @@ impl Actor {
 
     fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
         match effect {
-            Effect::Grant { ticket, lane, generation, waited } => {
+            Effect::Grant { ticket, lane, generation, flow, waited } => {
                 let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
                     // Cancelled in the same batch: dropping the grant frees the slot again.
-                    drop(self.grant(lane, generation, 0));
+                    drop(self.grant(lane, (generation, flow), 0));
                     return;
                 };
                 self.metrics.granted(lane, priority, waited);
@@ -203,7 +203,7 @@ impl Actor {
                     retry_in: Duration::from_secs(1),
                 };
                 // The engine may have gone down in the same batch, so that there is no target.
-                let result = self.grant(lane, generation, priority).ok_or_else(lost);
+                let result = self.grant(lane, (generation, flow), priority).ok_or_else(lost);
                 // If the request has been dropped, so is the grant, which frees the slot.
                 drop(reply.send(result));
             }
@@ -259,12 +259,12 @@ impl Actor {
         }
     }
 
-    fn grant(&self, lane: LaneId, generation: Generation, priority: i32) -> Option<Grant> {
+    fn grant(&self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
         let handle = self.lanes.get(lane.index())?;
         Some(Grant {
             // First, because a slot that is dropped is released.
             target: handle.target.clone()?,
-            slot: Slot::new(lane, generation, self.mailbox.clone()),
+            slot: Slot::new(lane, lease, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
             topology: Arc::clone(&self.topology),

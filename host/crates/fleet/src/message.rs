@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    AcquireError, EngineEvent, Enqueue, Generation, LaneHint, Report, Ticket,
+    AcquireError, EngineEvent, Enqueue, FlowId, Generation, LaneHint, Report, Ticket,
 };
 use pointsman_domain::{LaneId, PrefixIndex, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,7 +25,7 @@ use crate::upstream::Upstream;
 pub(crate) enum Message {
     SlotRequest { request: Enqueue, reply: GrantSender },
     Cancelled(Ticket),
-    Released { lane: LaneId, generation: Generation, report: Report },
+    Released { lane: LaneId, generation: Generation, flow: FlowId, report: Report },
     Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
     EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
     Learned { lane: LaneId, card: Box<ModelCard> },
@@ -73,6 +73,7 @@ pub(crate) struct Grant {
 pub(crate) struct Slot {
     lane: LaneId,
     generation: Generation,
+    flow: FlowId,
     granted: Instant,
     pub(crate) report: Report,
     mailbox: UnboundedSender<Message>,
@@ -81,10 +82,11 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn new(
         lane: LaneId,
-        generation: Generation,
+        (generation, flow): (Generation, FlowId),
         mailbox: UnboundedSender<Message>,
     ) -> Self {
-        Self { lane, generation, granted: Instant::now(), report: Report::default(), mailbox }
+        let (granted, report) = (Instant::now(), Report::default());
+        Self { lane, generation, flow, granted, report, mailbox }
     }
 
     /// Returns the lane of the slot.
@@ -106,9 +108,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.report.held = self.held();
-        let Self { lane, generation, report, .. } = *self;
+        let Self { lane, generation, flow, report, .. } = *self;
         // Fails only if the actor has ended, and the slots with it.
-        self.mailbox.send(Message::Released { lane, generation, report }).ok();
+        self.mailbox.send(Message::Released { lane, generation, flow, report }).ok();
     }
 }
 

@@ -81,6 +81,7 @@ const REQUEST: SlotRequest = SlotRequest {
     lane: LaneId(0),
     priority: 0,
     flow: FlowId(0),
+    weight: 1,
     max_wait: Duration::from_secs(60),
     switching: pointsman_domain::Switching::Allow,
     has_fallback: false,

@@ -86,7 +86,8 @@ pub(crate) async fn decide(
         tracker.on(Event::Refused);
     }
     let (request, fleet) = admitted?;
-    tracker.on(Event::Accepted { tenant: request.tenant() });
+    let share = tracker.metering.identity().queue_share();
+    tracker.on(Event::Accepted { tenant: request.tenant(), share });
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();

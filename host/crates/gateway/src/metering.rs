@@ -49,6 +49,11 @@ impl Metering {
         self.identity = Arc::clone(identity);
     }
 
+    /// Returns who sent the request.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Counts the request on the accounts of its key.
     ///
     /// # Errors

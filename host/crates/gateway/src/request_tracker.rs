@@ -67,7 +67,7 @@ pub(crate) struct RequestTracker {
     flow: RequestFlow,
     lease: Option<Lease>,
     /// What the request uses.
-    metering: Metering,
+    pub(crate) metering: Metering,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.

@@ -168,7 +168,7 @@ async fn accept(
     let (body, reservation) = received.await?;
     tracker.set_topology(&view.topology);
     tracing::info!(lane, method = %parts.method, path, ?access, "engine path requested");
-    tracker.on(Event::Accepted { tenant });
+    tracker.on(Event::Accepted { tenant, share: identity.queue_share() });
     let switching = if loads { Switching::Allow } else { Switching::Never };
     let decision = Decision::Route(plan(pipeline, id, switching));
     let action = tracker.on(Event::Decided { decision, has_recovery: false });

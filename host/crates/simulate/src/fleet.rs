@@ -1,5 +1,6 @@
 //! The lanes of a simulation: their dispatcher setup and the models of their engines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Fleet {
     /// The maximum time from the arrival of a request to the first byte of its response, over all
     /// attempts.
     pub deadline: Duration,
+    /// The weights of tenants; the others have weight 1.
+    pub weights: BTreeMap<String, u32>,
 }
 
 /// A lane with the model of its engine.

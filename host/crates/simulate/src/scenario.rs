@@ -15,8 +15,10 @@ mod faults;
 mod fleet;
 mod host_config;
 mod quantity;
+mod tenants;
 mod traffic;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +112,8 @@ pub struct Scenario {
     pub engines: Engines,
     /// The policies; `None` means those of the host's configuration.
     pub policies: Option<Vec<PolicySpec>>,
+    /// The weights of tenants; the others have weight 1.
+    pub weights: BTreeMap<String, u32>,
     /// The variants to compare with. They have no variants themselves.
     pub variants: Vec<Variant>,
     /// The streams of requests.
@@ -191,6 +195,7 @@ impl Scenario {
             rules: config.rules,
             limits: config.limits,
             deadline: config.deadline,
+            weights: self.weights.clone(),
         };
         let chain = match &self.policies {
             Some(policies) => ChainSpec { policies: policies.clone(), ..config.chain },
@@ -311,6 +316,7 @@ fn read_without_variants(root: &Section<'_>, file: &Path) -> Option<Scenario> {
         traffic: root.location("traffic"),
         streams: stream_locations,
     };
+    let weights = tenants::read(root);
     let faults = faults::read(root);
     // Marks the key as known; `read` reads the variants.
     let _ = root.has("variants");
@@ -326,6 +332,7 @@ fn read_without_variants(root: &Section<'_>, file: &Path) -> Option<Scenario> {
         fleet: fleet?,
         engines,
         policies,
+        weights,
         variants: Vec::new(),
         streams,
         faults,

@@ -295,8 +295,8 @@ impl<'a> World<'a> {
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Grant { ticket, lane, generation, .. } => {
-                self.on_granted(ticket, lane, generation)
+            Effect::Grant { ticket, lane, generation, flow, .. } => {
+                self.on_granted(ticket, lane, (generation, flow))
             }
             Effect::Reject { ticket, refusal } => self.on_acquire_failed(ticket, &refusal),
             Effect::Load(lane) => self.supervisors[lane.index()].load(self.now),

@@ -9,7 +9,7 @@ use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};
 
 /// A request for a slot. Numbered by the source of the events; a number is never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u64);
 
 /// The number of an engine's run. A lease of an earlier generation does not count against the slots
@@ -43,6 +43,8 @@ pub enum Event {
         lane: LaneId,
         /// Generation of the lease.
         generation: Generation,
+        /// Flow of the request.
+        flow: FlowId,
         /// Report on the request.
         report: Report,
     },
@@ -111,6 +113,9 @@ pub struct Enqueue {
     pub priority: i32,
     /// Flow that the request belongs to.
     pub flow: FlowId,
+    /// The flow's share of slots, turns and queue places, relative to those of other flows. At
+    /// least 1; the weight of a flow's newest request counts.
+    pub weight: u32,
     /// When the wait ends.
     pub deadline: Duration,
     /// Whether lanes may be loaded or switched for the request.
@@ -130,6 +135,8 @@ pub enum Effect {
         lane: LaneId,
         /// Generation of the lane's engine.
         generation: Generation,
+        /// Flow of the request, for [`Event::Released`].
+        flow: FlowId,
         /// How long the request waited.
         waited: Duration,
     },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::costs::DurationEstimate;
 use super::events::{Generation, LaneHint};
+use super::fairness::SlotHolders;
 use super::metrics::LoadMetrics;
 use super::problem::Problem;
 use super::setup::{LaneSetup, Residency};
@@ -44,6 +45,8 @@ pub(super) struct Lane {
     pub(super) asleep: bool,
     pub(super) generation: Generation,
     pub(super) running: u32,
+    /// The flows of the requests that hold slots.
+    pub(super) holders: SlotHolders,
     /// Until this time no requests are granted because a connection to the engine broke. Otherwise
     /// an engine that is gone, which its supervisor reports a moment later, would consume the whole
     /// queue.
@@ -79,6 +82,7 @@ impl Lane {
             asleep: false,
             generation: Generation::default(),
             running: 0,
+            holders: SlotHolders::default(),
             suspect_until: Duration::ZERO,
             failures: 0,
             dying: None,
@@ -178,6 +182,7 @@ impl Lane {
         self.load.record(now.saturating_sub(self.since));
         self.generation = Generation(self.generation.0 + 1);
         self.running = 0;
+        self.holders.clear();
         self.asleep = false;
         self.suspect_until = Duration::ZERO;
         self.problem = None;

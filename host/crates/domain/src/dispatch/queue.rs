@@ -1,7 +1,7 @@
 //! The queues of waiting requests.
 //!
-//! Each lane has priority levels that rise with age, and flows that take turns within a level. Over
-//! all lanes, requests are ordered by deadline.
+//! Each lane has priority levels that rise with age, and flows that take turns by weight within a
+//! level (`dispatch/fairness.rs`). Over all lanes, requests are ordered by deadline.
 //!
 //! ```text
 //!   lane ── level 10 ── flow a: 3, 7        the level with the highest aged priority is served;
@@ -9,10 +9,12 @@
 //!        └─ level 0 ─── flow a: 1, 2, 9
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::events::{FlowId, Ticket};
+use super::events::{Enqueue, FlowId, Ticket};
+use super::fairness::{SlotHolders, Turns};
 use super::setup::QueueLimits;
 use crate::advice::Switching;
 use crate::fleet_view::LaneId;
@@ -23,10 +25,21 @@ pub(super) struct Waiter {
     pub(super) ticket: Ticket,
     pub(super) priority: i32,
     pub(super) flow: FlowId,
+    pub(super) weight: u32,
     pub(super) since: Duration,
     pub(super) deadline: Duration,
     pub(super) switching: Switching,
     pub(super) has_fallback: bool,
+}
+
+impl Waiter {
+    pub(super) fn new(enqueue: &Enqueue, since: Duration) -> Self {
+        let Enqueue { ticket, lane: _, priority, flow, weight, deadline, switching, has_fallback } =
+            *enqueue;
+        // A flow without any weight would never have a turn.
+        let weight = weight.max(1);
+        Self { ticket, priority, flow, weight, since, deadline, switching, has_fallback }
+    }
 }
 
 /// The sequence number of an arrival; earlier arrivals have smaller numbers.
@@ -36,8 +49,7 @@ type ArrivalSeq = u64;
 struct Level {
     waiting: BTreeMap<ArrivalSeq, Waiter>,
     flows: HashMap<FlowId, BTreeSet<ArrivalSeq>>,
-    /// Flows with waiting requests; the first one is served next.
-    turns: VecDeque<FlowId>,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +58,14 @@ struct LaneQueue {
     /// Arrival times of the requests that allow switching away from busy lanes.
     allowing_switch: BTreeMap<ArrivalSeq, Duration>,
     length: usize,
+}
+
+/// The places of a flow, and the weight of its newest request.
+#[derive(Debug, Default)]
+struct Places {
+    count: u64,
+    weight: u32,
+    newest: (ArrivalSeq, Ticket),
 }
 
 #[derive(Debug)]
@@ -60,11 +80,8 @@ pub(super) struct Queue {
 impl Level {
     fn push(&mut self, seq: ArrivalSeq, waiter: Waiter) {
         self.waiting.insert(seq, waiter);
-        let flow = self.flows.entry(waiter.flow).or_default();
-        if flow.is_empty() {
-            self.turns.push_back(waiter.flow);
-        }
-        flow.insert(seq);
+        self.flows.entry(waiter.flow).or_default().insert(seq);
+        self.turns.join(waiter.flow, waiter.weight);
     }
 
     fn remove(&mut self, seq: ArrivalSeq) -> Option<Waiter> {
@@ -73,16 +90,15 @@ impl Level {
             flow.remove(&seq);
             if flow.is_empty() {
                 self.flows.remove(&waiter.flow);
-                self.turns.retain(|turn| *turn != waiter.flow);
+                self.turns.leave(waiter.flow);
             }
         }
         Some(waiter)
     }
 
-    /// Returns the next request to serve and moves its flow to the end of the rotation.
-    fn next_turn(&mut self) -> Option<ArrivalSeq> {
-        let flow = self.turns.pop_front()?;
-        self.turns.push_back(flow);
+    /// Returns the next request to serve, whose flow has its turn.
+    fn next_turn(&mut self, slots: u32, holders: &SlotHolders) -> Option<ArrivalSeq> {
+        let flow = self.turns.next(slots, holders)?;
         self.flows.get(&flow)?.first().copied()
     }
 
@@ -114,6 +130,21 @@ fn aged_priority(priority: i32, since: Duration, now: Duration, aging: Duration)
     i64::from(priority).saturating_add(i64::try_from(points).unwrap_or(i64::MAX))
 }
 
+impl Places {
+    fn add(&mut self, seq: ArrivalSeq, waiter: &Waiter) {
+        self.count += 1;
+        if seq > self.newest.0 {
+            (self.newest, self.weight) = ((seq, waiter.ticket), waiter.weight);
+        }
+    }
+}
+
+/// Compares two numbers of places, each relative to a weight.
+fn by_weight((places, weight): (u64, u32), (others, other_weight): (u64, u32)) -> Ordering {
+    let relative = |places: u64, weight: u32| u128::from(places) * u128::from(weight);
+    relative(places, other_weight).cmp(&relative(others, weight))
+}
+
 impl Queue {
     pub(super) fn new(lanes: usize, aging: Duration) -> Self {
         Self {
@@ -137,12 +168,18 @@ impl Queue {
         self.deadlines.insert((waiter.deadline, waiter.ticket));
     }
 
-    /// Removes and returns the next request to serve.
-    pub(super) fn pop(&mut self, lane: LaneId, now: Duration) -> Option<Waiter> {
+    /// Removes and returns the next request to serve. `slots` are all of the lane, and who holds
+    /// some of them.
+    pub(super) fn pop(
+        &mut self,
+        lane: LaneId,
+        (slots, holders): (u32, &SlotHolders),
+        now: Duration,
+    ) -> Option<Waiter> {
         let aging = self.aging;
         let queue = self.lanes.get_mut(lane.index())?;
         let (_, priority) = queue.best(now, aging)?;
-        let seq = queue.levels.get_mut(&priority)?.next_turn()?;
+        let seq = queue.levels.get_mut(&priority)?.next_turn(slots, holders)?;
         self.take(lane, priority, seq)
     }
 
@@ -180,12 +217,13 @@ impl Queue {
         self.waiting(lane) >= limits.per_lane || self.len() >= limits.total
     }
 
-    /// Returns the request that makes room in a full queue for a request of `flow`: the newest one
-    /// of the flow with the most, if that flow has at least two more. So a place goes to the flow
-    /// that has fewer even then, and no request takes the place of one that could take it back.
+    /// Returns the request that makes room in a full queue for a request of a flow with this
+    /// weight: the newest one of the flow with the most places for its weight. That flow has to
+    /// keep at least as many places for its weight as the other one gets, so that no request takes
+    /// the place of one that could take it back.
     pub(super) fn displaced_by(
         &self,
-        flow: FlowId,
+        (flow, weight): (FlowId, u32),
         lane: LaneId,
         limits: QueueLimits,
     ) -> Option<Ticket> {
@@ -193,20 +231,24 @@ impl Queue {
         let is_lane_full = self.waiting(lane) >= limits.per_lane;
         let lanes = self.lanes.iter().enumerate();
         let lanes = lanes.filter(|(index, _)| !is_lane_full || *index == lane.index());
-        let mut flows: BTreeMap<FlowId, (usize, ArrivalSeq, Ticket)> = BTreeMap::new();
+        let mut flows: BTreeMap<FlowId, Places> = BTreeMap::new();
         for level in lanes.flat_map(|(_, queue)| queue.levels.values()) {
             for (seq, waiter) in &level.waiting {
-                let entry = flows.entry(waiter.flow).or_insert((0, *seq, waiter.ticket));
-                entry.0 += 1;
-                if *seq > entry.1 {
-                    (entry.1, entry.2) = (*seq, waiter.ticket);
-                }
+                flows.entry(waiter.flow).or_default().add(*seq, waiter);
             }
         }
-        let own = flows.get(&flow).map_or(0, |(count, ..)| *count);
+        let own = flows.get(&flow).map_or(0, |places| places.count);
+        let gets = (own + 1, weight.max(1));
+        let gives = flows.into_values().filter(|places| {
+            let keeps = (places.count - 1, places.weight);
+            by_weight(keeps, gets).is_ge()
+        });
         // Numbers of arrivals are unique, so the order of the flows does not matter.
-        let (most, _, ticket) = flows.into_values().max()?;
-        (most >= own + 2).then_some(ticket)
+        let order = |one: &Places, other: &Places| {
+            let by_places = by_weight((one.count, one.weight), (other.count, other.weight));
+            by_places.then(one.newest.cmp(&other.newest))
+        };
+        gives.max_by(order).map(|places| places.newest.1)
     }
 
     pub(super) fn lane_of(&self, ticket: Ticket) -> Option<LaneId> {
@@ -261,101 +303,4 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LANE: LaneId = LaneId(0);
-
-    fn second(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn waiter(ticket: u64, priority: i32, flow: u64, since: u64) -> Waiter {
-        Waiter {
-            ticket: Ticket(ticket),
-            priority,
-            flow: FlowId(flow),
-            since: second(since),
-            deadline: second(1000 + ticket),
-            switching: Switching::Allow,
-            has_fallback: false,
-        }
-    }
-
-    fn order(queue: &mut Queue, now: u64) -> Vec<u64> {
-        std::iter::from_fn(|| queue.pop(LANE, second(now))).map(|waiter| waiter.ticket.0).collect()
-    }
-
-    #[test]
-    fn higher_priority_is_served_first_and_equal_ones_in_order() {
-        let mut queue = Queue::new(1, Duration::ZERO);
-        for (ticket, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
-            queue.push(LANE, waiter(ticket, priority, 0, ticket));
-        }
-        assert_eq!(order(&mut queue, 10), [2, 4, 1, 3, 5]);
-        assert_eq!(
-            (queue.len(), queue.next_deadline(), queue.oldest_allowing_switch(LANE)),
-            (0, None, None)
-        );
-    }
-
-    #[test]
-    fn flows_of_one_priority_take_turns() {
-        let mut queue = Queue::new(1, Duration::ZERO);
-        for (ticket, flow) in [(1, 7), (2, 7), (3, 7), (4, 8), (5, 9), (6, 8)] {
-            queue.push(LANE, waiter(ticket, 0, flow, 0));
-        }
-        assert_eq!(order(&mut queue, 1), [1, 4, 5, 2, 6, 3]);
-    }
-
-    #[test]
-    fn newest_request_of_the_largest_flow_is_displaced() {
-        let limits = QueueLimits { per_lane: 5, total: 7 };
-        let mut queue = Queue::new(2, Duration::ZERO);
-        for (ticket, priority, flow) in [(1, 0, 7), (2, 9, 7), (3, 0, 8), (4, 0, 7), (5, 0, 8)] {
-            queue.push(LANE, waiter(ticket, priority, flow, 0));
-        }
-        let displaced = |queue: &Queue, flow, lane| {
-            queue.displaced_by(FlowId(flow), lane, limits).map(|ticket| ticket.0)
-        };
-        assert_eq!(displaced(&queue, 9, LANE), Some(4));
-        assert_eq!(displaced(&queue, 8, LANE), None, "one more does not suffice");
-        assert_eq!(displaced(&queue, 7, LANE), None, "its own requests are not displaced");
-        // Over all lanes, flow 8 has the most requests now.
-        let other = LaneId(1);
-        for (ticket, flow) in [(6, 8), (7, 8)] {
-            queue.push(other, waiter(ticket, 0, flow, 0));
-        }
-        assert_eq!(displaced(&queue, 9, other), Some(7));
-        assert_eq!(displaced(&queue, 9, LANE), Some(4), "only a place in the lane's queue helps");
-    }
-
-    #[test]
-    fn age_raises_priority() {
-        let mut queue = Queue::new(1, second(5));
-        queue.push(LANE, waiter(1, 0, 0, 0));
-        queue.push(LANE, waiter(2, 10, 0, 40));
-        assert_eq!(queue.urgency(LANE, second(41)), Some(10), "8 points of age are not enough");
-        queue.push(LANE, waiter(3, 10, 0, 50));
-        // 50 s add 10 points: the priorities are equal, and the older request is served first.
-        assert_eq!(order(&mut queue, 55), [2, 1, 3]);
-    }
-
-    #[test]
-    fn removed_requests_leave_no_state_behind() {
-        let mut queue = Queue::new(1, second(5));
-        for ticket in 1..=4 {
-            queue.push(LANE, waiter(ticket, 0, ticket % 2, 0));
-        }
-        assert!(queue.remove(Ticket(2)).is_some() && queue.remove(Ticket(2)).is_none());
-        assert_eq!(queue.drain(LANE, |waiter| waiter.flow == FlowId(1)).len(), 2);
-        assert_eq!(queue.pop_expired(second(1003)), None);
-        assert_eq!(
-            queue.pop_expired(second(1004)).map(|(_, waiter)| waiter.ticket),
-            Some(Ticket(4))
-        );
-        let LaneQueue { levels, allowing_switch, length } = &queue.lanes[0];
-        assert!(levels.is_empty() && allowing_switch.is_empty() && *length == 0);
-        assert!(queue.positions.is_empty() && queue.deadlines.is_empty());
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! Example-based tests of the dispatcher. Switching is in `tests/switching.rs`, property tests in
 //! `tests/invariants.rs`.
 
+mod fairness;
 mod invariants;
 mod switching;
 
@@ -44,7 +45,7 @@ struct DispatcherHarness {
     now: Duration,
     tickets: u64,
     log: Vec<String>,
-    leases: HashMap<u64, (LaneId, Generation)>,
+    leases: HashMap<u64, (LaneId, Generation, FlowId)>,
 }
 
 const A: LaneId = LaneId(0);
@@ -70,8 +71,8 @@ impl DispatcherHarness {
         self.dispatcher.on(event, self.now, &mut effects);
         for effect in effects {
             let line = match effect {
-                Effect::Grant { ticket, lane, generation, .. } => {
-                    self.leases.insert(ticket.0, (lane, generation));
+                Effect::Grant { ticket, lane, generation, flow, .. } => {
+                    self.leases.insert(ticket.0, (lane, generation, flow));
                     format!("grant {} {}", ticket.0, name(lane))
                 }
                 Effect::Reject { ticket, refusal: error } => {
@@ -107,6 +108,7 @@ impl DispatcherHarness {
             lane,
             priority: 0,
             flow: FlowId(0),
+            weight: 1,
             deadline: self.now + s(1000),
             switching: Switching::Allow,
             has_fallback: false,
@@ -128,8 +130,8 @@ impl DispatcherHarness {
     }
 
     fn release_with(&mut self, ticket: u64, report: Report) {
-        let (lane, generation) = self.leases.remove(&ticket).unwrap();
-        self.on(Event::Released { lane, generation, report });
+        let (lane, generation, flow) = self.leases.remove(&ticket).unwrap();
+        self.on(Event::Released { lane, generation, flow, report });
     }
 
     fn engine_event(&mut self, lane: LaneId, event: EngineEvent) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::failure::EngineFailure;
 use crate::advice::Rejection;
-use crate::attempts::SlotRequest;
+use crate::attempts::{QueueShare, SlotRequest};
 use crate::dispatch::AcquireError;
 use crate::endpoint::Endpoint;
 use crate::fleet_view::FleetView;
@@ -20,6 +20,8 @@ pub enum Event<'a> {
     Accepted {
         /// Tenant of the request, which is its flow unless a policy names another one.
         tenant: Option<&'a str>,
+        /// What the host grants to the request in the queues.
+        share: QueueShare,
     },
     /// The request is invalid, or no lane serves its model.
     Refused,

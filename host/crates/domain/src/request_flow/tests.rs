@@ -67,7 +67,8 @@ fn granted(is_streaming: bool) -> Event<'static> {
 /// Returns a flow that waits for the first lane of a plan.
 fn queued(plan: Plan, has_recovery: bool) -> RequestFlow {
     let mut flow = RequestFlow::new(Deadline::new(DEADLINE), &LIMITS);
-    let effects = flow.on(Event::Accepted { tenant: Some("acme") }, ms(1));
+    let effects =
+        flow.on(Event::Accepted { tenant: Some("acme"), share: QueueShare::default() }, ms(1));
     assert_eq!(effects.action, Action::Advise);
     let lane = plan.steps[0].lane;
     let effects = flow.on(decided(plan, has_recovery), ms(2));
@@ -100,6 +101,28 @@ fn end(effects: Effects) -> End {
     match effects.action {
         Action::End(end) => end,
         _ => panic!("{effects:?}"),
+    }
+}
+
+#[test]
+fn share_of_the_key_bounds_priorities_also_for_retries_and_flows_of_policies() {
+    let share = QueueShare { weight: 3, priority: (-10, 5) };
+    for (advised, expected) in [(9, 5), (i32::MAX, 5), (5, 5), (0, 0), (-99, -10)] {
+        let mut flow = RequestFlow::new(Deadline::new(DEADLINE), &LIMITS);
+        drop(flow.on(Event::Accepted { tenant: Some("acme"), share }, ms(1)));
+        let plan = Plan { priority: advised, flow: Some("urgent".into()), ..plan(&[0, 1]) };
+        let mut effects = flow.on(decided(plan, true), ms(2));
+        for lane in [0, 1] {
+            let Action::Acquire(request) = effects.action else { panic!("{effects:?}") };
+            let flow_of_policy = FlowId::from_name("urgent");
+            assert_eq!((request.lane, request.flow), (LaneId(lane), flow_of_policy));
+            assert_eq!((request.priority, request.weight), (expected, 3));
+            drop(flow.on(granted(true), ms(3)));
+            drop(flow.on(Event::Failed(EngineFailure::Broken), ms(4)));
+            let (fleet, endpoint) = (&fleet(3), Endpoint::ChatCompletions);
+            let recovery = retry(1);
+            effects = flow.on(Event::Recovered { recovery, fleet, endpoint }, ms(5));
+        }
     }
 }
 

@@ -66,6 +66,12 @@ per-lane = 7
 min-residency = 2.0
 starvation-timeout = "90s"
 
+[[tenants]]
+name = "acme"
+weight = 3
+[[tenants]]
+name = "b"
+
 [engines.default]
 load = { median = "45s", p99 = "80s" }
 stop = "5s"
@@ -180,6 +186,7 @@ fn all_keys_are_read() {
     assert_eq!((interactive.shared_prefix, interactive.max_tokens), (600, Some(2048)));
     assert_eq!(interactive.output, Distribution::OneOf(vec![100.0, 200.0]));
     assert_eq!(interactive.tenants.as_ref().unwrap().0.len(), 40);
+    assert_eq!(scenario.weights, [("acme".to_owned(), 3), ("b".to_owned(), 1)].into());
     assert_eq!(&*interactive.headers, [("x-task".to_owned(), "code".to_owned())]);
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     assert_eq!(

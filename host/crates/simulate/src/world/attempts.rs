@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{self, AcquireError, Generation, Report, Ticket};
+use pointsman_domain::dispatch::{self, AcquireError, FlowId, Generation, Report, Ticket};
 use pointsman_domain::request_flow::{
     Action, Declined, Effects, EngineFailure, Event, LeaseEnd, Release,
 };
@@ -60,7 +60,12 @@ impl World<'_> {
     }
 
     /// Sends a request that was granted a slot to the engine.
-    pub(super) fn on_granted(&mut self, ticket: Ticket, lane: LaneId, generation: Generation) {
+    pub(super) fn on_granted(
+        &mut self,
+        ticket: Ticket,
+        lane: LaneId,
+        (generation, flow): (Generation, FlowId),
+    ) {
         let key = InFlight::key_of(ticket);
         self.count_waiting(lane, false);
         let Some(request) = self.in_flight.get(key) else { return };
@@ -75,6 +80,7 @@ impl World<'_> {
         request.stage = RequestStage::Leased(Lease {
             lane,
             generation,
+            flow,
             granted_at: self.now,
             first_byte_timeout: timeout,
             first_byte_deadline: self.now.saturating_add(timeout),
@@ -232,9 +238,8 @@ impl World<'_> {
 
     fn release(&mut self, key: RequestKey, end: LeaseEnd) {
         let Some(request) = self.in_flight.get(key) else { return };
-        let RequestStage::Leased(Lease { lane, generation, granted_at, .. }) = request.stage else {
-            return;
-        };
+        let RequestStage::Leased(lease) = request.stage else { return };
+        let Lease { lane, generation, flow, granted_at, .. } = lease;
         request.stage = RequestStage::BetweenAttempts;
         let before_grant = granted_at.saturating_sub(request.sim.at);
         let report = Report {
@@ -243,7 +248,7 @@ impl World<'_> {
             failed: end.failed,
             severed: end.severed,
         };
-        self.dispatch(dispatch::Event::Released { lane, generation, report });
+        self.dispatch(dispatch::Event::Released { lane, generation, flow, report });
     }
 
     /// Updates the timer of a request: until the first byte, the client may disconnect and the

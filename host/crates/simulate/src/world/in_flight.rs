@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Generation, Ticket};
+use pointsman_domain::dispatch::{FlowId, Generation, Ticket};
 use pointsman_domain::{LaneId, RequestFlow, RequestView as _, ServedPrompt};
 use pointsman_openai::Request;
 
@@ -49,6 +49,7 @@ pub(super) enum RequestStage {
 pub(super) struct Lease {
     pub(super) lane: LaneId,
     pub(super) generation: Generation,
+    pub(super) flow: FlowId,
     pub(super) granted_at: Duration,
     pub(super) first_byte_timeout: Duration,
     /// When the first-byte timeout expires.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::request_flow::{Action, Effects, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    Advised, Deadline, Decision, Facts, OutcomeSubject, Plan, RequestFlow, RequestResult,
-    RequestView as _, Trace,
+    Advised, Deadline, Decision, Facts, OutcomeSubject, Plan, QueueShare, RequestFlow,
+    RequestResult, RequestView as _, Trace,
 };
 use pointsman_openai::Request;
 
@@ -32,7 +32,11 @@ impl World<'_> {
                 return self.finish_unrouted(&sim, &flow, &effects, &reason);
             }
         };
-        drop(flow.on(Event::Accepted { tenant: sim.tenant.as_deref() }, self.age(&sim)));
+        let tenant = sim.tenant.as_deref();
+        let share = tenant.and_then(|tenant| config.weights.get(tenant));
+        let share = share.map(|weight| QueueShare { weight: *weight, ..QueueShare::default() });
+        let accepted = Event::Accepted { tenant, share: share.unwrap_or_default() };
+        drop(flow.on(accepted, self.age(&sim)));
         let original_estimate = request.info().prompt_tokens;
         let (request, effects) = self.decide(&sim, &request, &mut flow);
         if matches!(effects.action, Action::End(_)) {

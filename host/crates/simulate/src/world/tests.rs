@@ -56,6 +56,7 @@ impl Traffic for FixedTraffic {
 
 /// The end of a request.
 struct End {
+    tenant: Option<Arc<str>>,
     at: Duration,
     result: RequestResult,
     wait: Duration,
@@ -103,6 +104,7 @@ impl Observer for Log {
 
     fn ended(&mut self, ended: &FinishedRequest<'_>) {
         self.ends.push(End {
+            tenant: ended.request.tenant.clone(),
             at: ended.at,
             result: ended.result,
             wait: ended.wait,
@@ -182,6 +184,7 @@ fn fleet(lanes: Vec<Lane>) -> Fleet {
         rules: Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() },
         limits: PlanLimits { max_wait: s(1_000_000), max_steps: 8 },
         deadline: s(1_000_000),
+        weights: Default::default(),
     }
 }
 
@@ -353,6 +356,20 @@ fn client_and_first_byte_timeouts_expire() {
     let (_, log) = simulate(&fleet, &[], [with_timeout(0, 60, true)]);
     assert_eq!(log.ends_in_ms(), [(40_500, RequestResult::Error)]);
     assert_eq!(log.ends[0].attempts[0], AttemptResult::FirstTokenTimeout);
+}
+
+#[test]
+fn tenants_share_a_lane_by_their_weights() {
+    let mut lane = lane("a", &["m"]);
+    (lane.setup.slots, lane.info.slots) = (1, 1);
+    let mut fleet = fleet(vec![lane]);
+    fleet.weights.insert("heavy".to_owned(), 3);
+    let of = |tenant: &str| SimRequest { tenant: Some(tenant.into()), ..request(s(0), "m") };
+    let (_, log) = simulate(&fleet, &[], (0..8).flat_map(|_| [of("light"), of("heavy")]));
+    let tenants: Vec<&str> = log.ends.iter().filter_map(|end| end.tenant.as_deref()).collect();
+    assert_eq!(tenants.len(), 16);
+    let heavy = tenants[..8].iter().filter(|tenant| **tenant == "heavy").count();
+    assert_eq!(heavy, 6, "{tenants:?}");
 }
 
 #[test]

@@ -110,7 +110,7 @@ struct Model {
     engines: Vec<Engine>,
     /// Waiting tickets, with their deadlines.
     waiting: BTreeMap<u64, Duration>,
-    leases: Vec<(LaneId, Generation)>,
+    leases: Vec<(LaneId, Generation, FlowId)>,
     generations: HashMap<LaneId, Generation>,
     tickets: u64,
 }
@@ -156,7 +156,7 @@ impl Model {
 
     fn apply(&mut self, effect: Effect) -> Result<(), TestCaseError> {
         match effect {
-            Effect::Grant { ticket, lane, generation, .. } => {
+            Effect::Grant { ticket, lane, generation, flow, .. } => {
                 prop_assert!(self.waiting.remove(&ticket.0).is_some(), "{ticket:?} ended twice");
                 prop_assert_eq!(
                     self.engines[lane.index()],
@@ -164,7 +164,7 @@ impl Model {
                     "granted a slot of a lane that does not serve"
                 );
                 self.generations.insert(lane, generation);
-                self.leases.push((lane, generation));
+                self.leases.push((lane, generation, flow));
             }
             Effect::Reject { ticket, .. } => {
                 prop_assert!(self.waiting.remove(&ticket.0).is_some(), "{ticket:?} ended twice");
@@ -215,7 +215,7 @@ impl Model {
         let current = self.generations.get(&lane);
         self.leases
             .iter()
-            .filter(|(of, generation)| *of == lane && Some(generation) == current)
+            .filter(|(of, generation, _)| *of == lane && Some(generation) == current)
             .count()
     }
 
@@ -310,6 +310,7 @@ impl Model {
                     lane: LaneId(lane),
                     priority,
                     flow: FlowId(flow),
+                    weight: u32::try_from(flow).unwrap() + 1,
                     deadline,
                     switching,
                     has_fallback,
@@ -328,10 +329,10 @@ impl Model {
                 if self.leases.is_empty() {
                     return Ok(());
                 }
-                let (lane, generation) = self.leases.swap_remove(which % self.leases.len());
+                let (lane, generation, flow) = self.leases.swap_remove(which % self.leases.len());
                 let first_byte = (!failed).then_some(s(1));
                 let report = Report { held: s(5), first_byte, failed, severed };
-                self.send(Event::Released { lane, generation, report })
+                self.send(Event::Released { lane, generation, flow, report })
             }
             Step::FinishOperation { which, fails } => self.finish_operation(which, fails),
             Step::Crash { lane, lingers } => match self.engines[lane as usize] {
@@ -425,17 +426,21 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// No request is rejected because the queue is full while another flow has two more requests
-    /// than its own has without it: a flow with a single request never is while another has two.
+    /// No request is rejected because the queue is full while another flow could give a place and
+    /// keep at least as many for its weight as the flow of the request would get. A displaced
+    /// request leaves its flow at least as many for its weight as the flow that took the place.
     #[test]
     fn places_of_a_full_queue_are_shared_between_flows(
         arrivals in prop::collection::vec((0..6u64, -1..2, any::<bool>()), 1..150),
+        weights in prop::array::uniform6(1u32..5),
+        are_equal in any::<bool>(),
     ) {
-        let rules = Rules { queue: QueueLimits { per_lane: 7, total: 7 }, ..rules() };
+        let rules = Rules { queue: QueueLimits { per_lane: 9, total: 9 }, ..rules() };
         let groups = [GroupSetup { budget: 20 << 30 }];
         // Its engine never becomes ready, so that all requests wait.
         let mut dispatcher = Dispatcher::new(vec![setup(1, 0, 10)], &groups, rules);
         let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
+        let weight = |flow: u64| if are_equal { 1 } else { weights[flow as usize] };
         for (ticket, (flow, priority, cancels)) in (1..).zip(arrivals) {
             let mut effects = Vec::new();
             if cancels && let Some((ticket, _)) = waiting.pop_first() {
@@ -447,20 +452,28 @@ proptest! {
                 lane: LaneId(0),
                 priority,
                 flow: FlowId(flow),
+                weight: weight(flow),
                 deadline: s(1000),
                 switching: Switching::Allow,
                 has_fallback: false,
             }), s(0), &mut effects);
             for effect in effects {
-                let Effect::Reject { ticket, refusal } = effect else { continue };
+                let Effect::Reject { ticket: rejected, refusal } = effect else { continue };
                 prop_assert!(matches!(refusal, AcquireError::QueueFull { .. }), "{refusal:?}");
-                let flow = waiting.remove(&ticket.0).unwrap();
-                let count = |flow| waiting.values().filter(|other| **other == flow).count();
-                let most = (0..6).map(count).max().unwrap();
-                prop_assert!(most <= count(flow) + 1, "{waiting:?} without {flow}");
+                let loser = waiting.remove(&rejected.0).unwrap();
+                let count = |flow| waiting.values().filter(|other| **other == flow).count() as u32;
+                for other in 0..6 {
+                    let keeps = count(other).saturating_sub(1) * weight(loser);
+                    let lacks = (count(loser) + 1) * weight(other);
+                    prop_assert!(keeps < lacks, "{waiting:?} without {loser}");
+                }
+                if rejected.0 != ticket {
+                    let (keeps, gets) = (count(loser) * weight(flow), count(flow) * weight(loser));
+                    prop_assert!(keeps >= gets, "{waiting:?} without {loser}");
+                }
             }
             prop_assert_eq!(dispatcher.queued(), waiting.len());
-            prop_assert!(waiting.len() <= 7);
+            prop_assert!(waiting.len() <= 9);
         }
     }
 }

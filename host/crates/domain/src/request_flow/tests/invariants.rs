@@ -118,7 +118,7 @@ impl Inputs {
     /// Returns one of all events.
     fn arbitrary(&self, choose: &mut Choose<'_>) -> Event<'_> {
         match choose(13) {
-            0 => Event::Accepted { tenant: None },
+            0 => Event::Accepted { tenant: None, share: QueueShare::default() },
             1 => Event::Refused,
             2 => arbitrary_decision(choose),
             3 => granted(choose(2) == 0),
@@ -277,7 +277,8 @@ fn run(inputs: &Inputs, choose: &mut Choose<'_>) -> usize {
         effects.action
     };
     if choose(8) > 0 {
-        action = handle(&mut flow, Event::Accepted { tenant: None }, age);
+        action =
+            handle(&mut flow, Event::Accepted { tenant: None, share: QueueShare::default() }, age);
     }
     for _ in 0..choose(MAX_EVENTS) {
         age += ms(if choose(10) == 0 { choose(120_000) } else { choose(20) } as u64);

@@ -120,6 +120,7 @@ const KEYS: &[&str] = &[
     "traffic.interactive.prompt",
     "traffic.interactive.models",
     "traffic.interactive.tenants",
+    "tenants.acme.weight",
     "traffic.interactive.skew",
     "traffic.agents.sessions",
     "traffic.agents.sessions.turns",

@@ -219,6 +219,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
                 rules: Rules { queue, drain_timeout: drain_timeout.map(s), ..Rules::default() },
                 limits: PlanLimits { max_wait: s(max_wait), max_steps: 4 },
                 deadline: s(deadline),
+                weights: [("acme".to_owned(), 3)].into(),
             }
         })
 }
