@@ -18,7 +18,15 @@ pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
         headers.insert(name, value);
     }
     let tenant = case.tenant.clone();
-    let head = Head { id: "case".into(), tenant, headers, ..Head::default() };
+    let head = Head {
+        id: "case".into(),
+        tenant,
+        key_name: case.key_name.clone(),
+        key_group: case.key_group.clone(),
+        allowance: case.allowance,
+        headers,
+        ..Head::default()
+    };
     let body = case.body.get().to_owned().into();
     let request = Request::parse(case.endpoint, body, head)?;
     Ok(Facts {

@@ -3,7 +3,7 @@
 
 use pointsman_tests::client::{chat, post, stream};
 use pointsman_tests::deployment::{Deployment, chain, policy_dir};
-use pointsman_tests::guests::Guest;
+use pointsman_tests::guests::{Guest, replace_file};
 use pointsman_tests::host::{Host, fake_lane, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
@@ -351,6 +351,69 @@ fn policy_reads_parts_of_request() {
             expected.into()
         };
         assert_eq!((response.status, reason), (200, expected.as_str()), "{function}: {call}");
+    }
+    deployment.host.assert_no_request_lost();
+}
+
+/// Host functions about the key, an expression that sets the reason, the reason in a golden case
+/// with a key and limits, and the one of a host without keys.
+const KEY_CALLS: [(&str, &str, &str, &str); 6] = [
+    // A text is at the third word: after whether there is one, and before its length.
+    (
+        "key-group",
+        "(call $why_text (i32.load (i32.const 3004)) (i32.load (i32.const 3008)))",
+        "staff",
+        "",
+    ),
+    (
+        "key-name",
+        "(call $why_text (i32.load (i32.const 3004)) (i32.load (i32.const 3008)))",
+        "k_1",
+        "",
+    ),
+    ("key-name", "(call $why_number (i64.load8_u (i32.const 3000)))", "1", "0"),
+    ("allowance", "(call $why_number (i64.load8_u (i32.const 3000)))", "0", "0"),
+    ("allowance", "(call $why_number (i64.load (i32.const 3040)))", "20000", "0"),
+    ("allowance", "(call $why_number (i64.load (i32.const 3080)))", "50", "0"),
+];
+
+#[test]
+fn policy_reads_its_key_and_what_the_limits_leave() {
+    let deployment = start_deployment(Guest::new("p").reason("unused"));
+    let cases = deployment.policies().join("p/cases.jsonl");
+    let remaining = |limit, left| json!({ "limit": limit, "left": left, "reset-ms": 60_000 });
+    for (number, (function, expression, expected, without_key)) in KEY_CALLS.iter().enumerate() {
+        let case = |why: &str| {
+            json!({
+                "name": function,
+                "request": {
+                    "body": { "model": "auto", "messages": [{ "role": "user", "content": "hi" }] },
+                    "tenant": "acme", "key-name": "k_1", "key-group": "staff",
+                    "allowance": {
+                        "tokens": remaining(20_000, 100), "budget": remaining(1000, 50),
+                    },
+                },
+                "fleet": { "lanes": [{ "name": "a", "models": ["auto"] }] },
+                "expect": { "why": why },
+            })
+            .to_string()
+        };
+        let code = format!(
+            "(USE request.{function} $ask) (ADVISE (call $ask (i32.const 3000)) {expression} \
+             (i32.const 2048))"
+        );
+        let results = [("other", "case_failed"), (*expected, "")];
+        for (attempt, (why, error)) in results.into_iter().enumerate() {
+            // The cases of a version are only run once.
+            let version = format!("{number}.{attempt}.0");
+            replace_file(&cases, case(why).as_bytes());
+            let status = deployment.deploy(&Guest::new("p").version(&version).code(&code));
+            let found = status["error"]["code"].as_str().unwrap_or_default();
+            assert_eq!(found, error, "{function}: {status}");
+        }
+        let response = deployment.send_chat("auto");
+        let reason = response.header("x-pointsman-reason").unwrap_or_default();
+        assert_eq!((response.status, reason), (200, *without_key), "{function}: {expression}");
     }
     deployment.host.assert_no_request_lost();
 }

@@ -157,6 +157,28 @@ static inline pm_text pm_endpoint_kind(void) {
   return kind;
 }
 
+/// Returns the group of the key with which the client authenticated, or `PM_NO_TEXT`.
+static inline pm_text pm_key_group(void) {
+  pm_text group;
+  return pointsman_policy_request_key_group(&group) ? group : PM_NO_TEXT;
+}
+
+/// Returns the name of that key, which is never a part of its secret, or `PM_NO_TEXT`.
+static inline pm_text pm_key_name(void) {
+  pm_text name;
+  return pointsman_policy_request_key_name(&name) ? name : PM_NO_TEXT;
+}
+
+/// What the limits of a key leave: `requests`, `tokens` and `budget`, each with `is_some` and `val`.
+typedef pointsman_policy_types_allowance_t pm_allowance;
+
+/// Returns what the limits of the key, its groups and its tenant leave.
+static inline pm_allowance pm_get_allowance(void) {
+  pm_allowance allowance;
+  pointsman_policy_request_allowance(&allowance);
+  return allowance;
+}
+
 /// Returns a header of the request, or `PM_NO_TEXT`.
 static inline pm_text pm_header(const char *name) {
   pm_text key = pm_literal(name), value;

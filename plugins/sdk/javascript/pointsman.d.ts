@@ -93,6 +93,19 @@ export interface LaneStat {
   readonly staleMs: number;
 }
 
+/** What the limits of a key leave, of the tightest limit of each kind; `null` without a limit. */
+export interface Allowance {
+  readonly requests: Remaining | null;
+  readonly tokens: Remaining | null;
+  readonly budget: Remaining | null;
+}
+
+export interface Remaining {
+  readonly limit: number;
+  readonly left: number;
+  readonly resetMs: number;
+}
+
 /** The request being decided. Every method calls the host. */
 export interface RequestView {
   id(): string;
@@ -108,6 +121,12 @@ export interface RequestView {
   prefixHashes(blockBytes: number, maxBlocks: number): number[];
   /** The name of the endpoint, such as `chat-completions`, `messages` or `rerank`. */
   endpointKind(): string;
+  /** The group of the key with which the client authenticated. */
+  keyGroup(): string | null;
+  /** The name of that key, which is never a part of its secret. */
+  keyName(): string | null;
+  /** What the limits of the key, its groups and its tenant leave. */
+  allowance(): Allowance;
 }
 
 /** All lanes, as one snapshot for the duration of a call. */

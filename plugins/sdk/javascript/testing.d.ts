@@ -2,6 +2,7 @@
 
 import type {
   Advice,
+  Allowance,
   Context,
   Failure,
   Level,
@@ -29,6 +30,9 @@ export interface FakeRequest {
   headers: Record<string, string>;
   tenant: string | null;
   endpointKind: string;
+  keyGroup: string | null;
+  keyName: string | null;
+  allowance: Allowance;
   context: Partial<Context>;
 }
 
@@ -40,6 +44,9 @@ export function fakeRequest(
     headers?: Record<string, string>;
     tenant?: string | null;
     endpointKind?: string;
+    keyGroup?: string | null;
+    keyName?: string | null;
+    allowance?: Partial<Allowance>;
     context?: Partial<Context>;
   },
 ): FakeRequest;

@@ -18,11 +18,23 @@ export function fakeRequest(
     headers = {},
     tenant = null,
     endpointKind = "chat-completions",
+    keyGroup = null,
+    keyName = null,
+    allowance = {},
     context = {},
   } = {},
 ) {
   const messages = typeof content === "string" ? [{ role: "user", content }] : content;
-  return { body: { model, messages }, headers, tenant, endpointKind, context };
+  return {
+    body: { model, messages },
+    headers,
+    tenant,
+    endpointKind,
+    keyGroup,
+    keyName,
+    allowance: { requests: null, tokens: null, budget: null, ...allowance },
+    context,
+  };
 }
 
 /** Configures a policy on a fake host and returns its hooks. */
@@ -123,6 +135,9 @@ class FakeHost {
       prefixHashes: (blockBytes, maxBlocks) =>
         prefixHashes(this.#texts().join(""), blockBytes, maxBlocks),
       endpointKind: () => this.#request.endpointKind,
+      keyGroup: () => this.#request.keyGroup,
+      keyName: () => this.#request.keyName,
+      allowance: () => this.#request.allowance,
     };
   }
 

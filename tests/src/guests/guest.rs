@@ -39,7 +39,7 @@ const SCORE: u32 = 2208;
 const TEXTS: u32 = 4096;
 
 /// The host functions that guests may import, with their core types.
-const IMPORTS: [(&str, &str); 14] = [
+const IMPORTS: [(&str, &str); 17] = [
     ("state.increment", "(param i32 i32 i64 i32 i32)"),
     ("state.get", "(param i32 i32 i32)"),
     ("state.put", "(param i32 i32 i32 i32 i32 i32)"),
@@ -54,6 +54,9 @@ const IMPORTS: [(&str, &str); 14] = [
     ("request.contains", "(param i32 i32 i32) (result i32)"),
     ("request.prefix-hashes", "(param i32 i32 i32)"),
     ("request.endpoint-kind", "(param i32)"),
+    ("request.key-group", "(param i32)"),
+    ("request.key-name", "(param i32)"),
+    ("request.allowance", "(param i32)"),
 ];
 
 /// The heads of the optional hooks: macro, interface, function and its core type.
@@ -66,7 +69,7 @@ const HOOKS: [(&str, &str, &str, &str); 3] = [
 /// The parts that every guest has.
 const PRELUDE: &str = r#"
     (memory (export "memory") 32)
-    (func (export "pointsman:policy/lifecycle@0.1.1#describe") (result i32) (i32.const 16))
+    (func (export "pointsman:policy/lifecycle@0.1.2#describe") (result i32) (i32.const 16))
     (func $why_text (param i32 i32)
       (i32.store8 (i32.const 2192) (i32.const 2))
       (i32.store (i32.const 2200) (local.get 0))
@@ -91,7 +94,7 @@ const REALLOC: &str = r#"
       (local.get $at))"#;
 /// The default `configure`, which accepts every configuration.
 const CONFIGURE: &str = r#"
-    (func (export "pointsman:policy/lifecycle@0.1.1#configure") (param i32 i32) (result i32)
+    (func (export "pointsman:policy/lifecycle@0.1.2#configure") (param i32 i32) (result i32)
       (i32.const 1024))"#;
 
 /// The texts in the memory of a guest, from the address [`TEXTS`].
@@ -188,7 +191,7 @@ impl Guest {
         for (word, interface, function, kind) in HOOKS {
             if code.contains(word) {
                 let head = format!(
-                    "(func (export \"pointsman:policy/{interface}@0.1.1#{function}\") {kind}"
+                    "(func (export \"pointsman:policy/{interface}@0.1.2#{function}\") {kind}"
                 );
                 code = code.replace(word, &head);
                 world += &format!("  export {interface};\n");
@@ -196,7 +199,7 @@ impl Guest {
         }
         let default = |marker: &str, part| if code.contains(marker) { "" } else { part };
         let realloc = default("\"cabi_realloc\"", REALLOC);
-        let configure = default("lifecycle@0.1.1#configure", CONFIGURE);
+        let configure = default("lifecycle@0.1.2#configure", CONFIGURE);
         let texts = bytes(&texts.0);
         let text = format!(
             "(module {imports} {PRELUDE} {realloc} {configure} {data} \
@@ -285,7 +288,7 @@ fn expand_imports(code: &str) -> (String, String) {
             IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
         let (interface, function) = function.split_once('.').expect("an interface");
         imports += &format!(
-            "(import \"pointsman:policy/{interface}@0.1.1\" \"{function}\" (func {name} {kind})) "
+            "(import \"pointsman:policy/{interface}@0.1.2\" \"{function}\" (func {name} {kind})) "
         );
         rest += after;
     }

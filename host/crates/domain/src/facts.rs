@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::advice::Edit;
+use crate::allowance::Allowance;
 use crate::endpoint::Endpoint;
 
 /// One request as an advisor sees it.
@@ -56,6 +57,18 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     fn model(&self) -> &str;
     /// Returns the authenticated tenant.
     fn tenant(&self) -> Option<&str>;
+    /// Returns the name of the key with which the client authenticated; never a part of its secret.
+    fn key_name(&self) -> Option<&str> {
+        None
+    }
+    /// Returns the group of that key.
+    fn key_group(&self) -> Option<&str> {
+        None
+    }
+    /// Returns what the limits of that key leave, with this request counted.
+    fn allowance(&self) -> Allowance {
+        Allowance::default()
+    }
     /// Returns the first value of a header. The name is case-insensitive; credential headers are
     /// never returned.
     fn header(&self, name: &str) -> Option<&str>;

@@ -78,9 +78,9 @@ pub(crate) async fn decide(
     turn: Option<TurnSlot>,
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
-    let admitted = accepted.and_then(|accepted| {
-        tracker.admit(&pipeline.meter, &accepted.0)?;
-        Ok(accepted)
+    let admitted = accepted.and_then(|(request, fleet)| {
+        let allowance = tracker.admit(&pipeline.meter, &request)?;
+        Ok((request.with_allowance(allowance), fleet))
     });
     if admitted.is_err() {
         tracker.on(Event::Refused);
@@ -157,6 +157,8 @@ pub(crate) async fn accept(
         id: id.to_owned(),
         tenant,
         key: identity.key,
+        key_name: Some(identity.name.clone()).filter(|name| !name.is_empty()),
+        key_group: identity.group.clone(),
         arrived: Some(Instant::now()),
         headers,
         response_id: turn.and_then(TurnSlot::turn).map(|turn| turn.id.clone()),

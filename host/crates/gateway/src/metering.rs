@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pointsman_access::{
     Accounts, Admission, Ask, Identity, Moment, Refusal, UsageBook, UsageEvent,
 };
-use pointsman_domain::{RequestFlow, RequestResult, RequestView as _, Topology};
+use pointsman_domain::{Allowance, RequestFlow, RequestResult, RequestView as _, Topology};
 use pointsman_openai::Request;
 use tokio::time::Instant;
 
@@ -54,17 +54,18 @@ impl Metering {
         &self.identity
     }
 
-    /// Counts the request on the accounts of its key.
+    /// Counts the request on the accounts of its key, and returns what their limits leave.
     ///
     /// # Errors
     /// If it exceeds a limit.
-    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<(), Refusal> {
+    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<Allowance, Refusal> {
         let info = request.info();
         let ask = Ask { prompt_tokens: info.prompt_tokens, output_tokens: info.max_output_tokens };
         let admission = meter.accounts.admit(&self.identity, ask, meter.now())?;
+        let allowance = *admission.allowance();
         let model = request.model().to_owned();
         self.counted = Some(Counted { meter: meter.clone(), admission, model });
-        Ok(())
+        Ok(allowance)
     }
 
     /// Settles the request with what it has used.

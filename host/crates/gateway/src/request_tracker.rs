@@ -23,8 +23,8 @@ use http::StatusCode;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow, RequestResult,
-    RequestView as _, TokenCounts, Topology, Trace, Trigger,
+    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow,
+    RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
@@ -137,7 +137,7 @@ impl RequestTracker {
     ///
     /// # Errors
     /// If it exceeds a limit.
-    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<(), Refusal> {
+    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<Allowance, Refusal> {
         self.metering.admit(meter, request)
     }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod engine_body;
+mod head;
 mod names;
 mod output;
 mod prompt;
@@ -9,21 +10,20 @@ mod shape;
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes, RequestInfo,
-    RequestView, Role, fnv1a_chain,
+    Allowance, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes,
+    RequestInfo, RequestView, Role, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
 pub(crate) use self::check::check_field;
 pub use self::engine_body::EngineRequestBody;
+pub use self::head::{Head, Hold};
 use self::names::Renamed;
 pub use self::names::{ANY_MODEL, ModelNames};
 pub(crate) use self::output::{Limit, lowest_limit};
@@ -33,7 +33,6 @@ pub(crate) use self::shape::is_streaming;
 use self::shape::{Messages, Shape, has_children, has_grammar, read_model};
 use crate::bad_request::BadRequest;
 use crate::endpoint::{EndpointShape, PromptShape};
-use crate::form::Form;
 use crate::index::Index;
 use crate::text::{append_slice, contains, estimate_tokens};
 use crate::{json, limits};
@@ -47,50 +46,6 @@ pub const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
 ];
-
-/// The metadata of a request.
-#[derive(Debug, Clone, Default)]
-pub struct Head {
-    /// Request id.
-    pub id: String,
-    /// Authenticated tenant.
-    pub tenant: Option<String>,
-    /// What distinguishes the API key from others; 0 if the host has no keys.
-    pub key: u64,
-    /// When the request arrived; `None` for now.
-    pub arrived: Option<Instant>,
-    /// Headers of the request. Credential headers are removed on parsing.
-    pub headers: HeaderMap,
-    /// The model name for responses, whatever becomes of that in the body; `None` before parsing,
-    /// for the name in the body.
-    pub response_model: Option<String>,
-    /// The id of the response, if it is one that the host names and keeps.
-    pub response_id: Option<String>,
-    /// The query of the request for external engines; empty for none.
-    pub query: String,
-    /// What the request holds until it ends, whatever becomes of its body; all edited copies hold
-    /// the same.
-    pub hold: Option<Hold>,
-    /// The form that the client sent; the body has what policies see of it.
-    pub form: Option<Arc<Form>>,
-}
-
-/// Something that is held for a request, and dropped with the last copy of the request.
-#[derive(Clone)]
-pub struct Hold(Arc<dyn Any + Send + Sync>);
-
-impl Hold {
-    /// Shares `held` with a request.
-    pub fn new<T: Any + Send + Sync>(held: Arc<T>) -> Self {
-        Self(held)
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").field("copies", &Arc::strong_count(&self.0)).finish()
-    }
-}
 
 /// A parsed request. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -338,6 +293,18 @@ impl RequestView for Request {
 
     fn tenant(&self) -> Option<&str> {
         self.head.tenant.as_deref()
+    }
+
+    fn key_name(&self) -> Option<&str> {
+        self.head.key_name.as_deref()
+    }
+
+    fn key_group(&self) -> Option<&str> {
+        self.head.key_group.as_deref()
+    }
+
+    fn allowance(&self) -> Allowance {
+        self.head.allowance
     }
 
     fn header(&self, name: &str) -> Option<&str> {

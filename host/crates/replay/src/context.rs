@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo, PlanLimits,
-    PolicyCall, RequestInfo, RequestView, Topology,
+    Allowance, DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo,
+    PlanLimits, PolicyCall, RequestInfo, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -199,7 +199,15 @@ impl PartialRequest {
             }
         }
         let (id, tenant) = (view.id().to_owned(), view.tenant().map(str::to_owned));
-        let head = Head { id, tenant, headers, ..Head::default() };
+        let head = Head {
+            id,
+            tenant,
+            key_name: view.key_name().map(str::to_owned),
+            key_group: view.key_group().map(str::to_owned),
+            allowance: view.allowance(),
+            headers,
+            ..Head::default()
+        };
         let parts = RequestParts { head, model: view.model().to_owned(), figures: view.info() };
         Self { parts, recorded: RecordedEdits::default() }
     }
@@ -220,6 +228,18 @@ impl RequestView for PartialRequest {
 
     fn tenant(&self) -> Option<&str> {
         self.parts.head.tenant.as_deref()
+    }
+
+    fn key_name(&self) -> Option<&str> {
+        self.parts.head.key_name.as_deref()
+    }
+
+    fn key_group(&self) -> Option<&str> {
+        self.parts.head.key_group.as_deref()
+    }
+
+    fn allowance(&self) -> Allowance {
+        self.parts.head.allowance
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -43,6 +43,8 @@ pub(crate) fn missing_inputs<A>(replayed: &Replayed<A>, known: KnownInputs) -> V
         let redacted = missing.why == Gap::Redacted;
         let hint = match missing.call.as_str() {
             "request.tenant" => Some(KEEP_TENANT),
+            "request.key-group" | "request.key-name" => redacted.then_some(KEEP_TENANT),
+            "request.allowance" => None,
             call if call.starts_with("state.") => redacted.then_some(KEEP_STATE),
             _ if redacted || known.body => Some(KEEP_TEXT),
             call if call.starts_with("request.") => Some(RECORD_REQUESTS),
@@ -72,6 +74,8 @@ fn is_known(missing: &Missing, known: KnownInputs, reads: &[Read]) -> bool {
         // These are part of every record, and are passed to the policy.
         "context" | "request.id" | "request.model" => true,
         "request.tenant" => known.tenant,
+        // Only recorded for the policies that asked for them.
+        "request.key-group" | "request.key-name" | "request.allowance" => false,
         "request.header" => known.headers && is_unredacted(),
         "request.field" => known.body && is_unredacted(),
         call if call.starts_with("request.") => known.is_complete(),
@@ -83,7 +87,13 @@ fn is_known(missing: &Missing, known: KnownInputs, reads: &[Read]) -> bool {
 
 /// Returns true if edits of the request may change the result of this host call.
 pub(crate) fn depends_on_edits(read: &Read) -> bool {
-    let fixed = ["request.id", "request.tenant"];
+    let fixed = [
+        "request.id",
+        "request.tenant",
+        "request.key-group",
+        "request.key-name",
+        "request.allowance",
+    ];
     (read.call.starts_with("request") && !fixed.contains(&read.call.as_str()))
         || read.call == "fleet.candidates"
 }
@@ -150,4 +160,24 @@ pub(crate) fn possible_causes<A>(
             .to_owned(),
     );
     causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_limits_are_only_known_from_recorded_calls() {
+        let known = KnownInputs { headers: true, body: true, unredacted: true, tenant: true };
+        let is_known = |call: &str| {
+            let (call, with, why) = (call.to_owned(), Vec::new(), Gap::NotAsked);
+            is_known(&Missing { call, with, why }, known, &[])
+        };
+        assert!(is_known("request.tenant") && is_known("request.text"));
+        for call in ["request.key-group", "request.key-name", "request.allowance"] {
+            assert!(!is_known(call), "{call}");
+            let read = Read { call: call.to_owned(), with: Vec::new(), gave: Value::Null };
+            assert!(!depends_on_edits(&read), "{call}");
+        }
+    }
 }

@@ -217,3 +217,19 @@ test("a fake request has the endpoint that the test chooses", () => {
   advise(fakeRequest("hi", { endpointKind: "rerank" }), fleet);
   assert.deepEqual(seen, ["rerank", "other"]);
 });
+
+test("a fake request has the key and the limits that the test chooses", () => {
+  let seen;
+  const { advise } = configure(
+    policy(({ request }) => {
+      seen = [request.keyGroup(), request.keyName(), request.allowance()];
+      return any();
+    }),
+  );
+  const none = { requests: null, tokens: null, budget: null };
+  advise(fakeRequest("hi"), fleet);
+  assert.deepEqual(seen, [null, null, none]);
+  const budget = { limit: 1000, left: 50, resetMs: 60000 };
+  advise(fakeRequest("hi", { keyGroup: "staff", keyName: "k_1", allowance: { budget } }), fleet);
+  assert.deepEqual(seen, ["staff", "k_1", { ...none, budget }]);
+});

@@ -44,6 +44,9 @@ class FakeRequest:
     headers: Dict[str, str] = field(default_factory=dict)
     tenant: Optional[str] = None
     endpoint_kind: str = "chat-completions"
+    key_group: Optional[str] = None
+    key_name: Optional[str] = None
+    allowance: types.Allowance = field(default_factory=lambda: types.Allowance(None, None, None))
     context: Dict[str, Any] = field(default_factory=dict)
 
     def messages(self) -> List[Tuple[str, str]]:
@@ -175,6 +178,15 @@ class _Request:
 
     def endpoint_kind(self) -> str:
         return self._request.endpoint_kind
+
+    def key_group(self) -> Optional[str]:
+        return self._request.key_group
+
+    def key_name(self) -> Optional[str]:
+        return self._request.key_name
+
+    def allowance(self) -> types.Allowance:
+        return self._request.allowance
 
 
 class _Fleet:

@@ -46,6 +46,23 @@ class Sdk(unittest.TestCase):
             seen, [("chat-completions", chat), ("rerank", types.Endpoint.OTHER)]
         )
 
+    def test_fake_request_has_the_key_and_limits_that_the_test_chooses(self):
+        seen = []
+
+        class Advisor:
+            def advise(self, call):
+                request = call.request
+                seen.append((request.key_group(), request.key_name(), request.allowance().budget))
+                return any_lane()
+
+        policy = ConfiguredPolicy(Policy("p", "1", lambda _: Advisor()))
+        policy.advise(FakeRequest("hi"), FLEET)
+        budget = types.Remaining(1000, 50, 60_000)
+        allowance = types.Allowance(None, None, budget)
+        request = FakeRequest("hi", key_group="staff", key_name="k_1", allowance=allowance)
+        policy.advise(request, FLEET)
+        self.assertEqual(seen, [(None, None, None), ("staff", "k_1", budget)])
+
     def test_advice_builds_the_contract_record(self):
         advice = (
             only([1])

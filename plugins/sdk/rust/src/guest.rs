@@ -10,9 +10,9 @@ use crate::generated::hooks::on_failure::exports::pointsman::policy::on_failure;
 use crate::generated::hooks::on_tick::exports::pointsman::policy::on_tick;
 use crate::services::{Host, Services, Source};
 use crate::{
-    Advice, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo, LaneStat,
-    LaneWish, Level, Log, MessageInfo, Metrics, Observe, Outcome, Policy, PolicyError, Recover,
-    Recovery, RequestView, State, StateError, Tick,
+    Advice, Allowance, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo,
+    LaneStat, LaneWish, Level, Log, MessageInfo, Metrics, Observe, Outcome, Policy, PolicyError,
+    Recover, Recovery, RequestView, State, StateError, Tick,
 };
 
 /// The exports of a component, implemented by the policy `P`.
@@ -146,6 +146,18 @@ impl RequestView for Host {
 
     fn endpoint_kind(&self) -> String {
         request::endpoint_kind()
+    }
+
+    fn key_group(&self) -> Option<String> {
+        request::key_group()
+    }
+
+    fn key_name(&self) -> Option<String> {
+        request::key_name()
+    }
+
+    fn allowance(&self) -> Allowance {
+        request::allowance()
     }
 }
 

@@ -71,10 +71,11 @@ pub use services::{Log, Metrics, State};
 
 pub use generated::bindings::pointsman::policy::state::StateError;
 pub use generated::bindings::pointsman::policy::types::{
-    Advice, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep, FieldValue,
-    LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level, MessageInfo,
-    Metric, MetricWeight, Note, OnTimeout, Outcome, Permille, PolicyError, QueueAdvice, Recovery,
-    Rejection, Role, Scalar, Switching, Triggers, TryResult, Wish,
+    Advice, Allowance, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep,
+    FieldValue, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level,
+    MessageInfo, Metric, MetricWeight, Note, OnTimeout, Outcome, Permille, PolicyError,
+    QueueAdvice, Recovery, Rejection, Remaining, Role, Scalar, Switching, Triggers, TryResult,
+    Wish,
 };
 
 /// A policy: created from its configuration, called for every request.
@@ -194,6 +195,12 @@ pub trait RequestView {
     fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
     /// Returns the name of the endpoint, such as `chat-completions`, `messages` or `rerank`.
     fn endpoint_kind(&self) -> String;
+    /// Returns the group of the key with which the client authenticated, if it has one.
+    fn key_group(&self) -> Option<String>;
+    /// Returns the name of that key, which is never a part of its secret.
+    fn key_name(&self) -> Option<String>;
+    /// Returns what the limits of the key, its groups and its tenant leave.
+    fn allowance(&self) -> Allowance;
 }
 
 /// Read access to the lanes; see the interface `fleet` of the contract.

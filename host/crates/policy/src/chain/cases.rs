@@ -25,7 +25,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{Endpoint, Facts, FleetView, Merge, OnConflict, Plan, PlanLimits, Trace};
+use pointsman_domain::{
+    Allowance, Endpoint, Facts, FleetView, Merge, OnConflict, Plan, PlanLimits, Trace,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,6 +57,15 @@ pub struct CaseRequest {
     /// The tenant.
     #[serde(default)]
     pub tenant: Option<String>,
+    /// The name of the key.
+    #[serde(default)]
+    pub key_name: Option<String>,
+    /// The group of the key.
+    #[serde(default)]
+    pub key_group: Option<String>,
+    /// What the limits of the key leave.
+    #[serde(default)]
+    pub allowance: Allowance,
     /// The wall clock in milliseconds since the Unix epoch.
     #[serde(default)]
     pub now_ms: u64,

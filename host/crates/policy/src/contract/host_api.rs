@@ -8,7 +8,7 @@
 //!                                  └─ JournalApi<ReplayLog>    answers from a record
 //! ```
 
-use pointsman_domain::{FieldValue, LaneInfo, LaneStat, MessageInfo};
+use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo};
 
 use crate::contract::shared::Level;
 use crate::contract::state::entry::StateError;
@@ -37,6 +37,12 @@ pub(crate) trait HostApi {
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
     /// Returns the name of the endpoint.
     fn endpoint_kind(&mut self) -> String;
+    /// Returns the group of the key.
+    fn key_group(&mut self) -> Option<String>;
+    /// Returns the name of the key.
+    fn key_name(&mut self) -> Option<String>;
+    /// Returns what the limits of the key leave.
+    fn allowance(&mut self) -> Allowance;
 
     /// Returns the statistics of all lanes.
     fn stats(&mut self) -> Vec<LaneStat>;

@@ -3,7 +3,7 @@
 //! The live result is computed in any case, so that a replayed call consumes the byte limits as the
 //! recorded one did.
 
-use pointsman_domain::{FieldValue, LaneInfo, LaneStat, MessageInfo};
+use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -128,6 +128,21 @@ impl<J: Journal> HostApi for JournalApi<J> {
     fn endpoint_kind(&mut self) -> String {
         let live = self.live.endpoint_kind();
         self.resolve("request.endpoint-kind", Vec::new(), live)
+    }
+
+    fn key_group(&mut self) -> Option<String> {
+        let live = self.live.key_group();
+        self.resolve("request.key-group", Vec::new(), live)
+    }
+
+    fn key_name(&mut self) -> Option<String> {
+        let live = self.live.key_name();
+        self.resolve("request.key-name", Vec::new(), live)
+    }
+
+    fn allowance(&mut self) -> Allowance {
+        let live = self.live.allowance();
+        self.resolve("request.allowance", Vec::new(), live)
     }
 
     // Every record has the statistics and the descriptions of the lanes, so only the calls are

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+    Allowance, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
 };
 
 use crate::contract::host_api::HostApi;
@@ -142,6 +142,18 @@ impl HostApi for LiveApi {
     fn endpoint_kind(&mut self) -> String {
         let endpoint = self.request().map(|request| request.info().endpoint);
         endpoint.map_or_else(String::new, |endpoint| endpoint.label().to_owned())
+    }
+
+    fn key_group(&mut self) -> Option<String> {
+        self.request()?.key_group().map(str::to_owned)
+    }
+
+    fn key_name(&mut self) -> Option<String> {
+        self.request()?.key_name().map(str::to_owned)
+    }
+
+    fn allowance(&mut self) -> Allowance {
+        self.request().map(RequestView::allowance).unwrap_or_default()
     }
 
     fn stats(&mut self) -> Vec<LaneStat> {

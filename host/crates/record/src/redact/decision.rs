@@ -1,5 +1,6 @@
 //! Redaction of a record: covers every field that may contain text of a request.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use pointsman_domain::{
@@ -12,10 +13,11 @@ use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
 /// Host calls whose results reveal nothing of a request's texts.
-const SAFE_CALLS: [&str; 8] = [
+const SAFE_CALLS: [&str; 9] = [
     "context",
     "cut",
     "failure",
+    "request.allowance",
     "request.contains",
     "request.endpoint-kind",
     "request.id",
@@ -29,26 +31,38 @@ const MIN_HASH_BLOCK: u64 = 64;
 impl Redact {
     /// Redacts a record.
     pub(crate) fn apply(&self, record: &mut DecisionRecord) {
-        let tenant =
-            record.tenant.clone().filter(|tenant| self.tenant != Rule::Keep && !tenant.is_empty());
-        let tenant_mark =
-            tenant.as_deref().map(|tenant| self.redacted(self.tenant, tenant)).unwrap_or_default();
-        Redaction { rules: self, tenant, tenant_mark }.record(record);
+        let mut names: Vec<(String, String)> = Vec::new();
+        let all = record.tenant.as_deref().into_iter().chain(key_names(record));
+        for name in all.filter(|name| self.tenant != Rule::Keep && !name.is_empty()) {
+            if names.iter().all(|(known, _)| known != name) {
+                names.push((name.to_owned(), self.redacted(self.tenant, name)));
+            }
+        }
+        // The longest first: a name may contain another one.
+        names.sort_by_key(|(name, _)| Reverse(name.len()));
+        Redaction { rules: self, names }.record(record);
     }
 
     /// Redacts the configurations of policies, which may contain texts of the operator.
     pub(crate) fn apply_to_chain(&self, chain: &mut ChainInfo) {
-        let pass = Redaction { rules: self, tenant: None, tenant_mark: String::new() };
+        let pass = Redaction { rules: self, names: Vec::new() };
         chain.policies.iter_mut().for_each(|link| pass.strings(&mut link.config, self.text));
     }
 }
 
-/// The redaction of one record, with its tenant if the tenant is redacted.
+/// Returns the names of the key and of its group, if a policy has read them.
+fn key_names(record: &DecisionRecord) -> impl Iterator<Item = &str> {
+    let reads = record.consulted.iter().flat_map(|call| &call.reads);
+    let names =
+        reads.filter(|read| matches!(read.call.as_str(), "request.key-group" | "request.key-name"));
+    names.filter_map(|read| read.gave.as_str())
+}
+
+/// The redaction of one record, with the names of its tenant, its key and the key's group, and
+/// their replacements, if the tenant is redacted.
 struct Redaction<'a> {
     rules: &'a Redact,
-    tenant: Option<Arc<str>>,
-    /// Replacement for the tenant's name.
-    tenant_mark: String,
+    names: Vec<(String, String)>,
 }
 
 impl Redaction<'_> {
@@ -74,8 +88,9 @@ impl Redaction<'_> {
             outcome,
             request,
         } = record;
-        if self.tenant.is_some() {
-            let mark: Arc<str> = self.tenant_mark.as_str().into();
+        let mark = |name: &str| self.names.iter().find(|(known, _)| known == name);
+        if let Some((_, mark)) = tenant.as_deref().and_then(mark) {
+            let mark: Arc<str> = mark.as_str().into();
             *tenant = Some(Arc::clone(&mark));
             if let Some(outcome) = outcome {
                 outcome.tenant = Some(mark);
@@ -109,7 +124,7 @@ impl Redaction<'_> {
             }
             *text = serde_json::to_string(&recovery).unwrap_or_default();
         }
-        note.iter_mut().chain(dropped).for_each(|text| self.redact_tenant(text));
+        note.iter_mut().chain(dropped).for_each(|text| self.redact_names(text));
     }
 
     fn read(&self, read: &mut Read) {
@@ -118,12 +133,12 @@ impl Redaction<'_> {
         let first = args.first().and_then(Value::as_str).unwrap_or_default().to_owned();
         match call.as_str() {
             call if SAFE_CALLS.contains(&call) || call.starts_with("fleet.") => {}
-            // The tenant's name is replaced below.
-            "request.tenant" => {}
+            // The names are replaced below.
+            "request.tenant" | "request.key-group" | "request.key-name" => {}
             "request.header" => self.strings(result, rules.rule_for_header(&first)),
             "request.field" => {
                 if let Some(Value::String(text)) = result.get_mut("json") {
-                    rules.json_text(text, &first, |value| self.redact_tenant_in(value));
+                    rules.json_text(text, &first, |value| self.redact_names_in(value));
                 }
             }
             "request.prefix-hashes" => {
@@ -143,8 +158,8 @@ impl Redaction<'_> {
                 self.strings(result, rules.text);
             }
         }
-        args.iter_mut().for_each(|value| self.redact_tenant_in(value));
-        self.redact_tenant_in(result);
+        args.iter_mut().for_each(|value| self.redact_names_in(value));
+        self.redact_names_in(result);
     }
 
     fn advice(&self, advice: &mut Advice) {
@@ -189,14 +204,14 @@ impl Redaction<'_> {
         queue
             .into_iter()
             .filter_map(|queue| queue.flow.as_mut())
-            .for_each(|flow| self.redact_tenant(flow));
+            .for_each(|flow| self.redact_names(flow));
         let steps = fallback.into_iter().flat_map(|fallback| &mut fallback.steps);
         steps.for_each(|step| self.edits(&mut step.edits));
         self.edits(edits);
     }
 
     fn plan(&self, plan: &mut Plan) {
-        plan.flow.iter_mut().for_each(|flow| self.redact_tenant(flow));
+        plan.flow.iter_mut().for_each(|flow| self.redact_names(flow));
         plan.steps.iter_mut().for_each(|step| self.edits(&mut step.edits));
     }
 
@@ -204,21 +219,21 @@ impl Redaction<'_> {
         for edit in edits {
             match edit {
                 Edit::SetField(pointer, json) => {
-                    self.rules.json_text(json, pointer, |value| self.redact_tenant_in(value));
+                    self.rules.json_text(json, pointer, |value| self.redact_names_in(value));
                 }
                 Edit::ReplaceBody(body) => {
-                    self.rules.json_text(body, "", |value| self.redact_tenant_in(value))
+                    self.rules.json_text(body, "", |value| self.redact_names_in(value))
                 }
                 Edit::PrependSystem(text) => {
                     *text = self.rules.redacted(self.rules.text, text);
-                    self.redact_tenant(text);
+                    self.redact_names(text);
                 }
                 Edit::SetHeader(name, value) => {
                     *value = self.rules.redacted(self.rules.rule_for_header(name), value);
-                    self.redact_tenant(value);
+                    self.redact_names(value);
                 }
                 Edit::SetModel(text) | Edit::RemoveField(text) | Edit::RemoveHeader(text) => {
-                    self.redact_tenant(text)
+                    self.redact_names(text)
                 }
                 Edit::CapOutputTokens(_) | Edit::KeepLastMessages(_) => {}
             }
@@ -226,38 +241,38 @@ impl Redaction<'_> {
     }
 
     fn rejection(&self, rejection: &mut Rejection) {
-        self.redact_tenant(&mut rejection.code);
-        self.redact_tenant(&mut rejection.message);
+        self.redact_names(&mut rejection.code);
+        self.redact_names(&mut rejection.message);
     }
 
     fn note(&self, note: &mut Note) {
         if let Scalar::Text(text) = &mut note.value {
-            self.redact_tenant(text);
+            self.redact_names(text);
         }
     }
 
     fn request(&self, request: &mut RequestRecord) {
         for (name, value) in &mut request.headers {
             *value = self.rules.redacted(self.rules.rule_for_header(name), value);
-            self.redact_tenant(value);
+            self.redact_names(value);
         }
         if let Some(body) = &mut request.body {
-            self.rules.json_text(body, "", |value| self.redact_tenant_in(value));
+            self.rules.json_text(body, "", |value| self.redact_names_in(value));
         }
     }
 
-    /// Replaces the tenant's name in a text.
-    fn redact_tenant(&self, text: &mut String) {
-        if let Some(tenant) = &self.tenant
-            && let Some(replaced) = replace_word(text, tenant, &self.tenant_mark)
-        {
-            *text = replaced;
+    /// Replaces the names of the tenant, the key and its group in a text.
+    fn redact_names(&self, text: &mut String) {
+        for (name, mark) in &self.names {
+            if let Some(replaced) = replace_word(text, name, mark) {
+                *text = replaced;
+            }
         }
     }
 
-    fn redact_tenant_in(&self, value: &mut Value) {
-        if self.tenant.is_some() {
-            each_string(value, &mut |text| self.redact_tenant(text));
+    fn redact_names_in(&self, value: &mut Value) {
+        if !self.names.is_empty() {
+            each_string(value, &mut |text| self.redact_names(text));
         }
     }
 

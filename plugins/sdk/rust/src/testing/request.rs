@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use serde_json::Value;
 
-use crate::{Context, Endpoint, FieldValue, MessageInfo, RequestView, Role};
+use crate::{Allowance, Context, Endpoint, FieldValue, MessageInfo, RequestView, Role};
 
 /// A fake request.
 #[derive(Debug, Clone)]
@@ -17,6 +17,9 @@ pub struct FakeRequest {
     endpoint_kind: String,
     headers: Vec<(String, String)>,
     tenant: Option<String>,
+    key_group: Option<String>,
+    key_name: Option<String>,
+    allowance: Allowance,
     /// Maximum number of bytes that one call may read in total.
     read_limit: usize,
     /// Bytes of the limit that the current call has left.
@@ -65,6 +68,9 @@ impl FakeRequest {
             endpoint_kind: kind_of(endpoint).to_owned(),
             headers: Vec::new(),
             tenant: None,
+            key_group: None,
+            key_name: None,
+            allowance: Allowance { requests: None, tokens: None, budget: None },
             read_limit: usize::MAX,
             unread: Cell::new(usize::MAX),
         };
@@ -130,6 +136,21 @@ impl FakeRequest {
 
     fn count_read(&self, bytes: usize) {
         self.unread.set(self.unread.get() - bytes);
+    }
+
+    /// Sets the name and the group of the key.
+    #[must_use]
+    pub fn with_key(mut self, name: &str, group: Option<&str>) -> Self {
+        self.key_name = Some(name.to_owned());
+        self.key_group = group.map(str::to_owned);
+        self
+    }
+
+    /// Sets what the limits of the key leave.
+    #[must_use]
+    pub fn with_allowance(mut self, allowance: Allowance) -> Self {
+        self.allowance = allowance;
+        self
     }
 
     /// Sets the tenant.
@@ -245,6 +266,18 @@ impl RequestView for FakeRequest {
 
     fn endpoint_kind(&self) -> String {
         self.endpoint_kind.clone()
+    }
+
+    fn key_group(&self) -> Option<String> {
+        self.key_group.clone()
+    }
+
+    fn key_name(&self) -> Option<String> {
+        self.key_name.clone()
+    }
+
+    fn allowance(&self) -> Allowance {
+        self.allowance
     }
 }
 

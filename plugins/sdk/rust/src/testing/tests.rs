@@ -1,5 +1,5 @@
 use super::*;
-use crate::{LaneState, Wish};
+use crate::{Allowance, LaneState, Remaining, Wish};
 
 /// A policy that uses all hooks and services.
 struct KitchenSink;
@@ -148,5 +148,44 @@ fn read_limit_applies_per_call() {
     for _ in 0..2 {
         let advice = host.advise(&Reader, &request).unwrap();
         assert_eq!(why(&advice), &crate::Scalar::Text("foob|a|FieldValue::TooLarge(22)".into()));
+    }
+}
+
+/// The example of the documentation: a tenant with a low budget gets the cheap lane.
+struct Thrift;
+
+impl Policy for Thrift {
+    const NAME: &'static str = "thrift";
+    const VERSION: &'static str = "0.1.0";
+
+    fn configure(_: &str) -> Result<Self, PolicyError> {
+        Ok(Self)
+    }
+
+    fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
+        let is_low = |budget: Remaining| budget.left < budget.limit / 10;
+        match (call.request.allowance().budget, call.fleet.find("cheap")) {
+            (Some(budget), Some(cheap)) if is_low(budget) => {
+                Ok(Advice::only([cheap]).with_reason("budget is low"))
+            }
+            _ => Ok(Advice::any()),
+        }
+    }
+}
+
+#[test]
+fn fake_request_has_the_key_and_limits_that_the_test_chooses() {
+    let fleet = FakeFleet::new(&["fast", "cheap"]);
+    let request = FakeRequest::chat(r#"{"model": "auto", "messages": []}"#);
+    assert_eq!(advise(&Thrift, &request, &fleet), Ok(Advice::any()));
+    let request = request.with_key("k_1", Some("staff"));
+    assert_eq!(request.key_name().as_deref(), Some("k_1"));
+    assert_eq!(request.key_group().as_deref(), Some("staff"));
+    let cheap = Advice::only([1]).with_reason("budget is low");
+    for (left, expected) in [(99, cheap), (100, Advice::any())] {
+        let budget = Some(Remaining { limit: 1000, left, reset_ms: 60_000 });
+        let allowance = Allowance { requests: None, tokens: None, budget };
+        let request = request.clone().with_allowance(allowance);
+        assert_eq!(advise(&Thrift, &request, &fleet), Ok(expected), "{left} left");
     }
 }

@@ -94,6 +94,19 @@ impl From<CallInput> for Context {
     }
 }
 
+pub(super) fn allowance(allowance: domain::Allowance) -> types::Allowance {
+    let remaining = |remaining: domain::Remaining| types::Remaining {
+        limit: remaining.limit,
+        left: remaining.left,
+        reset_ms: remaining.reset_ms,
+    };
+    types::Allowance {
+        requests: allowance.requests.map(remaining),
+        tokens: allowance.tokens.map(remaining),
+        budget: allowance.budget.map(remaining),
+    }
+}
+
 pub(super) fn policy_error(error: WitError) -> PolicyError {
     match error {
         WitError::InvalidConfig(why) => PolicyError::InvalidConfig(why),

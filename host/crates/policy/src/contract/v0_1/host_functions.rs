@@ -8,7 +8,7 @@ use crate::contract::state::entry::StateError;
 use crate::contract::v0_1::bindings::pointsman::policy::{
     fleet, log, metrics, request, state, types,
 };
-use crate::contract::v0_1::convert::{lane_info, lane_stat, level};
+use crate::contract::v0_1::convert::{allowance, lane_info, lane_stat, level};
 use crate::limits::MAX_NEEDLE_BYTES;
 
 impl types::Host for GuardedApi<'_> {}
@@ -77,6 +77,18 @@ impl request::Host for GuardedApi<'_> {
 
     fn endpoint_kind(&mut self) -> wasmtime::Result<String> {
         self.call(|api| api.endpoint_kind())
+    }
+
+    fn key_group(&mut self) -> wasmtime::Result<Option<String>> {
+        self.call(|api| api.key_group())
+    }
+
+    fn key_name(&mut self) -> wasmtime::Result<Option<String>> {
+        self.call(|api| api.key_name())
+    }
+
+    fn allowance(&mut self) -> wasmtime::Result<types::Allowance> {
+        self.call(|api| allowance(api.allowance()))
     }
 }
 
@@ -219,6 +231,19 @@ mod tests {
             Some("team")
         }
 
+        fn key_group(&self) -> Option<&str> {
+            Some("staff")
+        }
+
+        fn key_name(&self) -> Option<&str> {
+            Some("k_1")
+        }
+
+        fn allowance(&self) -> domain::Allowance {
+            let budget = domain::Remaining { limit: 100, left: 7, reset_ms: u64::MAX };
+            domain::Allowance { budget: Some(budget), ..domain::Allowance::default() }
+        }
+
         fn header(&self, name: &str) -> Option<&str> {
             (name == "x-class").then_some("batch")
         }
@@ -290,7 +315,7 @@ mod tests {
             request: id() model() tenant() header("x-class".to_owned())
                 field("/n".to_owned(), 9) field("/m".to_owned(), 9)
                 messages() text(0, 0, 4) body(0, 4) contains("secret".to_owned(), true)
-                prefix_hashes(64, 1) endpoint_kind();
+                prefix_hashes(64, 1) endpoint_kind() key_group() key_name() allowance();
             fleet: stats() stat(3) candidates() info(3) find("a".to_owned())
                 with_label("tier".to_owned(), "gpu".to_owned());
             state: put("k".to_owned(), b"v".to_vec(), 60_000) get("k".to_owned())
@@ -298,6 +323,8 @@ mod tests {
                 increment("n".to_owned(), 2, 0);
         }
     }
+
+    const ALLOWANCE: &str = r#"request.allowance[] = {"requests":null,"tokens":null,"budget":{"limit":100,"left":7,"reset-ms":18446744073709551615}}"#;
 
     #[test]
     fn recorded_call_logs_every_host_call_with_its_result() {
@@ -319,6 +346,9 @@ mod tests {
             r#"request.contains["secret",true] = true"#,
             "request.prefix-hashes[64,1] = [18446744073709551615]",
             r#"request.endpoint-kind[] = "rerank""#,
+            r#"request.key-group[] = "staff""#,
+            r#"request.key-name[] = "k_1""#,
+            ALLOWANCE,
             "fleet.stats[] = null",
             "fleet.stat[3] = null",
             "fleet.candidates[] = []",
@@ -349,7 +379,7 @@ mod tests {
         let (reads, missing, differing) = log.into_parts();
         assert_eq!((reads, missing), (record, Vec::new()));
         assert!(differing.iter().all(|differing| differing.call.starts_with("request.")));
-        assert_eq!(differing.len(), 11, "all except the field that is absent in both");
+        assert_eq!(differing.len(), 14, "all except the field that is absent in both");
     }
 
     #[test]
