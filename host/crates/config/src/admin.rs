@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use pointsman_settings::{Code, Diagnostics, Section, folder_of, secret};
 use toml::de::DeTable;
 
-use super::{ConfigError, state_dir};
+use super::ConfigError;
+use super::folders::state_dir;
 
 /// Bytes of a socket's path: the system's limit is 107, and the temporary name has six more.
 pub const MAX_SOCKET_PATH: usize = 101;

@@ -4,6 +4,7 @@
 //! come from environment variables or files and are never written in the configuration itself.
 
 mod admin;
+mod folders;
 mod groups;
 mod keys;
 mod lanes;
@@ -17,7 +18,7 @@ mod responses;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::{PlanLimits, fnv1a_chain};
+use pointsman_domain::PlanLimits;
 use pointsman_fleet::FleetSpec;
 use pointsman_settings::{Code, Diagnostic, Location, Override, Section, folder_of, rules};
 use pointsman_spec::ChainSpec;
@@ -25,6 +26,7 @@ use pointsman_spec::ChainSpec;
 pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
+pub use self::folders::default_cache;
 pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
@@ -218,7 +220,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         .filter_map(|section| keys::read(section, folder))
         .collect();
     let state = root.section("state");
-    let state_dir = state_dir(&state, file, folder);
+    let state_dir = folders::state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
@@ -384,40 +386,6 @@ fn read_log(section: Section<'_>) -> Log {
     );
     section.report_unknown();
     Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
-}
-
-/// Returns the default folder of compiled policies, below the user's cache folder.
-pub fn default_cache() -> Option<PathBuf> {
-    let cache = env_folder("XDG_CACHE_HOME")
-        .or_else(|| env_folder("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("pointsman").join("policies"))
-}
-
-/// Returns the state directory; `None` if it is turned off or there is no default.
-fn state_dir(section: &Section<'_>, file: &Path, folder: &Path) -> Option<PathBuf> {
-    match section.string("dir") {
-        Some("") => None,
-        Some(dir) => Some(folder.join(dir)),
-        None => default_state(file, env_folder),
-    }
-}
-
-/// Returns the default state directory: one folder per configuration file, below the user's state
-/// folder.
-fn default_state(file: &Path, env_folder: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let states = env_folder("XDG_STATE_HOME")
-        .or_else(|| env_folder("HOME").map(|home| home.join(".local/state")))?;
-    let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let path = whole.as_os_str().as_encoded_bytes();
-    // Files with the same name in different folders are different configurations.
-    let hash = fnv1a_chain([path], path.len(), 1).first().copied().unwrap_or_default();
-    let name = whole.file_stem().unwrap_or_default().to_string_lossy();
-    Some(states.join("pointsman").join(format!("{name}-{hash:016x}")))
-}
-
-/// Returns the folder in an environment variable, if it is an absolute path.
-fn env_folder(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Policies, PolicyLocation, default_cache};
+use super::folders::default_cache;
+use super::{Policies, PolicyLocation};
 use pointsman_domain::OnConflict;
 use pointsman_files::read_regular_text;
 use pointsman_settings::{Code, Section, chain};

@@ -11,6 +11,7 @@ use pointsman_spec::OnError;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::folders::default_state;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<Diagnostic>> {
