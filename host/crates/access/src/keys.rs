@@ -7,15 +7,13 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::credential::{Offer, offered};
 use crate::identity::Identity;
 use crate::rights::Rights;
-
-/// Headers by which clients send a key without a scheme: Anthropic's and Azure's libraries.
-const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+use crate::tokens::{Claims, TokenError, TokenRefusal, TokenStatus, TokenVerifier};
 
 /// An API key as the configuration has it.
 #[derive(Clone)]
@@ -48,11 +46,17 @@ pub struct KeySet {
 #[derive(Clone, Default)]
 pub struct Keys {
     set: Arc<ArcSwap<KeySet>>,
+    tokens: Option<Arc<TokenVerifier>>,
 }
 
-/// The request has no key, or an unknown one.
+/// The request has no credential, or one that is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unauthorized;
+pub enum Unauthorized {
+    /// It has no key, or an unknown one.
+    UnknownKey,
+    /// It has a token.
+    Token(TokenRefusal),
+}
 
 impl KeySet {
     /// Adds a key of the configuration.
@@ -90,6 +94,17 @@ impl KeySet {
         })
     }
 
+    /// Returns the identity of the bearer of a valid token.
+    fn of_claims(&self, claims: &Claims) -> Option<Identity> {
+        let tenant = claims.tenant.as_deref()?;
+        let of_group = |group: Option<&str>| self.identity_for(tenant, group, &claims.name);
+        let identity = match claims.needs_group {
+            true => claims.groups.iter().find_map(|group| of_group(Some(group))),
+            false => of_group(None),
+        };
+        Some(Identity { expires: Some(claims.expires), ..identity? })
+    }
+
     fn find(&self, secret: &str, now: SystemTime) -> Option<Arc<Identity>> {
         let digest: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
         let (known, identity) = self.keys.get_key_value(&digest)?;
@@ -104,7 +119,19 @@ impl Keys {
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Self {
         let mut set = KeySet::default();
         keys.into_iter().for_each(|key| set.add(key));
-        Self { set: Arc::new(ArcSwap::from_pointee(set)) }
+        Self { set: Arc::new(ArcSwap::from_pointee(set)), tokens: None }
+    }
+
+    /// Accepts tokens as well. No request is accepted without a key or a token then.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Arc<TokenVerifier>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Returns the state of the keys of the issuer of tokens; `None` if tokens are not accepted.
+    pub fn token_status(&self) -> Option<TokenStatus> {
+        Some(self.tokens.as_ref()?.status(SystemTime::now()))
     }
 
     /// Replaces all keys. The next request is checked with the new ones.
@@ -114,20 +141,47 @@ impl Keys {
 
     /// Returns true if all requests are accepted.
     pub fn is_empty(&self) -> bool {
-        self.set.load().keys.is_empty()
+        self.tokens.is_none() && self.set.load().keys.is_empty()
     }
 
     /// Returns who sent a request with these headers.
     ///
     /// # Errors
     /// If there are keys, and the request does not have one of them: as `Authorization: Bearer`,
-    /// `x-api-key` or `api-key`.
+    /// `x-api-key` or `api-key`. The same if tokens are accepted, and the request has no valid one.
     pub fn identity(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Unauthorized> {
         let set = self.set.load();
-        if set.keys.is_empty() {
+        if self.tokens.is_none() && set.keys.is_empty() {
             return Ok(Arc::default());
         }
-        set.find(offered(headers), SystemTime::now()).ok_or(Unauthorized)
+        match offered(headers) {
+            Offer::Secret(secret) => self.identity_of(&set, secret, SystemTime::now()),
+            Offer::None | Offer::Other => Err(Unauthorized::UnknownKey),
+        }
+    }
+
+    fn identity_of(
+        &self,
+        set: &KeySet,
+        secret: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, Unauthorized> {
+        if let Some(identity) = set.find(secret, now) {
+            return Ok(identity);
+        }
+        match &self.tokens {
+            Some(tokens) if TokenVerifier::is_token(secret) => {
+                let claims = tokens.verify(secret, now);
+                let identity = claims.and_then(|claims| {
+                    set.of_claims(&claims).map(Arc::new).ok_or(TokenError::NotAllowed)
+                });
+                identity.map_err(|error| {
+                    tracing::info!(event = "token_refused", %error, "token refused");
+                    Unauthorized::Token(error.refusal())
+                })
+            }
+            Some(_) | None => Err(Unauthorized::UnknownKey),
+        }
     }
 }
 
@@ -136,17 +190,6 @@ fn number(digest: &[u8; 32]) -> u64 {
     let mut beginning = [0; 8];
     beginning.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(beginning)
-}
-
-/// Returns the key that a request has; empty for none.
-fn offered(headers: &HeaderMap) -> &str {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = text(AUTHORIZATION.as_str()).and_then(|value| {
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(key)
-    });
-    let key = bearer.or_else(|| KEY_HEADERS.into_iter().find_map(text));
-    key.unwrap_or_default().trim()
 }
 
 impl fmt::Debug for ApiKey {
@@ -171,7 +214,12 @@ impl fmt::Debug for Keys {
 }
 
 #[cfg(test)]
+mod token_tests;
+
+#[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+
     use super::*;
 
     #[test]
@@ -183,12 +231,12 @@ mod tests {
             ("authorization", "Bearer  k2 ", Ok(Some("b"))),
             ("x-api-key", "k1", Ok(Some("a"))),
             ("api-key", " k2", Ok(Some("b"))),
-            ("authorization", "Bearer k3", Err(Unauthorized)),
-            ("authorization", "Basic k1", Err(Unauthorized)),
-            ("authorization", "k1", Err(Unauthorized)),
-            ("authorization", "Bearer ", Err(Unauthorized)),
-            ("x-api-key", "Bearer k1", Err(Unauthorized)),
-            ("x-other", "k1", Err(Unauthorized)),
+            ("authorization", "Bearer k3", Err(Unauthorized::UnknownKey)),
+            ("authorization", "Basic k1", Err(Unauthorized::UnknownKey)),
+            ("authorization", "k1", Err(Unauthorized::UnknownKey)),
+            ("authorization", "Bearer ", Err(Unauthorized::UnknownKey)),
+            ("x-api-key", "Bearer k1", Err(Unauthorized::UnknownKey)),
+            ("x-other", "k1", Err(Unauthorized::UnknownKey)),
         ] {
             let name = http::HeaderName::from_static(name);
             let headers = HeaderMap::from_iter([(name, value.parse().unwrap())]);

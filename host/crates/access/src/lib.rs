@@ -8,17 +8,21 @@
 //!                                           └──> UsageBook: by hour, tenant, key, model, lane
 //! ```
 //!
-//! Keys are compared by their digests, and a set of keys is replaced as a whole. Limits are kept in
+//! Keys are compared by their digests, and a set of keys is replaced as a whole. A token of another
+//! issuer gives an identity as well: it is checked with the issuer's public keys, and its claims
+//! name tenant and group. Limits are kept in
 //! accounts: one for each key, for each group of keys with shared limits, and for each tenant with
 //! limits. Decisions are functions of the time that the caller gives; tasks and sockets are the
 //! caller's.
 
 mod accounts;
+mod credential;
 mod identity;
 mod keys;
 mod limits;
 mod moment;
 mod rights;
+mod tokens;
 mod usage;
 
 pub use self::accounts::{Accounts, Admission, Ask, Refusal};
@@ -27,4 +31,8 @@ pub use self::keys::{ApiKey, KeySet, Keys, Unauthorized};
 pub use self::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
 pub use self::moment::Moment;
 pub use self::rights::Rights;
+pub use self::tokens::{
+    ClaimPath, Claims, KeySetError, MAX_KEY_SET, PublicKeys, Schedule, TokenAlgorithm, TokenError,
+    TokenRefusal, TokenSettings, TokenStatus, TokenVerifier,
+};
 pub use self::usage::{UsageBook, UsageEvent};

@@ -20,7 +20,7 @@ use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
 use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE};
 use crate::headers::{self, to_header_value};
-use pointsman_access::{Refusal, Unauthorized};
+use pointsman_access::{Refusal, TokenRefusal, Unauthorized};
 
 /// Bytes of a client's text that a message quotes.
 const MAX_EXCERPT: usize = 200;
@@ -31,6 +31,8 @@ const MAX_EXCERPT: usize = 200;
 pub(crate) enum RouteError {
     #[error("missing or invalid API key; send it as `Authorization: Bearer KEY`")]
     Unauthorized,
+    #[error(transparent)]
+    Token(TokenRefusal),
     #[error("expected content type `{expected}`, found {}", content_type(.given.as_deref()))]
     ContentType { expected: &'static str, given: Option<String> },
     #[error("the request body is not a valid multipart form: {0}")]
@@ -182,8 +184,11 @@ fn excerpt(text: &str) -> String {
 }
 
 impl From<Unauthorized> for RouteError {
-    fn from(Unauthorized: Unauthorized) -> Self {
-        Self::Unauthorized
+    fn from(error: Unauthorized) -> Self {
+        match error {
+            Unauthorized::UnknownKey => Self::Unauthorized,
+            Unauthorized::Token(refusal) => Self::Token(refusal),
+        }
     }
 }
 
@@ -208,6 +213,7 @@ impl RouteError {
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
+            Self::Token(refusal) => ErrorCode::of_token(*refusal),
             Self::Limited(_) => ErrorCode::RateLimitExceeded,
             Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
             Self::InvalidForm(_) => ErrorCode::InvalidForm,
@@ -280,6 +286,14 @@ impl RouteError {
         match self {
             Self::Unauthorized => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
+            Self::Token(TokenRefusal::Invalid | TokenRefusal::Expired) => {
+                let challenge = HeaderValue::from_static(r#"Bearer error="invalid_token""#);
+                response.with(header::WWW_AUTHENTICATE, challenge)
+            }
+            Self::Token(TokenRefusal::NotAllowed) => response,
+            Self::Token(TokenRefusal::Unavailable) => {
+                response.with_retry_after(Some(RETRY_LOST_ENGINE))
             }
             Self::Limited(refusal) => response.with_retry_after(refusal.retry_after),
             Self::ContentEncoding(_) => {

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use http::StatusCode;
+use pointsman_access::TokenRefusal;
 
 macro_rules! error_codes {
     ($(
@@ -64,6 +65,15 @@ macro_rules! error_codes {
 error_codes! {
     /// The API key or admin token is missing or unknown.
     InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The token is not valid: malformed, not signed by the issuer, or for another service.
+    InvalidToken = "invalid_token", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The token has expired.
+    TokenExpired = "token_expired", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The token is valid, but names no tenant or group that may use the host.
+    TokenNotAllowed = "token_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// The host has no current keys of the issuer of tokens, and cannot check them.
+    TokenKeysUnavailable = "token_keys_unavailable", SERVICE_UNAVAILABLE, "server_error",
+        retry_after: true;
     /// The `Host` is not one of the listener's; see `server.hosts`.
     HostNotAllowed = "host_not_allowed", MISDIRECTED_REQUEST, "invalid_request_error",
         retry_after: false;
@@ -181,6 +191,18 @@ error_codes! {
     ActivationFailed = "activation_failed", CONFLICT, "invalid_request_error", retry_after: false;
     /// An internal error of the host; its log has the cause.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
+}
+
+impl ErrorCode {
+    /// Returns the code of a token that is refused.
+    pub(crate) fn of_token(refusal: TokenRefusal) -> Self {
+        match refusal {
+            TokenRefusal::Invalid => Self::InvalidToken,
+            TokenRefusal::Expired => Self::TokenExpired,
+            TokenRefusal::NotAllowed => Self::TokenNotAllowed,
+            TokenRefusal::Unavailable => Self::TokenKeysUnavailable,
+        }
+    }
 }
 
 impl fmt::Display for ErrorCode {

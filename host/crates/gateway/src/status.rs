@@ -131,6 +131,7 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
         "lanes": lanes,
         "config": (host.config)(),
         "policies": (host.policies)(),
+        "tokens": host.keys.token_status(),
     });
     json(body.to_string())
 }
