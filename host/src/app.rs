@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use pointsman_access::{Accounts, ApiKey, Keys, UsageBook};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
@@ -28,6 +28,7 @@ use crate::listeners::{self, Bound};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
+use crate::tokens::TokenKeys;
 use crate::{admin, facts, inherited, memory, service_manager, shutdown, state, store, telemetry};
 use pointsman_config::Config;
 
@@ -93,6 +94,8 @@ async fn run(
     let responses = store::limits(&config.responses);
     let opened = store::open(config.fleet.state_dir.as_deref(), responses, &mut registry);
     let Some(store) = step.finish("the store was opened", opened).await? else { return Ok(()) };
+    let tokens = config.tokens.take();
+    let tokens = TokenKeys::open(tokens, config.fleet.state_dir.as_deref(), &mut registry)?;
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
@@ -103,7 +106,7 @@ async fn run(
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
-        keys: Keys::new(config.keys.into_iter().map(api_key)),
+        keys: tokens.added_to(Keys::new(config.keys.into_iter().map(api_key))),
         accounts: Arc::new(Accounts::default()),
         usage: Arc::new(UsageBook::default()),
         fleet,
@@ -126,7 +129,8 @@ async fn run(
                 .map(|Bound { listener, settings, .. }| gateway.serve(listener, settings));
             tokio::join!(join_all(clients), operators, early.finish());
         };
-        tokio::select! { () = serve => {}, () = memory::trim_after_peaks() => {} }
+        let background = join(memory::trim_after_peaks(), tokens.refresh());
+        tokio::select! { () = serve => {}, _ = background => {} }
     });
     listeners::announce(&addresses, begun, options.port_file.as_deref())?;
     service_manager::ready();

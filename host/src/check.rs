@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
 use crate::output::print;
-use crate::{facts, listeners};
+use crate::{facts, listeners, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -34,6 +34,7 @@ impl std::error::Error for InvalidPolicies {}
 pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
+    let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
     let settings = RuntimeSettings {
         cache_dir: config.policies.cache.clone(),
         compiler: Compiler::this_program(),
@@ -69,7 +70,8 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         let (on_error, on_open) = (on_error.name(), on_open.name());
         format!("policy {}: on-error = \"{on_error}\", on-open = \"{on_open}\"", policy.name)
     });
-    let lines: String = on_failure.chain(lines).map(|line| format!("  {line}\n")).collect();
+    let lines = on_failure.chain(tokens).chain(lines);
+    let lines: String = lines.map(|line| format!("  {line}\n")).collect();
     print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))
 }
 

@@ -24,6 +24,7 @@ mod startup;
 mod state;
 mod store;
 mod telemetry;
+mod tokens;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,7 @@ mod need;
 mod policies;
 mod records;
 mod responses;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
 pub use self::responses::Responses;
+pub use self::tokens::{KeySource, Tokens};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct Config {
     pub log: Log,
     /// API keys and their tenants.
     pub keys: Vec<ApiKey>,
+    /// Whose tokens are accepted, if any.
+    pub tokens: Option<Tokens>,
     /// Limits of waiting.
     pub queue: Queue,
     /// The policies.
@@ -219,6 +223,9 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         .into_iter()
         .filter_map(|section| keys::read(section, folder))
         .collect();
+    let access = root.section("access");
+    let tokens = tokens::read(&access, folder);
+    access.report_unknown();
     let state = root.section("state");
     let state_dir = folders::state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
@@ -255,6 +262,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         server: server?,
         log,
         keys,
+        tokens,
         queue: Queue { max_wait },
         policies,
         responses,

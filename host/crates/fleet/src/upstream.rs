@@ -69,7 +69,7 @@ pub enum EngineError {
 
 /// Returns the innermost source, which says what happened ("connection refused"); the layers above
 /// only say where.
-fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+pub(crate) fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
