@@ -11,6 +11,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KEY = "sesame"
+# Tokens of an issuer that exists for these tests only, and its public keys. Its private key was
+# not kept; the valid one expires in 2100.
+TOKENS = json.loads((HERE / "tokens.json").read_text())
+# What clients get by name.
+CREDENTIALS = {name: text for name, text in TOKENS.items() if isinstance(text, str)}
 CONFIG = """
 log.format = "json"
 
@@ -24,6 +29,11 @@ env = "TEST_KEY"
 [[keys]]
 tenant = "other"
 env = "OTHER_KEY"
+
+[access.tokens]
+issuer = "https://issuer.example"
+audience = ["pointsman"]
+jwks-file = "token-keys.json"
 
 [[lanes]]
 name = "scripted"
@@ -66,6 +76,7 @@ class Deployment:
         engine_port, host_port = folder / "engine-port", folder / "port"
         self.spawn("engine", [sys.executable, HERE / "engine.py", engine_port])
         self.engine = int(wait_for("the engine listens", lambda: read(engine_port)))
+        (folder / "token-keys.json").write_text(json.dumps({"keys": TOKENS["keys"]}))
         (folder / "pointsman.toml").write_text(self.config.format(port=self.engine))
         command = [
             self.program,

@@ -18,7 +18,7 @@ import sys
 import venv
 from pathlib import Path
 
-from deployment import HERE, KEY, Deployment
+from deployment import CREDENTIALS, HERE, KEY, Deployment
 
 # Client libraries that the default run has, and all others of the opt-in run.
 SHORT = [
@@ -28,6 +28,8 @@ SHORT = [
     "python/schemas.py",
     "node/openai_sdk.mjs",
     "node/anthropic_sdk.mjs",
+    "python/access.py",
+    "node/access.mjs",
 ]
 ALL = [
     *SHORT,
@@ -211,7 +213,7 @@ def main():
         return print(json.dumps(list_features()))
     if options.check:
         return sys.exit("\n".join(check_page(options.check)) or 0)
-    env = {}
+    env = {"CREDENTIALS": json.dumps(CREDENTIALS)}
     if options.node:
         env["CLAUDE"] = str(Path(options.node) / "node_modules/.bin/claude")
     rows = []
