@@ -1,6 +1,7 @@
 //! End-to-end tests: the real host program, real processes and real sockets. See `README.md`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod access_secrets;
 mod admin;
 mod attacks;
 mod captures;
@@ -45,6 +46,7 @@ mod source_tree;
 mod stream;
 mod streams;
 mod supervision;
+mod tokens;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 

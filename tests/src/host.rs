@@ -93,12 +93,23 @@ impl Host {
     /// Starts a host in an existing directory, with additional environment variables, and waits
     /// until it listens.
     pub fn start_in(program: &Path, dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
-        Self::launch(program, dir, config, env, &["--listen", "127.0.0.1:0"])
+        Self::start_with_log(program, dir, config, env, "debug,hyper_util=info")
+    }
+
+    /// Starts a host as [`Host::start_in`] does, with this filter of its log.
+    pub fn start_with_log(
+        program: &Path,
+        dir: TempDir,
+        config: &str,
+        env: &[(&str, &str)],
+        filter: &str,
+    ) -> Self {
+        Self::launch(program, dir, config, env, &["--listen", "127.0.0.1:0", "--log", filter])
     }
 
     /// Starts a host that listens where its configuration says, and waits until it listens.
     pub fn start_as_configured(program: &Path, dir: TempDir, config: &str) -> Self {
-        Self::launch(program, dir, config, &[], &[])
+        Self::launch(program, dir, config, &[], &["--log", "debug,hyper_util=info"])
     }
 
     fn launch(
@@ -113,7 +124,7 @@ impl Host {
         let log = dir.path().join("log");
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
-        command.args(["serve", "--log", "debug,hyper_util=info"]).args(arguments).arg(&file);
+        command.arg("serve").args(arguments).arg(&file);
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());

@@ -10,6 +10,7 @@ pub mod encoding;
 pub mod fake_engine;
 pub mod guests;
 pub mod host;
+pub mod issuer;
 pub mod load;
 pub mod log;
 pub mod memory;
