@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{Allowance, TokenCounts};
+use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
-use crate::limits::{AccountId, Limit};
+use crate::limits::{AccountId, Limit, Period};
 use crate::moment::Moment;
 
 /// What a request is expected to use.
@@ -32,6 +33,23 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
+/// What an account has used in a period, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    /// The account.
+    pub account: AccountId,
+    /// The period.
+    pub period: Period,
+    /// When it began, in milliseconds since 1970.
+    pub start_unix_ms: u64,
+    /// Tokens of requests that have ended.
+    pub tokens: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Milliseconds for which engines worked on requests that have ended.
+    pub engine_ms: u64,
+}
+
 /// All accounts of a host.
 #[derive(Debug, Default)]
 pub struct Accounts {}
@@ -55,6 +73,16 @@ impl Accounts {
     ) -> Result<Admission, Refusal> {
         Ok(Admission { allowance: Allowance::default() })
     }
+
+    /// Returns what the budgets have changed since the last call: all of a row, not the difference.
+    /// A row replaces that of the same account and period, also if it began earlier.
+    pub fn take_dirty(&self) -> Vec<BudgetRow> {
+        Vec::new()
+    }
+
+    /// Continues budgets from stored rows, before the first request. Rows of periods that are over
+    /// do no harm.
+    pub fn restore(&self, _rows: impl IntoIterator<Item = BudgetRow>) {}
 }
 
 impl Admission {

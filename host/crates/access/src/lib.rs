@@ -25,7 +25,7 @@ mod rights;
 mod tokens;
 mod usage;
 
-pub use self::accounts::{Accounts, Admission, Ask, Refusal};
+pub use self::accounts::{Accounts, Admission, Ask, BudgetRow, Refusal};
 pub use self::identity::Identity;
 pub use self::keys::{ApiKey, KeySet, Keys, Unauthorized};
 pub use self::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
