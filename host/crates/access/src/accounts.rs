@@ -1,63 +1,60 @@
 //! The accounts on which requests are counted.
+//!
+//! ```text
+//!   admit ──> all accounts have space? ──yes──> charge all: request, slot, expected tokens
+//!                                 └──no───> refusal, with the time of the limit that lasts longest
+//!   settle ─> the tokens that were used replace the expected ones, in the step of the admission
+//! ```
+//!
+//! One lock guards all accounts, because a request is counted on several of them or on none. It is
+//! held for about a microsecond.
+
+mod account;
+mod ask;
+mod budget;
+mod calendar;
+mod excess;
+mod refusal;
+mod table;
+#[cfg(test)]
+mod tests;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pointsman_domain::{Allowance, TokenCounts};
-use serde::{Deserialize, Serialize};
 
+use self::account::Charge;
+pub use self::ask::Ask;
+pub use self::budget::BudgetRow;
+pub use self::refusal::Refusal;
+use self::table::Table;
 use crate::identity::Identity;
-use crate::limits::{AccountId, Limit, Period};
 use crate::moment::Moment;
-
-/// What a request is expected to use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ask {
-    /// Estimated tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Tokens that the response may have.
-    pub output_tokens: u32,
-}
-
-/// A request that exceeds a limit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{account} has reached a limit: {limit:?} of {max}")]
-pub struct Refusal {
-    /// The account that has the limit.
-    pub account: AccountId,
-    /// Which limit it is.
-    pub limit: Limit,
-    /// Its value.
-    pub max: u64,
-    /// When the same request can be accepted, if nothing else is sent until then; `None` if never.
-    pub retry_after: Option<Duration>,
-}
-
-/// What an account has used in a period, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BudgetRow {
-    /// The account.
-    pub account: AccountId,
-    /// The period.
-    pub period: Period,
-    /// When it began, in milliseconds since 1970.
-    pub start_unix_ms: u64,
-    /// Tokens of requests that have ended.
-    pub tokens: u64,
-    /// Requests.
-    pub requests: u64,
-    /// Milliseconds for which engines worked on requests that have ended.
-    pub engine_ms: u64,
-}
 
 /// All accounts of a host.
 #[derive(Debug, Default)]
-pub struct Accounts {}
+pub struct Accounts {
+    table: Mutex<Table>,
+}
 
 /// A request that was accepted, and is counted on its accounts until it is settled.
 #[derive(Debug)]
 pub struct Admission {
     allowance: Allowance,
+    /// `None` if nothing is to be given back.
+    open: Option<Open>,
+}
+
+/// What a request is to give back.
+#[derive(Debug)]
+struct Open {
+    accounts: Arc<Accounts>,
+    identity: Arc<Identity>,
+    charge: Charge,
+    is_waiting: bool,
 }
 
 impl Accounts {
@@ -67,22 +64,45 @@ impl Accounts {
     /// If it exceeds a limit.
     pub fn admit(
         self: &Arc<Self>,
-        _identity: &Arc<Identity>,
-        _ask: Ask,
-        _now: Moment,
+        identity: &Arc<Identity>,
+        ask: Ask,
+        now: Moment,
     ) -> Result<Admission, Refusal> {
-        Ok(Admission { allowance: Allowance::default() })
+        if identity.accounts.is_empty() {
+            return Ok(Admission { allowance: Allowance::default(), open: None });
+        }
+        let (charge, allowance) = self.table.lock().admit(&identity.accounts, ask, now)?;
+        let (accounts, identity) = (Arc::clone(self), Arc::clone(identity));
+        let open = Open { accounts, identity, charge, is_waiting: false };
+        Ok(Admission { allowance, open: Some(open) })
+    }
+
+    /// Returns what is left of the limits of a key.
+    pub fn allowance(&self, identity: &Identity, now: Moment) -> Allowance {
+        match identity.accounts.is_empty() {
+            true => Allowance::default(),
+            false => self.table.lock().allowance(&identity.accounts, now),
+        }
     }
 
     /// Returns what the budgets have changed since the last call: all of a row, not the difference.
     /// A row replaces that of the same account and period, also if it began earlier.
     pub fn take_dirty(&self) -> Vec<BudgetRow> {
-        Vec::new()
+        self.table.lock().take_dirty()
     }
 
     /// Continues budgets from stored rows, before the first request. Rows of periods that are over
     /// do no harm.
-    pub fn restore(&self, _rows: impl IntoIterator<Item = BudgetRow>) {}
+    pub fn restore(&self, rows: impl IntoIterator<Item = BudgetRow>) {
+        let mut table = self.table.lock();
+        rows.into_iter().for_each(|row| table.restore(row));
+    }
+
+    /// Returns the number of accounts that are remembered. Those that are idle and have nothing to
+    /// remember are forgotten.
+    pub fn count(&self) -> usize {
+        self.table.lock().count()
+    }
 }
 
 impl Admission {
@@ -91,19 +111,54 @@ impl Admission {
         &self.allowance
     }
 
+    /// Returns true if an account limits the number of requests that wait.
+    pub fn limits_queue(&self) -> bool {
+        let accounts = self.open.iter().flat_map(|open| &open.identity.accounts);
+        accounts.into_iter().any(|account| account.limits.queued.is_some())
+    }
+
     /// Notes that the request waits in a queue; call [`Admission::stop_waiting`] when it does not
     /// any more.
     ///
     /// # Errors
     /// If too many requests of an account wait.
     pub fn wait(&mut self) -> Result<(), Refusal> {
+        if let Some(open) = self.open.as_mut().filter(|open| !open.is_waiting) {
+            open.accounts.table.lock().wait(&open.identity.accounts)?;
+            open.is_waiting = true;
+        }
         Ok(())
     }
 
     /// Notes that the request does not wait any more.
-    pub fn stop_waiting(&mut self) {}
+    pub fn stop_waiting(&mut self) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.is_waiting) {
+            open.accounts.table.lock().stop_waiting(&open.identity.accounts);
+            open.is_waiting = false;
+        }
+    }
 
     /// Ends the request, and replaces what it was expected to use by what it has used. A request
     /// that is dropped without it is counted as it was expected.
-    pub fn settle(self, _used: TokenCounts, _engine: Duration, _now: Moment) {}
+    pub fn settle(mut self, used: TokenCounts, engine: Duration, now: Moment) {
+        self.stop_waiting();
+        if let Some(Open { accounts, identity, charge, .. }) = self.open.take() {
+            let tokens =
+                u64::from(used.prompt.saturating_sub(used.cached)) + u64::from(used.output);
+            let mut table = accounts.table.lock();
+            table.settle(&identity.accounts, charge, tokens, engine);
+            let duration = now.running.saturating_sub(charge.at.running);
+            table.learn(&identity.accounts, duration, u64::from(used.output));
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.stop_waiting();
+        if let Some(Open { accounts, identity, charge, .. }) = self.open.take() {
+            let mut table = accounts.table.lock();
+            table.settle(&identity.accounts, charge, charge.tokens, Duration::ZERO);
+        }
+    }
 }

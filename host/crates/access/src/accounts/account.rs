@@ -1,0 +1,239 @@
+//! One account: what requests have used, and whether another one fits.
+
+use std::time::Duration;
+
+use pointsman_domain::{Allowance, Remaining};
+
+use super::budget::Spent;
+use super::calendar;
+use super::excess::Excess;
+use super::window::{Window, step_of, time_until};
+use crate::limits::{Limit, Limits, Period};
+use crate::moment::Moment;
+
+/// The periods of budgets, in the order in which an account has them.
+pub(super) const PERIODS: [Period; 3] = [Period::Day, Period::Week, Period::Month];
+/// Tokens that the first response of an account without an output limit is expected to have.
+const FIRST_OUTPUT: u64 = 512;
+/// The shortest time after which a client is told to retry if it has too many requests at a time.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// The longest: the duration of requests is an estimate.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// What requests of an account have used. The limits themselves are those of the request, so that
+/// changed ones apply at once.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    window: Window,
+    in_flight: u32,
+    waiting: u32,
+    /// In the order of [`PERIODS`]; `None` without a budget for the period.
+    budgets: [Option<Spent>; 3],
+    /// Tokens that a response is expected to have: above the average, if they differ.
+    output: u64,
+    /// Average duration of requests.
+    duration: Duration,
+    /// Its budgets have changed since they were stored.
+    pub(super) is_dirty: bool,
+}
+
+/// A request that was counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Charge {
+    pub(super) at: Moment,
+    /// What it is expected to use.
+    pub(super) tokens: u64,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            window: Window::default(),
+            in_flight: 0,
+            waiting: 0,
+            budgets: [None; 3],
+            output: FIRST_OUTPUT,
+            duration: Duration::ZERO,
+            is_dirty: false,
+        }
+    }
+}
+
+impl Account {
+    /// Returns the number of tokens that a response is expected to have.
+    pub(super) fn expected_output(&self) -> u64 {
+        self.output
+    }
+
+    /// Begins what the time has begun, before a request is checked.
+    pub(super) fn advance(&mut self, limits: &Limits, now: Moment) {
+        self.window.advance(step_of(now.running));
+        for budget in &limits.budgets {
+            let spent = self.budgets[index_of(budget.period)].get_or_insert_default();
+            spent.advance(budget.period, now.unix_ms);
+        }
+    }
+
+    /// Returns how a request exceeds the limits.
+    pub(super) fn excess(&self, limits: &Limits, charge: Charge) -> Option<Excess> {
+        let Charge { at: Moment { running, unix_ms }, tokens } = charge;
+        let budgets = limits.budgets.iter().filter_map(|budget| {
+            self.budgets[index_of(budget.period)]?.excess(budget, tokens, unix_ms)
+        });
+        let excesses = self.window_excesses(limits, tokens, running).into_iter().flatten();
+        let concurrent = self.crowd(Limit::Concurrent, limits.concurrent, self.in_flight);
+        excesses.chain(concurrent).chain(budgets).reduce(Excess::longer)
+    }
+
+    fn window_excesses(
+        &self,
+        limits: &Limits,
+        tokens: u64,
+        running: Duration,
+    ) -> [Option<Excess>; 2] {
+        let used = self.window.used();
+        let after = |requests, tokens| time_until(self.window.step_with(requests, tokens), running);
+        let requests = limits.requests_per_minute.map(u64::from);
+        let requests = requests.filter(|max| used.requests >= *max).map(|max| {
+            let after = max.checked_sub(1).map(|others| after(others, u64::MAX));
+            Excess { limit: Limit::RequestsPerMinute, max, asked: 1, after }
+        });
+        let max = limits.tokens_per_minute;
+        let tokens = max.filter(|max| used.tokens.saturating_add(tokens) > *max).map(|max| {
+            let after = max.checked_sub(tokens).map(|others| after(u64::MAX, others));
+            Excess { limit: Limit::TokensPerMinute, max, asked: tokens, after }
+        });
+        [requests, tokens]
+    }
+
+    /// Returns how another request exceeds a number of requests at a time.
+    fn crowd(&self, limit: Limit, max: Option<u32>, others: u32) -> Option<Excess> {
+        let max = max.filter(|max| others >= *max)?;
+        // If their ends are spread evenly, one of them ends in this time.
+        let next = self.duration / self.in_flight.max(1);
+        let after = (max > 0).then(|| next.clamp(MIN_PAUSE, MAX_PAUSE));
+        Some(Excess { limit, max: u64::from(max), asked: 1, after })
+    }
+
+    /// Counts a request.
+    pub(super) fn charge(&mut self, limits: &Limits, charge: Charge) {
+        self.window.add(step_of(charge.at.running), charge.tokens);
+        self.in_flight += 1;
+        for budget in &limits.budgets {
+            if let Some(spent) = &mut self.budgets[index_of(budget.period)] {
+                spent.requests += 1;
+                spent.reserved = spent.reserved.saturating_add(charge.tokens);
+            }
+        }
+    }
+
+    /// Ends a request that was counted with these limits: it has used these tokens instead, and
+    /// engines worked on it for some time.
+    pub(super) fn settle(
+        &mut self,
+        limits: &Limits,
+        charge: Charge,
+        tokens: u64,
+        engine: Duration,
+    ) {
+        self.window.correct(step_of(charge.at.running), charge.tokens, tokens);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        for budget in &limits.budgets {
+            // It counts in the period in which it was accepted.
+            let (start, _) = calendar::bounds(budget.period, charge.at.unix_ms);
+            let spent = self.budgets[index_of(budget.period)].as_mut();
+            if let Some(spent) = spent.filter(|spent| spent.start == start) {
+                spent.reserved = spent.reserved.saturating_sub(charge.tokens);
+                spent.tokens = spent.tokens.saturating_add(tokens);
+                let engine = u64::try_from(engine.as_millis()).unwrap_or(u64::MAX);
+                spent.engine_ms = spent.engine_ms.saturating_add(engine);
+            }
+        }
+    }
+
+    /// Learns from a request that has ended: how long it took, and how many tokens its response
+    /// had, if it had one.
+    pub(super) fn learn(&mut self, duration: Duration, output: u64) {
+        self.duration = match self.duration {
+            Duration::ZERO => duration,
+            average => (average * 7 + duration) / 8,
+        };
+        if output > self.output {
+            self.output += (output - self.output).div_ceil(2);
+        } else if output > 0 {
+            self.output -= (self.output - output) / 16;
+        }
+    }
+
+    /// Returns how another waiting request exceeds the limits.
+    pub(super) fn queue_excess(&self, limits: &Limits) -> Option<Excess> {
+        self.crowd(Limit::Queued, limits.queued, self.waiting)
+    }
+
+    pub(super) fn wait(&mut self) {
+        self.waiting += 1;
+    }
+
+    pub(super) fn stop_waiting(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    /// Returns what is left of the limits.
+    pub(super) fn allowance(&self, limits: &Limits, now: Moment) -> Allowance {
+        let used = self.window.used();
+        let reset_ms = millis(time_until(self.window.end(), now.running));
+        let left = |limit: u64, used: u64, reset_ms| Remaining {
+            limit,
+            left: limit.saturating_sub(used),
+            reset_ms: if used == 0 { 0 } else { reset_ms },
+        };
+        let budgets = limits.budgets.iter().filter_map(|budget| {
+            let (limit, spent) = (budget.tokens?, self.budgets[index_of(budget.period)]?);
+            let (_, end) = calendar::bounds(budget.period, now.unix_ms);
+            let used = spent.tokens.saturating_add(spent.reserved);
+            Some(left(limit, used, end.saturating_sub(now.unix_ms)))
+        });
+        let requests = limits.requests_per_minute.map(u64::from);
+        Allowance {
+            requests: requests.map(|limit| left(limit, used.requests, reset_ms)),
+            tokens: limits.tokens_per_minute.map(|limit| left(limit, used.tokens, reset_ms)),
+            budget: budgets.reduce(tighter),
+        }
+    }
+
+    /// Returns what was used of each budget.
+    pub(super) fn budgets(&self) -> impl Iterator<Item = (Period, Spent)> {
+        PERIODS.into_iter().zip(self.budgets).filter_map(|(period, spent)| Some((period, spent?)))
+    }
+
+    /// Continues a budget.
+    pub(super) fn restore(&mut self, period: Period, spent: Spent) {
+        self.budgets[index_of(period)] = Some(spent);
+    }
+
+    /// Returns true if nothing would change if the account were forgotten, but for what it has
+    /// learned.
+    pub(super) fn is_idle(&mut self, now: Moment) -> bool {
+        let used = self.window.advance(step_of(now.running));
+        used.requests == 0
+            && self.in_flight == 0
+            && self.budgets().all(|(period, spent)| spent.is_unused(period, now.unix_ms))
+    }
+}
+
+/// Returns the tighter one of two limits of the same kind.
+pub(super) fn tighter(one: Remaining, other: Remaining) -> Remaining {
+    if other.left < one.left { other } else { one }
+}
+
+fn index_of(period: Period) -> usize {
+    match period {
+        Period::Day => 0,
+        Period::Week => 1,
+        Period::Month => 2,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,75 @@
+//! What was used of the budget of a period.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::calendar;
+use super::excess::Excess;
+use crate::limits::{AccountId, Budget, Limit, Period};
+
+/// What an account has used in a period, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    /// The account.
+    pub account: AccountId,
+    /// The period.
+    pub period: Period,
+    /// When it began, in milliseconds since 1970.
+    pub start_unix_ms: u64,
+    /// Tokens of requests that have ended.
+    pub tokens: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Milliseconds for which engines worked on requests that have ended.
+    pub engine_ms: u64,
+}
+
+/// What was used of the budget of a period.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    /// When the period began, in milliseconds since 1970.
+    pub(super) start: u64,
+    /// Tokens of requests that have ended.
+    pub(super) tokens: u64,
+    /// Tokens that requests in flight are expected to use.
+    pub(super) reserved: u64,
+    pub(super) requests: u64,
+    pub(super) engine_ms: u64,
+}
+
+impl Spent {
+    /// Begins a new period if that of the budget is not the current one.
+    pub(super) fn advance(&mut self, period: Period, unix_ms: u64) {
+        let (start, _) = calendar::bounds(period, unix_ms);
+        if start != self.start {
+            *self = Self { start, ..Self::default() };
+        }
+    }
+
+    /// Returns how a request with this number of tokens exceeds the budget.
+    pub(super) fn excess(&self, budget: &Budget, tokens: u64, unix_ms: u64) -> Option<Excess> {
+        let period = budget.period;
+        let (_, end) = calendar::bounds(period, unix_ms);
+        let rest = Duration::from_millis(end.saturating_sub(unix_ms));
+        let over = |limit, max: Option<u64>, used: u64, asked: u64| {
+            let max = max.filter(|max| used.saturating_add(asked) > *max)?;
+            Some(Excess { limit, max, asked, after: (asked <= max).then_some(rest) })
+        };
+        let used = self.tokens.saturating_add(self.reserved);
+        // What a request takes of the engine's time is not known before its end.
+        let seconds = self.engine_ms / 1000;
+        let excesses = [
+            over(Limit::TokenBudget(period), budget.tokens, used, tokens),
+            over(Limit::RequestBudget(period), budget.requests, self.requests, 1),
+            over(Limit::EngineBudget(period), budget.engine_seconds, seconds, 1),
+        ];
+        excesses.into_iter().flatten().reduce(Excess::longer)
+    }
+
+    /// Returns true if nothing of the period is to be remembered.
+    pub(super) fn is_unused(&self, period: Period, unix_ms: u64) -> bool {
+        let is_over = self.start != calendar::bounds(period, unix_ms).0;
+        is_over || (self.requests == 0 && self.tokens == 0 && self.engine_ms == 0)
+    }
+}

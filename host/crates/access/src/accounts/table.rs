@@ -1,0 +1,231 @@
+//! All accounts, by what they are for.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pointsman_domain::{Allowance, Remaining};
+
+use super::account::{Account, Charge, tighter};
+use super::ask::Ask;
+use super::budget::{BudgetRow, Spent};
+use super::excess::Excess;
+use super::refusal::Refusal;
+use crate::limits::{AccountId, AccountLimits, Limits};
+use crate::moment::Moment;
+
+/// Time after which idle accounts are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Milliseconds by which a clock may be set back without a new period: less is a correction.
+const MAX_CORRECTION: u64 = 24 * 60 * 60 * 1000;
+/// 2026-01-01. A clock that is before it has not been set since the machine was started.
+const CLOCK_UNSET: u64 = 1_767_225_600_000;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    accounts: HashMap<AccountId, Account>,
+    /// Accounts whose budgets have changed, each of them once.
+    dirty: Vec<AccountId>,
+    /// The latest point in time that was seen. Callers read their clocks before they wait for the
+    /// lock, so that one may come after a later one.
+    latest: Moment,
+    swept: Duration,
+}
+
+impl Table {
+    pub(super) fn admit(
+        &mut self,
+        accounts: &[AccountLimits],
+        ask: Ask,
+        now: Moment,
+    ) -> Result<(Charge, Allowance), Refusal> {
+        let now = self.advance(now);
+        self.sweep(now);
+        for AccountLimits { id, limits } in accounts {
+            match self.accounts.get_mut(id) {
+                Some(account) => account.advance(limits, now),
+                None => self.accounts.entry(id.clone()).or_default().advance(limits, now),
+            }
+        }
+        let charge = Charge { at: now, tokens: self.expected(accounts, ask) };
+        self.check(accounts, |account, limits| account.excess(limits, charge))?;
+        let mut allowance = Allowance::default();
+        for AccountLimits { id, limits } in accounts {
+            if let Some(account) = self.accounts.get_mut(id) {
+                account.charge(limits, charge);
+                allowance = tightest(allowance, account.allowance(limits, now));
+                if !limits.budgets.is_empty() {
+                    mark(&mut self.dirty, id, account);
+                }
+            }
+        }
+        Ok((charge, allowance))
+    }
+
+    /// Returns the refusal by the limit that lasts longest, if there is one.
+    fn check(
+        &self,
+        accounts: &[AccountLimits],
+        excess: impl Fn(&Account, &Limits) -> Option<Excess>,
+    ) -> Result<(), Refusal> {
+        let excesses = accounts.iter().filter_map(|AccountLimits { id, limits }| {
+            Some((id, excess(self.accounts.get(id)?, limits)?))
+        });
+        let longest =
+            excesses.reduce(|one, other| if one.1.longer(other.1) == one.1 { one } else { other });
+        longest.map_or(Ok(()), |(id, excess)| Err(excess.refusal(id)))
+    }
+
+    /// Returns the number of tokens that a request is expected to use.
+    fn expected(&self, accounts: &[AccountLimits], ask: Ask) -> u64 {
+        let prompt = u64::from(ask.prompt_tokens);
+        let Some(output) = ask.output_tokens else {
+            // Responses of one key are more alike than those of all keys of a tenant.
+            let key = accounts.iter().find(|account| matches!(account.id, AccountId::Key(_)));
+            let account = key.or(accounts.first()).and_then(|key| self.accounts.get(&key.id));
+            let output = account.map_or(0, Account::expected_output);
+            // An estimate is not a reason to refuse a request for ever.
+            let budgets = |limits: &AccountLimits| {
+                let budgets = limits.limits.budgets.iter().filter_map(|budget| budget.tokens);
+                budgets.chain(limits.limits.tokens_per_minute).min()
+            };
+            let lowest = accounts.iter().filter_map(budgets).min().unwrap_or(u64::MAX);
+            return prompt.saturating_add(output).min(lowest.max(prompt));
+        };
+        prompt.saturating_add(output.into())
+    }
+
+    /// Returns the point in time that counts: the latest one. A clock of the calendar that was set
+    /// back by days counts too, unless it has not been set at all.
+    fn advance(&mut self, now: Moment) -> Moment {
+        let running = now.running.max(self.latest.running);
+        let back = self.latest.unix_ms.saturating_sub(now.unix_ms);
+        let is_set_back = back > MAX_CORRECTION && now.unix_ms >= CLOCK_UNSET;
+        let unix_ms = if is_set_back { now.unix_ms } else { now.unix_ms.max(self.latest.unix_ms) };
+        self.latest = Moment { running, unix_ms };
+        self.latest
+    }
+
+    /// Forgets idle accounts.
+    fn sweep(&mut self, now: Moment) {
+        if now.running.saturating_sub(self.swept) < SWEEP_INTERVAL {
+            return;
+        }
+        self.swept = now.running;
+        self.accounts.retain(|_, account| !account.is_idle(now));
+        if self.accounts.len() < self.accounts.capacity() / 4 {
+            self.accounts.shrink_to_fit();
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        accounts: &[AccountLimits],
+        charge: Charge,
+        tokens: u64,
+        engine: Duration,
+    ) {
+        for AccountLimits { id, limits } in accounts {
+            if let Some(account) = self.accounts.get_mut(id) {
+                account.settle(limits, charge, tokens, engine);
+                if !limits.budgets.is_empty() {
+                    mark(&mut self.dirty, id, account);
+                }
+            }
+        }
+    }
+
+    pub(super) fn learn(&mut self, accounts: &[AccountLimits], duration: Duration, output: u64) {
+        for AccountLimits { id, .. } in accounts {
+            if let Some(account) = self.accounts.get_mut(id) {
+                account.learn(duration, output);
+            }
+        }
+    }
+
+    pub(super) fn wait(&mut self, accounts: &[AccountLimits]) -> Result<(), Refusal> {
+        self.check(accounts, Account::queue_excess)?;
+        for AccountLimits { id, .. } in accounts {
+            self.accounts.get_mut(id).into_iter().for_each(Account::wait);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_waiting(&mut self, accounts: &[AccountLimits]) {
+        for AccountLimits { id, .. } in accounts {
+            self.accounts.get_mut(id).into_iter().for_each(Account::stop_waiting);
+        }
+    }
+
+    pub(super) fn allowance(&mut self, accounts: &[AccountLimits], now: Moment) -> Allowance {
+        let now = self.advance(now);
+        let unused = Account::default();
+        accounts.iter().fold(Allowance::default(), |allowance, AccountLimits { id, limits }| {
+            let account = match self.accounts.get_mut(id) {
+                Some(account) => {
+                    account.advance(limits, now);
+                    &*account
+                }
+                None => &unused,
+            };
+            tightest(allowance, account.allowance(limits, now))
+        })
+    }
+
+    pub(super) fn take_dirty(&mut self) -> Vec<BudgetRow> {
+        let mut rows = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(account) = self.accounts.get_mut(&id) else { continue };
+            account.is_dirty = false;
+            rows.extend(account.budgets().map(|(period, spent)| BudgetRow {
+                account: id.clone(),
+                period,
+                start_unix_ms: spent.start,
+                tokens: spent.tokens,
+                requests: spent.requests,
+                engine_ms: spent.engine_ms,
+            }));
+        }
+        rows
+    }
+
+    pub(super) fn restore(&mut self, row: BudgetRow) {
+        let BudgetRow { account, period, start_unix_ms: start, tokens, requests, engine_ms } = row;
+        // A clock that has not been set yet does not begin a new period.
+        self.latest.unix_ms = self.latest.unix_ms.max(start);
+        let spent = Spent { start, tokens, reserved: 0, requests, engine_ms };
+        self.accounts.entry(account).or_default().restore(period, spent);
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.accounts.len()
+    }
+}
+
+/// Notes that the budgets of an account have changed.
+fn mark(dirty: &mut Vec<AccountId>, id: &AccountId, account: &mut Account) {
+    if !account.is_dirty {
+        account.is_dirty = true;
+        dirty.push(id.clone());
+    }
+}
+
+/// Returns the tightest limit of each kind.
+fn tightest(one: Allowance, other: Allowance) -> Allowance {
+    let both = |one: Option<Remaining>, other: Option<Remaining>| match (one, other) {
+        (Some(one), Some(other)) => Some(tighter(one, other)),
+        (one, other) => one.or(other),
+    };
+    Allowance {
+        requests: both(one.requests, other.requests),
+        tokens: both(one.tokens, other.tokens),
+        budget: both(one.budget, other.budget),
+    }
+}
+
+#[cfg(test)]
+impl Table {
+    /// Returns true if no account has anything to remember.
+    pub(super) fn is_idle_at(&mut self, now: Moment) -> bool {
+        self.accounts.values_mut().all(|account| account.is_idle(now))
+    }
+}
