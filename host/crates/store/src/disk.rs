@@ -5,13 +5,18 @@
 //!   NAME            key -> value
 //!   NAME.entries    key -> number, owner, time of expiry, length of the value
 //! ```
+//!
+//! A file may have more tables than a host opens: a host that knows fewer ignores them. So further
+//! tables do not change the format version; only another meaning of a table does.
 
 use std::fs::OpenOptions;
 use std::path::Path;
+use std::sync::Arc;
 
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
+    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition, TableError,
 };
 
 use crate::error::{OpenError, StoreError, database};
@@ -23,6 +28,9 @@ const FORMAT: u64 = 1;
 
 /// Memory for pages of the file.
 const CACHE_BYTES: usize = 8 << 20;
+
+/// Estimated bytes of a row of an ordered table.
+const ROW_BYTES: u64 = 200;
 
 /// A file is compacted if it is this much larger than what it has.
 const MIN_WASTE: u64 = 16 << 20;
@@ -38,9 +46,9 @@ type Heads<'a> = TableDefinition<'a, &'static [u8], Head>;
 pub(crate) struct Change {
     pub(crate) space: usize,
     pub(crate) number: u64,
-    pub(crate) key: Box<[u8]>,
+    pub(crate) key: Arc<[u8]>,
     /// The new entry and its value; `None` to remove it.
-    pub(crate) new: Option<(Entry, std::sync::Arc<[u8]>)>,
+    pub(crate) new: Option<(Entry, Arc<[u8]>)>,
 }
 
 /// Opens the file, or memory, and checks the format version.
@@ -54,14 +62,30 @@ pub(crate) fn open(path: Option<&Path>) -> Result<Database, OpenError> {
     let mut options = OpenOptions::new();
     let file =
         pointsman_files::open_private_with(path, options.read(true).write(true).create(true))?;
-    let backend = FileBackend::new(file);
-    let opened = backend.and_then(|backend| builder.create_with_backend(backend));
+    let opened = FileBackend::new(file)
+        .map_err(redb::Error::from)
+        .and_then(|backend| builder.create_with_backend(backend).map_err(redb::Error::from));
     match opened {
         Ok(opened) => check_format(opened, path),
-        Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch) => {
+        Err(redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) => {
             Err(OpenError::InUse(path.to_owned()))
         }
+        Err(error) if is_corrupt(&error) => {
+            Err(OpenError::Corrupt { path: path.to_owned(), source: Box::new(error) })
+        }
         Err(error) => Err(database(error).into()),
+    }
+}
+
+/// Returns true if the file is not one of a store, or is broken.
+fn is_corrupt(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        // All others, of which the database may have more in a later version, say nothing about
+        // the file.
+        _ => false,
     }
 }
 
@@ -99,14 +123,26 @@ fn write_format(opened: &Database) -> Result<(), StoreError> {
 /// Compacts the file if much of it is unused.
 pub(crate) fn compact(opened: &mut Database, path: &Path, used: u64) -> Result<(), StoreError> {
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let used = used.saturating_add(unindexed(opened)?.saturating_mul(ROW_BYTES));
     if size > used.saturating_mul(2).saturating_add(MIN_WASTE) {
         opened.compact().map_err(database)?;
     }
     Ok(())
 }
 
+/// Returns the number of rows in all tables, of which the ordered ones are the only ones that the
+/// index does not know.
+fn unindexed(opened: &Database) -> Result<u64, StoreError> {
+    let transaction = opened.begin_read().map_err(database)?;
+    let mut rows = 0;
+    for table in transaction.list_tables().map_err(database)? {
+        rows += transaction.open_untyped_table(table).map_err(database)?.len().map_err(database)?;
+    }
+    Ok(rows)
+}
+
 /// The number of the last change of a namespace, and the keys of entries that have to go.
-type Loaded = (u64, Vec<Box<[u8]>>);
+type Loaded = (u64, Vec<Arc<[u8]>>);
 
 /// Reads what a namespace has, oldest entries first.
 pub(crate) fn load(opened: &Database, index: &mut Index, now: u64) -> Result<Loaded, StoreError> {

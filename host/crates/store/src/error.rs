@@ -18,6 +18,14 @@ pub enum OpenError {
     /// Another process has the file open.
     #[error("{0}: in use by another process")]
     InUse(PathBuf),
+    /// The file is not one of a store, or is broken.
+    #[error("{path}: not a store, or broken")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<redb::Error>,
+    },
     /// The file cannot be opened safely.
     #[error(transparent)]
     File(#[from] pointsman_files::ReadError),
@@ -35,6 +43,7 @@ impl OpenError {
         match self {
             Self::NewerFormat { .. } => "store_format_newer",
             Self::InUse(_) => "store_in_use",
+            Self::Corrupt { .. } => "store_corrupt",
             Self::File(_) | Self::Database(_) | Self::Thread(_) => "store_unavailable",
         }
     }

@@ -3,12 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use redb::Database;
 
-use crate::disk::Change;
+use crate::disk::{self, Change};
+use crate::error::StoreError;
 use crate::index::{Entry, Index};
 use crate::namespace::{Loss, Namespace};
+
+/// Time after which a file that failed is opened again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the handles and the writer share.
 pub(crate) struct Shared {
@@ -18,6 +23,8 @@ pub(crate) struct Shared {
     /// Something was written.
     pub(crate) written: Condvar,
     pub(crate) disk: RwLock<Option<Arc<Database>>>,
+    /// When the file may be opened again after a failure.
+    pub(crate) next_open: Mutex<Instant>,
     pub(crate) path: Option<PathBuf>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) on_loss: Box<dyn Fn(Loss<'_>) + Send + Sync>,
@@ -28,7 +35,7 @@ pub(crate) struct State {
     pub(crate) spaces: Vec<Index>,
     pub(crate) queue: VecDeque<Change>,
     /// The last queued change of each key.
-    pub(crate) pending: HashMap<(usize, Box<[u8]>), Pending>,
+    pub(crate) pending: HashMap<(usize, Arc<[u8]>), Pending>,
     pub(crate) pending_bytes: usize,
     /// Number of the last change.
     pub(crate) last: u64,
@@ -53,8 +60,33 @@ impl Shared {
         self.disk.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn set_opened(&self, opened: Option<Arc<Database>>) {
-        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = opened;
+    /// Returns the file for a transaction, and opens it again after a failure.
+    pub(crate) fn usable(&self) -> Result<Arc<Database>, StoreError> {
+        if let Some(opened) = self.opened() {
+            return Ok(opened);
+        }
+        let mut next_open = self.next_open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have opened it.
+        if let Some(opened) = self.opened() {
+            return Ok(opened);
+        }
+        let now = Instant::now();
+        if now < *next_open {
+            return Err(StoreError::Closed);
+        }
+        *next_open = now + REOPEN_INTERVAL;
+        let opened = disk::open(self.path.as_deref()).map_err(|_| StoreError::Closed)?;
+        let opened = Arc::new(opened);
+        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Closes the file after a failure: the database refuses everything until it is opened again.
+    pub(crate) fn failed(&self, database: &Arc<Database>) {
+        let mut disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
+        if disk.as_ref().is_some_and(|opened| Arc::ptr_eq(opened, database)) {
+            *disk = None;
+        }
     }
 }
 
@@ -64,7 +96,7 @@ impl State {
         &mut self,
         space: usize,
         number: u64,
-        key: Box<[u8]>,
+        key: Arc<[u8]>,
         new: Option<(Entry, Arc<[u8]>)>,
     ) {
         let value = new.as_ref().map(|(_, value)| Arc::clone(value));

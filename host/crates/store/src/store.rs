@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::disk::{self, Change};
 use crate::error::{OpenError, StoreError};
@@ -49,7 +50,8 @@ impl Store {
         if !gone.is_empty() {
             disk::apply(&opened, &namespaces, &gone)?;
         }
-        if let Some(path) = &path {
+        // A command that reads the file knows no namespaces, and leaves it as it is.
+        if let Some(path) = path.as_ref().filter(|_| !namespaces.is_empty()) {
             disk::compact(&mut opened, path, spaces.iter().map(Index::bytes).sum())?;
         }
         let state = State {
@@ -67,6 +69,7 @@ impl Store {
             wake: Condvar::new(),
             written: Condvar::new(),
             disk: RwLock::new(Some(Arc::new(opened))),
+            next_open: Mutex::new(Instant::now()),
             path,
             namespaces,
             on_loss,
@@ -93,6 +96,10 @@ impl Store {
     /// Returns the number of entries that could not be written so far.
     pub fn lost(&self) -> u64 {
         self.inner.shared.lock().lost
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
     }
 
     /// Returns the position of a namespace.
@@ -149,7 +156,7 @@ impl Store {
             if state.spaces[space].find(key, now).is_none() {
                 return Ok(None);
             }
-            if let Some(pending) = state.pending.get(&(space, Box::from(key))) {
+            if let Some(pending) = state.pending.get(&(space, Arc::from(key))) {
                 return Ok(pending.value.as_ref().map(|value| value.to_vec()));
             }
         }

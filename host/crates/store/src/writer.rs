@@ -1,7 +1,6 @@
 //! The thread that writes: it commits what is queued, one transaction for all that waits.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::disk::{self, Change};
 use crate::error::StoreError;
@@ -11,21 +10,17 @@ use crate::shared::{Shared, State};
 /// Maximum number of changes in a transaction, which bounds its memory.
 const MAX_CHANGES: usize = 1024;
 
-/// Time after which a file that failed is opened again.
-const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
-
 /// Removals that are kept to be repeated after a failure: what was deleted must not come back.
 const MAX_REPEATED: usize = 10_000;
 
 /// Writes until the store is closed and nothing is queued.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let mut repeated: Vec<Change> = Vec::new();
-    let mut next_open = Instant::now();
     while let Some((mut changes, last)) = next(shared) {
         let fresh = changes.len();
         // Before the others: one of them may be a new entry with the same key.
         changes.splice(0..0, std::mem::take(&mut repeated));
-        let result = write(shared, &changes, &mut next_open);
+        let result = write(shared, &changes);
         let mut state = shared.lock();
         for change in changes.iter().skip(changes.len() - fresh) {
             settle(&mut state, change, result.is_err());
@@ -75,23 +70,12 @@ fn settle(state: &mut State, change: &Change, is_lost: bool) {
     }
 }
 
-/// Applies the changes. After an error of the disk the database refuses everything until it is
-/// opened again.
-fn write(shared: &Shared, changes: &[Change], next_open: &mut Instant) -> Result<(), StoreError> {
-    let opened = match shared.opened() {
-        Some(opened) => opened,
-        None if Instant::now() < *next_open => return Err(StoreError::Closed),
-        None => {
-            *next_open = Instant::now() + REOPEN_INTERVAL;
-            let opened = disk::open(shared.path.as_deref()).map_err(|_| StoreError::Closed)?;
-            let opened = Arc::new(opened);
-            shared.set_opened(Some(Arc::clone(&opened)));
-            opened
-        }
-    };
+/// Applies the changes.
+fn write(shared: &Shared, changes: &[Change]) -> Result<(), StoreError> {
+    let opened = shared.usable()?;
     let result = disk::apply(&opened, &shared.namespaces, changes);
     if result.is_err() {
-        shared.set_opened(None);
+        shared.failed(&opened);
     }
     result
 }
