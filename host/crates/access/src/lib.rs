@@ -35,4 +35,7 @@ pub use self::tokens::{
     ClaimPath, Claims, KeySetError, MAX_KEY_SET, PublicKeys, Schedule, TokenAlgorithm, TokenError,
     TokenRefusal, TokenSettings, TokenStatus, TokenVerifier,
 };
-pub use self::usage::{UsageBook, UsageEvent};
+pub use self::usage::{
+    Column, Counts, Saved, UsageBook, UsageError, UsageEvent, UsageQuery, UsageReport,
+    UsageSettings,
+};

@@ -1,11 +1,44 @@
 //! What was used, by hour, tenant, key, model and lane.
+//!
+//! ```text
+//!   record ──> memory (bounded) ──save, twice a second──> batch ──one transaction──> store
+//!                                                           └── kept and tried again if it fails
+//! ```
+//!
+//! Memory has only what was used since the last write, which is added to the rows of the store. So
+//! nothing has to be read at the start, and a clock that is set back does no harm. Each batch has a
+//! number, which is in the store with it: a batch whose transaction failed is not added twice.
 
+mod budgets;
+mod counts;
+mod export;
+mod file;
+mod memory;
+mod query;
+mod row;
+
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pointsman_domain::TokenCounts;
+use pointsman_store::{Store, StoreError};
 
+use self::budgets::BudgetTable;
+pub use self::counts::Counts;
+use self::memory::{Batch, Memory};
+use self::query::hour_of;
+pub use self::query::{Column, UsageError, UsageQuery, UsageReport};
+use self::row::{Names, RowKey, Span, bound};
+use crate::accounts::BudgetRow;
 use crate::identity::Identity;
+
+/// Age in hours after which the hours of a day are added up.
+const COMPACT_AGE: u32 = 35 * row::DAY;
+
+/// Age after which a period of a budget has ended: more than the longest month.
+const BUDGET_AGE: Duration = Duration::from_secs(32 * 24 * 3600);
 
 /// What one request has used on one lane.
 #[derive(Debug, Clone)]
@@ -30,11 +63,170 @@ pub struct UsageEvent<'a> {
     pub engine: Duration,
 }
 
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageSettings {
+    /// Maximum age of a row.
+    pub keep: Duration,
+    /// Maximum number of rows. The oldest are removed for new ones.
+    pub max_rows: u64,
+}
+
+impl Default for UsageSettings {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(400 * 24 * 3600), max_rows: 1_000_000 }
+    }
+}
+
 /// What was used.
 #[derive(Debug, Default)]
-pub struct UsageBook {}
+pub struct UsageBook {
+    memory: Mutex<Memory>,
+    /// Held while the disk is used.
+    unwritten: Mutex<Unwritten>,
+    /// `None` to keep nothing but what is in memory.
+    store: Option<Store>,
+    settings: UsageSettings,
+}
+
+/// What is being written, or could not be written.
+#[derive(Debug, Default)]
+struct Unwritten {
+    batch: Batch,
+    /// The number of the batch; `None` if it was not tried to write it.
+    number: Option<u64>,
+    budgets: BudgetTable,
+}
+
+/// What a write has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Number of rows that were removed because there are too many.
+    pub removed: u64,
+}
 
 impl UsageBook {
-    /// Adds what a request has used. Does not block.
-    pub fn record(&self, _event: &UsageEvent<'_>) {}
+    /// Creates a book that is kept in a store.
+    pub fn new(store: Store, settings: UsageSettings) -> Self {
+        Self { store: Some(store), settings, ..Self::default() }
+    }
+
+    /// Adds what a request has used. Does not wait for the disk.
+    pub fn record(&self, event: &UsageEvent<'_>) {
+        let UsageEvent { identity, tokens, .. } = event;
+        let tenant = identity.tenant.as_deref().unwrap_or_default();
+        let names = Names::new(tenant, &identity.name, event.model, event.lane);
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let counts = Counts {
+            requests: event.requests,
+            failed: if event.failed { event.requests } else { 0 },
+            prompt_tokens: tokens.prompt.into(),
+            cached_tokens: tokens.cached.into(),
+            output_tokens: tokens.output.into(),
+            waiting_ms: ms(event.waiting),
+            engine_ms: ms(event.engine),
+        };
+        self.memory.lock().add(hour_of(event.unix_ms), names, &counts);
+    }
+
+    /// Writes what was used since the last write, and what is used of budgets. What cannot be
+    /// written is kept, and written by a later call. Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn save(&self, budgets: Vec<BudgetRow>) -> Result<Saved, StoreError> {
+        let mut unwritten = self.unwritten.lock();
+        unwritten.budgets.extend(budgets);
+        let Some(store) = &self.store else { return Ok(Saved::default()) };
+        let mut saved = Saved::default();
+        // Twice, if there is a batch that could not be written before.
+        loop {
+            if unwritten.batch.is_empty() {
+                unwritten.batch = self.memory.lock().take();
+            }
+            if unwritten.batch.is_empty() && unwritten.budgets.is_empty() {
+                return Ok(saved);
+            }
+            saved.removed += self.write(store, &mut unwritten)?;
+        }
+    }
+
+    fn write(&self, store: &Store, unwritten: &mut Unwritten) -> Result<u64, StoreError> {
+        let number = match unwritten.number {
+            Some(number) => number,
+            None => *unwritten.number.insert(file::last_batch(store)? + 1),
+        };
+        let Unwritten { batch, budgets, .. } = &*unwritten;
+        let removed = file::write(store, batch, number, budgets, self.settings.max_rows)?;
+        *unwritten = Unwritten::default();
+        Ok(removed)
+    }
+
+    /// Returns the number of rows that are not written.
+    pub fn unwritten(&self) -> usize {
+        let waiting = self.unwritten.lock().batch.len();
+        waiting + self.memory.lock().rows().len()
+    }
+
+    /// Returns what was used of budgets, as it was written last. Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn budgets(&self) -> Result<Vec<BudgetRow>, StoreError> {
+        self.store.as_ref().map_or_else(|| Ok(Vec::new()), file::budgets)
+    }
+
+    /// Removes what is too old, and adds up old hours to days. Returns true if there is more to do.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn maintain(&self, now_unix_ms: u64) -> Result<bool, StoreError> {
+        let Some(store) = &self.store else { return Ok(false) };
+        let before = |age: Duration| {
+            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            now_unix_ms.saturating_sub(age)
+        };
+        BudgetTable::remove_before(store, before(BUDGET_AGE))?;
+        let compact_before = hour_of(now_unix_ms).saturating_sub(COMPACT_AGE);
+        file::maintain(store, hour_of(before(self.settings.keep)), compact_before)
+    }
+
+    /// Adds up what a query wants, up to now. Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or the report has too many rows.
+    pub fn report(&self, query: &UsageQuery) -> Result<UsageReport, UsageError> {
+        let mut report = UsageReport::new(query);
+        let Some(store) = &self.store else {
+            self.add_unwritten(&mut report)?;
+            return Ok(report);
+        };
+        // So that the file has all.
+        if self.save(Vec::new()).is_err() {
+            self.add_unwritten(&mut report)?;
+        }
+        for span in [Span::Day, Span::Hour] {
+            let (from, to) = (bound(span, query.from), bound(span, query.to));
+            let mut result = Ok(());
+            store.scan(file::ROWS, (&from, &to), |key, value| {
+                if let Some(row) = RowKey::from_bytes(key) {
+                    result = report.add(&row, &Counts::from_bytes(value));
+                }
+                if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            result?;
+        }
+        Ok(report)
+    }
+
+    fn add_unwritten(&self, report: &mut UsageReport) -> Result<(), UsageError> {
+        let unwritten = self.unwritten.lock();
+        let memory = self.memory.lock();
+        let rows = unwritten.batch.iter().chain(memory.rows());
+        rows.map(|(row, counts)| report.add(row, counts)).collect()
+    }
 }
+
+#[cfg(test)]
+mod tests;
