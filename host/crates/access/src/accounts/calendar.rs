@@ -28,7 +28,8 @@ pub(super) fn bounds(period: Period, unix_ms: u64) -> (u64, u64) {
 
 /// Returns the position of a day in its month, from 0, and the length of the month.
 fn month(day: u64) -> (u64, u64) {
-    // Years that begin in March have the leap day at their end (Howard Hinnant's `civil_from_days`).
+    // Years that begin in March have the leap day at their end: Howard Hinnant's
+    // `civil_from_days`.
     let day_of_era = (day + DAYS_TO_1970) % DAYS_OF_ERA;
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
