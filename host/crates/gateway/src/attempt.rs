@@ -60,7 +60,7 @@ pub(crate) async fn attempt(
     names: ResponseModel,
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     tracker.record_attempt();
-    let lease = fleet.acquire(slot_request).await.map_err(AttemptError::Acquire)?;
+    let lease = tracker.acquire(fleet, slot_request).await?;
     // Boxed, because its state takes some kilobytes that a queued request does not need yet.
     Box::pin(send(tracker, lease, request, names)).await
 }

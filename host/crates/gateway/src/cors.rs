@@ -19,7 +19,8 @@ const MAX_REQUESTED_HEADERS: usize = 1024;
 const EXPOSED: [&str; 5] =
     ["x-request-id", "request-id", "retry-after", "retry-after-ms", "x-should-retry"];
 /// Beginnings of further headers that pages may read.
-const EXPOSED_PREFIXES: [&str; 3] = ["x-pointsman-", "x-ratelimit-", "openai-"];
+const EXPOSED_PREFIXES: [&str; 4] =
+    ["x-pointsman-", "x-ratelimit-", "anthropic-ratelimit-", "openai-"];
 
 const REQUEST_PRIVATE_NETWORK: HeaderName =
     HeaderName::from_static("access-control-request-private-network");

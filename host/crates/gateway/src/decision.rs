@@ -79,14 +79,12 @@ pub(crate) async fn decide(
     tracker: &mut RequestTracker,
 ) -> Result<RoutingDecision, RouteError> {
     let admitted = accepted.and_then(|(request, fleet)| {
-        let allowance = tracker.admit(&pipeline.meter, &request)?;
+        let allowance = tracker.admit(&pipeline.meter, Some(&request))?;
         Ok((request.with_allowance(allowance), fleet))
     });
-    if admitted.is_err() {
-        tracker.on(Event::Refused);
-    }
+    let admitted = admitted.map_err(|error| tracker.refuse(&pipeline.meter, error));
     let (request, fleet) = admitted?;
-    let share = tracker.metering.identity().queue_share();
+    let share = tracker.metering.queue_share();
     tracker.on(Event::Accepted { tenant: request.tenant(), share });
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);

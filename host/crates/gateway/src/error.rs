@@ -214,7 +214,7 @@ impl RouteError {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
             Self::Token(refusal) => ErrorCode::of_token(*refusal),
-            Self::Limited(_) => ErrorCode::RateLimitExceeded,
+            Self::Limited(refusal) => ErrorCode::from(refusal),
             Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
             Self::InvalidForm(_) => ErrorCode::InvalidForm,
             Self::Spool(_) => ErrorCode::InsufficientStorage,
@@ -295,7 +295,7 @@ impl RouteError {
             Self::Token(TokenRefusal::Unavailable) => {
                 response.with_retry_after(Some(RETRY_LOST_ENGINE))
             }
-            Self::Limited(refusal) => response.with_retry_after(refusal.retry_after),
+            Self::Limited(refusal) => response.with_limit(refusal),
             Self::ContentEncoding(_) => {
                 let supported = HeaderValue::from_static(ContentEncoding::NAMES);
                 response.with(header::ACCEPT_ENCODING, supported)

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use http::StatusCode;
-use pointsman_access::TokenRefusal;
+use pointsman_access::{Limit, Refusal, TokenRefusal};
 
 macro_rules! error_codes {
     ($(
@@ -133,9 +133,20 @@ error_codes! {
     /// The response that `previous_response_id` names does not exist, or is not the client's.
     PreviousResponseNotFound = "previous_response_not_found", NOT_FOUND, "invalid_request_error",
         retry_after: false;
-    /// A limit of the key, its group or its tenant is reached; the message says which.
+    /// A limit per minute of the key, its group or its tenant is reached; the message says which.
     RateLimitExceeded = "rate_limit_exceeded", TOO_MANY_REQUESTS, "rate_limit_error",
         retry_after: true;
+    /// The key, its group or its tenant has too many requests in flight.
+    ConcurrencyLimit = "concurrency_limit", TOO_MANY_REQUESTS, "rate_limit_error",
+        retry_after: true;
+    /// The key, its group or its tenant has too many requests that wait for a slot.
+    QueueLimit = "queue_limit", TOO_MANY_REQUESTS, "rate_limit_error", retry_after: true;
+    /// The budget of the key, its group or its tenant is used up until the next period.
+    BudgetExceeded = "budget_exceeded", TOO_MANY_REQUESTS, "insufficient_quota",
+        retry_after: true;
+    /// The request alone is larger than a limit of the key, its group or its tenant.
+    RequestExceedsLimit = "request_exceeds_limit", TOO_MANY_REQUESTS, "rate_limit_error",
+        retry_after: false;
     /// The tenant has too many responses in the background; see `responses.max-background`.
     TooManyBackground = "too_many_background", TOO_MANY_REQUESTS, "rate_limit_error",
         retry_after: true;
@@ -201,6 +212,22 @@ impl ErrorCode {
             TokenRefusal::Expired => Self::TokenExpired,
             TokenRefusal::NotAllowed => Self::TokenNotAllowed,
             TokenRefusal::Unavailable => Self::TokenKeysUnavailable,
+        }
+    }
+}
+
+impl From<&Refusal> for ErrorCode {
+    fn from(refusal: &Refusal) -> Self {
+        if refusal.retry_after.is_none() {
+            return Self::RequestExceedsLimit;
+        }
+        match refusal.limit {
+            Limit::RequestsPerMinute | Limit::TokensPerMinute => Self::RateLimitExceeded,
+            Limit::Concurrent => Self::ConcurrencyLimit,
+            Limit::Queued => Self::QueueLimit,
+            Limit::TokenBudget(_) | Limit::RequestBudget(_) | Limit::EngineBudget(_) => {
+                Self::BudgetExceeded
+            }
         }
     }
 }

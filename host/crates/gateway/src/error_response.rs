@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use pointsman_access::{Limit, Refusal};
 use pointsman_domain::Rejection;
 use pointsman_openai::{EngineErrorBody, ErrorBody, ErrorForm};
 
@@ -87,6 +88,21 @@ impl ErrorResponse {
             }
             None => self,
         }
+    }
+
+    /// Adds when a limit ends. The time is exact, and may be that of a budget. Client libraries
+    /// retry every 429 within seconds unless they are told not to.
+    pub(crate) fn with_limit(self, refusal: &Refusal) -> Self {
+        let after = refusal.retry_after.map(|after| whole_seconds(after).max(1).into());
+        let ends_soon = match refusal.limit {
+            Limit::RequestsPerMinute
+            | Limit::TokensPerMinute
+            | Limit::Concurrent
+            | Limit::Queued => after.is_some(),
+            Limit::TokenBudget(_) | Limit::RequestBudget(_) | Limit::EngineBudget(_) => false,
+        };
+        let never = (!ends_soon).then_some(HeaderValue::from_static("false"));
+        self.with_optional(header::RETRY_AFTER, after).with_optional(headers::SHOULD_RETRY, never)
     }
 
     /// Returns the response in the form of the API that the client uses.

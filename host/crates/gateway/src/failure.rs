@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use pointsman_access::Refusal;
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_domain::{AttemptResult, FailureClass, Trigger};
@@ -30,6 +31,14 @@ pub(crate) enum AttemptError {
     /// The lane granted no slot.
     #[error(transparent)]
     Acquire(AcquireError),
+    /// The client has too many requests that wait for a slot.
+    #[error("{refusal}")]
+    QueueLimit {
+        /// The limit.
+        refusal: Box<Refusal>,
+        /// What this is for the flow of the request: a queue without space.
+        denied: AcquireError,
+    },
     /// The engine could not be reached, or its response was interrupted.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -96,7 +105,7 @@ impl AttemptError {
     /// Returns how the engine failed, or why the lane granted no slot.
     fn failure(&self) -> Result<EngineFailure, &AcquireError> {
         Ok(match self {
-            Self::Acquire(error) => return Err(error),
+            Self::Acquire(error) | Self::QueueLimit { denied: error, .. } => return Err(error),
             Self::Engine(error) => engine_failure(error),
             Self::Status { status, .. } | Self::KeyRefused { status } => {
                 EngineFailure::Status(status.as_u16())
@@ -140,6 +149,7 @@ impl AttemptError {
             | Self::Unsupported { said, .. }
             | Self::ErrorEvent { said } => Some(said),
             Self::Acquire(_)
+            | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
             | Self::KeyRefused { .. }
@@ -162,6 +172,7 @@ impl AttemptError {
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Acquire(_)
+            | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
             | Self::KeyRefused { .. }
@@ -184,6 +195,7 @@ impl AttemptError {
                 | AcquireError::CircuitOpen { .. } => ErrorCode::NoLaneAvailable,
                 AcquireError::Closing => ErrorCode::Stopping,
             },
+            Self::QueueLimit { refusal, .. } => ErrorCode::from(&**refusal),
             Self::Engine(error) => engine_code(error),
             Self::Status { status, .. } => {
                 let failure = EngineFailure::Status(status.as_u16());
@@ -217,6 +229,7 @@ impl AttemptError {
                 }
                 AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
+            Self::QueueLimit { refusal, .. } => refusal.retry_after,
             Self::Status { retry_after, .. } | Self::RateLimited { retry_after, .. } => {
                 retry_after.map(Duration::from_secs)
             }

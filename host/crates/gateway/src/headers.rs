@@ -16,6 +16,8 @@ pub(crate) const LOAD: HeaderName = HeaderName::from_static("x-pointsman-load");
 
 /// The stable code of an error.
 pub(crate) const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
+/// Tells client libraries whether to send a request again.
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Turns off the buffering of proxies for one response.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -72,7 +74,7 @@ const FOR_CLIENTS: [HeaderName; 11] = [
     header::VARY,
     header::RETRY_AFTER,
     HeaderName::from_static("retry-after-ms"),
-    HeaderName::from_static("x-should-retry"),
+    SHOULD_RETRY,
     // OpenAI's libraries show these.
     HeaderName::from_static("openai-processing-ms"),
 ];

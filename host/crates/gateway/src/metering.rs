@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_access::{
     Accounts, Admission, Ask, Identity, Moment, Refusal, UsageBook, UsageEvent,
 };
-use pointsman_domain::{Allowance, RequestFlow, RequestResult, RequestView as _, Topology};
+use pointsman_domain::{
+    Allowance, Endpoint, QueueShare, RequestFlow, RequestResult, RequestView as _, TokenCounts,
+    Topology,
+};
 use pointsman_openai::Request;
 use tokio::time::Instant;
 
@@ -21,8 +25,13 @@ pub(crate) struct Meter {
 /// What one request uses.
 #[derive(Debug, Default)]
 pub(crate) struct Metering {
-    identity: Arc<Identity>,
+    /// Who sent the request; `None` before that is known.
+    identity: Option<Arc<Identity>>,
     counted: Option<Counted>,
+    /// What the limits of the key leave; `None` if it has no limits.
+    allowance: Option<Allowance>,
+    /// The request was sent to the engine of its lane.
+    is_sent: bool,
 }
 
 /// A request that is counted until its end.
@@ -31,6 +40,77 @@ struct Counted {
     meter: Meter,
     admission: Admission,
     model: String,
+    counting: Counting,
+    /// The estimate, for engines that report nothing.
+    prompt_tokens: u32,
+}
+
+/// Which tokens of a request count for limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// Those of the prompt and of the output.
+    All,
+    /// Those of the prompt: nothing is generated.
+    Prompt,
+    /// None.
+    Nothing,
+}
+
+impl Counting {
+    fn for_endpoint(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::ChatCompletions
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Messages
+            | Endpoint::LlamaCompletion
+            | Endpoint::LlamaInfill
+            | Endpoint::OllamaChat
+            | Endpoint::OllamaGenerate
+            // A path of an engine, which may be any of these.
+            | Endpoint::Other => Self::All,
+            Endpoint::Embeddings
+            | Endpoint::Rerank
+            | Endpoint::Score
+            | Endpoint::Classify
+            | Endpoint::Pooling
+            | Endpoint::Moderations
+            | Endpoint::LlamaEmbedding
+            | Endpoint::OllamaEmbed
+            | Endpoint::OllamaEmbeddings => Self::Prompt,
+            // No model runs, or it does not read and write text.
+            Endpoint::CountTokens
+            | Endpoint::Tokenize
+            | Endpoint::Detokenize
+            | Endpoint::LlamaApplyTemplate
+            | Endpoint::ImageGenerations
+            | Endpoint::ImageEdits
+            | Endpoint::ImageVariations
+            | Endpoint::Transcriptions
+            | Endpoint::Translations
+            | Endpoint::Speech => Self::Nothing,
+        }
+    }
+
+    /// Returns what a request is expected to use.
+    fn ask(self, request: &Request) -> Ask {
+        let info = request.info();
+        let output = Some(info.max_output_tokens).filter(|output| *output > 0);
+        match self {
+            Self::All => Ask { prompt_tokens: info.prompt_tokens, output_tokens: output },
+            Self::Prompt => Ask { prompt_tokens: info.prompt_tokens, output_tokens: Some(0) },
+            Self::Nothing => Ask { prompt_tokens: 0, output_tokens: Some(0) },
+        }
+    }
+
+    /// Returns the tokens that count of those that were used.
+    fn of(self, tokens: TokenCounts) -> TokenCounts {
+        match self {
+            Self::All => tokens,
+            Self::Prompt => TokenCounts { output: 0, ..tokens },
+            Self::Nothing => TokenCounts::default(),
+        }
+    }
 }
 
 impl Meter {
@@ -46,26 +126,63 @@ impl Meter {
 impl Metering {
     /// Notes who sent the request.
     pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
-        self.identity = Arc::clone(identity);
+        self.identity = Some(Arc::clone(identity));
     }
 
-    /// Returns who sent the request.
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
+    /// Returns what the key may have in the queues.
+    pub(crate) fn queue_share(&self) -> QueueShare {
+        self.identity.as_ref().map(|identity| identity.queue_share()).unwrap_or_default()
     }
 
-    /// Counts the request on the accounts of its key, and returns what their limits leave.
+    /// Counts the request on the accounts of its key, once. One that is refused before its tokens
+    /// are known (`None`) counts as a request; one of a client that is not known does not count.
     ///
     /// # Errors
     /// If it exceeds a limit.
-    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<Allowance, Refusal> {
-        let info = request.info();
-        let ask = Ask { prompt_tokens: info.prompt_tokens, output_tokens: info.max_output_tokens };
-        let admission = meter.accounts.admit(&self.identity, ask, meter.now())?;
-        let allowance = *admission.allowance();
-        let model = request.model().to_owned();
-        self.counted = Some(Counted { meter: meter.clone(), admission, model });
-        Ok(allowance)
+    pub(crate) fn admit(
+        &mut self,
+        meter: &Meter,
+        request: Option<&Request>,
+    ) -> Result<Allowance, Refusal> {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.counted.is_none()) else {
+            return Ok(self.allowance.unwrap_or_default());
+        };
+        let (now, is_limited) = (meter.now(), !identity.accounts.is_empty());
+        let endpoint = request.map_or(Endpoint::Other, |request| request.endpoint());
+        let counting = Counting::for_endpoint(endpoint);
+        let nothing = Ask { prompt_tokens: 0, output_tokens: Some(0) };
+        let ask = request.map_or(nothing, |request| counting.ask(request));
+        let admitted = meter.accounts.admit(identity, ask, now);
+        self.allowance = is_limited.then(|| match &admitted {
+            Ok(admission) => *admission.allowance(),
+            Err(_) => meter.accounts.allowance(identity, now),
+        });
+        let (admission, prompt_tokens) = (admitted?, ask.prompt_tokens);
+        let model = request.map(|request| request.model().to_owned()).unwrap_or_default();
+        self.counted =
+            Some(Counted { meter: meter.clone(), admission, model, counting, prompt_tokens });
+        Ok(self.allowance.unwrap_or_default())
+    }
+
+    /// Returns what the limits of the key leave; `None` if it has no limits, or the request has not
+    /// been counted.
+    pub(crate) fn allowance(&self) -> Option<Allowance> {
+        self.allowance
+    }
+
+    /// Returns true if the tokens that an engine reports are counted.
+    pub(crate) fn needs_usage(&self) -> bool {
+        self.counted.is_some() && self.allowance.is_some()
+    }
+
+    /// Notes whether the request was sent to the engine of the current attempt.
+    pub(crate) fn set_sent(&mut self, is_sent: bool) {
+        self.is_sent = is_sent;
+    }
+
+    /// Returns the admission of a request that is counted.
+    pub(crate) fn admission(&mut self) -> Option<&mut Admission> {
+        self.counted.as_mut().map(|counted| &mut counted.admission)
     }
 
     /// Settles the request with what it has used.
@@ -75,16 +192,27 @@ impl Metering {
         topology: Option<&Topology>,
         result: RequestResult,
     ) {
-        let Some(Counted { meter, admission, model }) = self.counted.take() else { return };
+        let Some(identity) = &self.identity else { return };
+        let Some(counted) = self.counted.take() else { return };
+        let Counted { meter, admission, model, counting, prompt_tokens } = counted;
         let now = meter.now();
-        let tokens = flow.usage().unwrap_or_default();
+        let mut tokens = flow.usage().unwrap_or_default();
+        if tokens.prompt == 0 && has_read_prompt(flow, result, self.is_sent) {
+            tokens.prompt = prompt_tokens;
+        }
         let lane = flow.lane().and_then(|lane| Some(topology?.name(lane))).unwrap_or_default();
         let waiting = flow.attempts().map(|attempt| attempt.queue).sum();
-        let engine = flow.total().unwrap_or_default().saturating_sub(waiting);
+        let engine = match flow.attempts().next() {
+            Some(first) => {
+                let total = flow.total().unwrap_or_default();
+                total.saturating_sub(first.begun).saturating_sub(waiting)
+            }
+            None => Duration::ZERO,
+        };
         let failed = matches!(result, RequestResult::Error | RequestResult::Rejected);
         meter.usage.record(&UsageEvent {
             unix_ms: now.unix_ms,
-            identity: &self.identity,
+            identity,
             model: &model,
             lane,
             requests: 1,
@@ -93,7 +221,17 @@ impl Metering {
             waiting,
             engine,
         });
-        admission.settle(tokens, engine, now);
+        admission.settle(counting.of(tokens), engine, now);
+    }
+}
+
+/// Returns true if an engine has read the prompt of a request, or most of it, so that it counts
+/// even if the engine has reported nothing. What an engine has done before it failed is not known.
+fn has_read_prompt(flow: &RequestFlow, result: RequestResult, is_sent: bool) -> bool {
+    let status = flow.attempts().last().map_or(0, |attempt| attempt.status);
+    match flow.ttft() {
+        Some(_) => (200..300).contains(&status),
+        None => is_sent && result == RequestResult::ClientGone,
     }
 }
 

@@ -12,6 +12,8 @@
 //! It also owns the request's tracing span, in which every event about the request is logged:
 //! id, lane and policy are fields of the span and are not repeated by the events.
 
+mod log;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +26,9 @@ use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
     Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow,
-    RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
+    RequestResult, RequestView as _, SlotRequest, TokenCounts, Topology, Trace, Trigger,
 };
-use pointsman_fleet::Lease;
+use pointsman_fleet::{Fleet, Lease};
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
 use tokio::time::Instant;
 use tracing::Span;
@@ -34,8 +36,10 @@ use tracing::field::Empty;
 
 use crate::error::RouteError;
 use crate::error_response::ErrorResponse;
+use crate::failure::AttemptError;
 use crate::metering::{Meter, Metering};
-use crate::metrics::{GatewayMetrics, label};
+use crate::metrics::GatewayMetrics;
+use crate::queue_place;
 use crate::recording::Recording;
 use crate::settings::{AdvisorHandle, Settings};
 
@@ -133,12 +137,45 @@ impl RequestTracker {
         self.metering.identify(identity);
     }
 
-    /// Counts the request on the accounts of its key.
+    /// Counts the request on the accounts of its key; without one, only as a request.
     ///
     /// # Errors
     /// If it exceeds a limit.
-    pub(crate) fn admit(&mut self, meter: &Meter, request: &Request) -> Result<Allowance, Refusal> {
+    pub(crate) fn admit(
+        &mut self,
+        meter: &Meter,
+        request: Option<&Request>,
+    ) -> Result<Allowance, Refusal> {
         self.metering.admit(meter, request)
+    }
+
+    /// Counts a request that is refused before its decision, and feeds that to the flow. Returns
+    /// the error for the client.
+    pub(crate) fn refuse(&mut self, meter: &Meter, error: RouteError) -> RouteError {
+        let limited = match error {
+            RouteError::Limited(_) => None,
+            _ => self.metering.admit(meter, None).err(),
+        };
+        self.on(Event::Refused);
+        limited.map_or(error, RouteError::from)
+    }
+
+    /// Returns what the limits of the key leave; `None` if it has no limits.
+    pub(crate) fn allowance(&self) -> Option<Allowance> {
+        self.metering.allowance()
+    }
+
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// If the lane grants none, or too many requests of the key wait.
+    pub(crate) async fn acquire(
+        &mut self,
+        fleet: &Fleet,
+        slot_request: SlotRequest,
+    ) -> Result<Lease, AttemptError> {
+        self.metering.set_sent(false);
+        queue_place::acquire(fleet, slot_request, self.metering.admission()).await
     }
 
     /// Sets what is to be set if the response fails after its head.
@@ -232,7 +269,8 @@ impl RequestTracker {
     /// Returns true if the token usage of the response has a receiver. Reading the usage of a
     /// response that is not a stream means to keep its tail, which is not done for the log alone.
     pub(crate) fn needs_usage(&self) -> bool {
-        let corrects_estimates = self.lease.as_ref().is_some_and(Lease::needs_usage);
+        let corrects_estimates =
+            self.metering.needs_usage() || self.lease.as_ref().is_some_and(Lease::needs_usage);
         corrects_estimates
             || self.report.as_ref().is_some_and(|report| {
                 report.observer.is_some()
@@ -282,7 +320,10 @@ impl RequestTracker {
     pub(crate) fn grant(&mut self, lease: Lease, is_streaming: bool) -> Option<(&Lease, Duration)> {
         let first_byte_timeout = lease.first_byte_timeout();
         match self.on(Event::Granted { first_byte_timeout, is_streaming }) {
-            Action::Send { timeout } => Some((&*self.lease.insert(lease), timeout)),
+            Action::Send { timeout } => {
+                self.metering.set_sent(true);
+                Some((&*self.lease.insert(lease), timeout))
+            }
             Action::Wait
             | Action::Advise
             | Action::Acquire(_)
@@ -372,61 +413,6 @@ impl RequestTracker {
             recording.finish(result, total, self.flow.attempts(), outcome);
         }
     }
-
-    /// Returns the status that the client got; `None` if the response has not begun.
-    fn sent_status(&self) -> Option<u16> {
-        self.flow.ttft()?;
-        self.flow.attempts().last().map(|attempt| attempt.status)
-    }
-
-    /// Logs the end of the request as one event.
-    fn log_end(
-        &self,
-        result: RequestResult,
-        last: AttemptResult,
-        total: Duration,
-        failure: Option<&Failure<'_>>,
-    ) {
-        // The tracker may be dropped outside the span, for example when a connection is closed.
-        let _entered = self.span.enter();
-        let status = failure.and_then(|failure| failure.status).or(self.sent_status());
-        let usage = self.flow.usage();
-        let error = failure.map(|failure| failure.error.to_string());
-        let cause = failure.and_then(|failure| failure.abort_cause);
-        let failed = if cause.is_some() { "response_aborted" } else { "request_failed" };
-        macro_rules! log {
-            ($level:ident, $event:expr, $message:literal) => {
-                tracing::$level!(
-                    event = $event,
-                    status = status,
-                    outcome = label(result),
-                    result = last.label(),
-                    duration_ms = millis(total),
-                    ttft_ms = self.flow.ttft().map(millis),
-                    attempts = self.flow.attempt_count(),
-                    // Without a prompt, the engine has reported nothing.
-                    prompt_tokens = usage.map(|usage| usage.prompt).filter(|prompt| *prompt > 0),
-                    cached_tokens = usage.map(|usage| usage.cached),
-                    output_tokens = usage.map(|usage| usage.output),
-                    code = failure.and_then(|failure| failure.code),
-                    // A string, so that the text format quotes it: it may contain client input.
-                    error = error.as_deref(),
-                    cause,
-                    $message
-                )
-            };
-        }
-        match failure {
-            None => log!(info, "request_finished", "request finished"),
-            Some(failure) if failure.is_severe => log!(warn, failed, "request failed"),
-            Some(_) => log!(info, failed, "request failed"),
-        }
-    }
-}
-
-/// Converts to whole milliseconds. Saturates, because the log needs no more than `u64`.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for RequestTracker {

@@ -19,7 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::responses::TurnSlot;
 use crate::wait::WaitingBody;
-use crate::{request_id, response, stream};
+use crate::{limit_headers, request_id, response, stream};
 
 const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -46,6 +46,7 @@ pub(crate) async fn serve(
     let turn = parts.extensions.get::<TurnSlot>().cloned();
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
+    let mut allowance = None;
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &mut tracker)).await;
         let accepted = match accepted {
@@ -54,20 +55,32 @@ pub(crate) async fn serve(
             }
             Ok(Accepted::Request(request, fleet)) => {
                 match count_tokens::estimate(&request, &fleet) {
-                    Some(response) => return answered(tracker, response),
+                    Some(response) => match tracker.admit(&pipeline.meter, Some(&request)) {
+                        Ok(_) => {
+                            allowance = tracker.allowance();
+                            return answered(tracker, response);
+                        }
+                        Err(refusal) => Err(refusal.into()),
+                    },
                     None => Ok((request, fleet)),
                 }
             }
             Err(error) => Err(error),
         };
-        match Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await {
+        let decided = Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await;
+        allowance = tracker.allowance();
+        match decided {
             Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
             Err(error) => tracker.error_response(&error),
         }
     };
     let mut response = steps.instrument(span.clone()).await;
     request_id::set(response.headers_mut(), &id);
-    if EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Anthropic {
+    let form = EndpointShape::for_endpoint(endpoint).errors;
+    if let Some(allowance) = allowance {
+        limit_headers::set(response.headers_mut(), &allowance, form);
+    }
+    if form == ErrorForm::Anthropic {
         // The name that Anthropic's libraries read.
         request_id::set_as(ANTHROPIC_ID, response.headers_mut(), &id);
     }

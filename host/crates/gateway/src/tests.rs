@@ -5,6 +5,7 @@ mod engine_responses;
 mod fidelity;
 mod health;
 mod http_layer;
+mod limits;
 mod listener;
 mod protocols;
 mod recovery;

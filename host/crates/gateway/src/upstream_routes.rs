@@ -19,7 +19,7 @@ use pointsman_domain::request_flow::{Action, Event};
 use pointsman_domain::{
     Decision, Endpoint, LaneId, OnTimeout, Plan, SlotRequest, Step, Switching, Triggers,
 };
-use pointsman_openai::CREDENTIALS;
+use pointsman_openai::{CREDENTIALS, ErrorForm};
 use tracing::Instrument as _;
 
 use crate::attempt::EngineResponse;
@@ -29,7 +29,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
-use crate::{headers, paths, request_id, upload};
+use crate::{headers, limit_headers, paths, request_id, upload};
 use pointsman_access::Identity;
 
 /// The methods of the routes.
@@ -110,22 +110,28 @@ pub(crate) async fn serve(
     let metrics = Arc::clone(&pipeline.metrics);
     let mut tracker =
         RequestTracker::new(metrics, Endpoint::Other, span.clone(), &pipeline.settings);
+    let mut allowance = None;
     let steps = async {
         let accepted = accept(pipeline, access, (lane, path), &parts, body, &mut tracker).await;
         let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // No effect once the request was accepted.
-                tracker.on(Event::Refused);
+                // No effect on the flow once the request was accepted.
+                let error = tracker.refuse(&pipeline.meter, error);
+                allowance = tracker.allowance();
                 return tracker.error_response(&error);
             }
         };
+        allowance = tracker.allowance();
         match forward(pipeline, &mut tracker, accepted).await {
             Ok(response) => passed_on(pipeline, response, tracker),
             Err(error) => tracker.error_response(&error),
         }
     };
     let mut response = steps.instrument(span).await;
+    if let Some(allowance) = allowance {
+        limit_headers::set(response.headers_mut(), &allowance, ErrorForm::OpenAi);
+    }
     request_id::set(response.headers_mut(), &id);
     response
 }
@@ -151,6 +157,9 @@ async fn accept(
     tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
     let identity = identify(pipeline, access, parts)?;
+    if access == Access::Client {
+        tracker.identify(&identity);
+    }
     check_path(lane, path)?;
     if access == Access::Client && is_refused(path) {
         return Err(RouteError::EnginePathRefused(path.to_owned()));
@@ -168,6 +177,7 @@ async fn accept(
     let (body, reservation) = received.await?;
     tracker.set_topology(&view.topology);
     tracing::info!(lane, method = %parts.method, path, ?access, "engine path requested");
+    tracker.admit(&pipeline.meter, None)?;
     tracker.on(Event::Accepted { tenant, share: identity.queue_share() });
     let switching = if loads { Switching::Allow } else { Switching::Never };
     let decision = Decision::Route(plan(pipeline, id, switching));
@@ -290,7 +300,7 @@ async fn send(
 ) -> Result<EngineResponse, AttemptError> {
     let Accepted { slot_request, method, path, headers, body, _reservation } = request;
     tracker.record_attempt();
-    let lease = pipeline.fleet.acquire(slot_request).await.map_err(AttemptError::Acquire)?;
+    let lease = tracker.acquire(&pipeline.fleet, slot_request).await?;
     let lane = lease.lane_name().to_owned();
     let Some((lease, timeout)) = tracker.grant(lease, false) else {
         // Never: a request that waits accepts a slot.
