@@ -17,6 +17,7 @@ mod groups;
 mod hostile_policies;
 mod idempotency;
 mod languages;
+mod limits;
 mod listeners;
 mod messages;
 mod middleware;

@@ -2,6 +2,7 @@
 //! compared with direct ones, and with HAProxy in front of the same engine). There are no
 //! assertions about times, because machines differ and are noisy.
 
+mod keys;
 mod simulation;
 mod waiting;
 
@@ -22,7 +23,7 @@ const ROUNDS: usize = 3;
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("parts", "the parts", parts),
     (
         "turns",
@@ -36,6 +37,7 @@ const PARTS: [Part; 7] = [
         policies,
     ),
     ("whole", "the whole: one local engine that responds immediately", whole),
+    ("keys", "keys, limits and usage: CPU time per request", keys::keys),
     ("truth", "a workload in real time and simulated", simulation::truth),
     ("simulation", "the speed of the simulator", simulation::speed),
 ];
@@ -147,7 +149,8 @@ fn whole(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) -> Result<()> {
+/// Measures servers and prints a table. Returns the median CPU time per request of each server.
+fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) -> Result<Vec<f64>> {
     println!("\n{title}");
     println!(
         "{:<20}{:>10}{:>12}{:>12}{:>12}{:>14}{:>12}",
@@ -178,7 +181,7 @@ fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) ->
             median(results, |result| result.cpu),
         );
     }
-    Ok(())
+    Ok(rounds.iter().map(|results| median(results, |result| result.cpu)).collect())
 }
 
 fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Measurement> {

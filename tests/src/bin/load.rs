@@ -51,9 +51,11 @@ fn run(options: &Options) -> Result<()> {
         "stream": options.stream,
     });
     let body = body.to_string();
+    // A host without keys does not read the key.
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+         authorization: Bearer pm_bench\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
         body.len()
     );
     let (measuring, stop) = (AtomicBool::new(false), AtomicBool::new(false));

@@ -1,0 +1,63 @@
+//! What keys, limits and usage cost: CPU time per request without keys, with 10,000 of them, and
+//! with limits of each kind.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use pointsman_xtask::command::target_dir;
+use pointsman_xtask::sha256;
+
+use super::{Server, free_port, pointsman, start, table};
+
+/// The key that the load generator sends.
+const SECRET: &str = "pm_bench";
+/// Keys beside that of the load generator.
+const KEYS: usize = 10_000;
+/// Limits that the load does not reach.
+const LIMITS: &str = "limits = { requests-per-minute = 100000000, \
+    tokens-per-minute = 100000000000, concurrent = 1000, queued = 1000, \
+    budget = [{ period = \"day\", tokens = 100000000000000 }, \
+    { period = \"month\", tokens = 1000000000000000 }] }\n";
+
+pub(super) fn keys(root: &Path) -> Result<()> {
+    let release = target_dir()?.join("release");
+    let folder = target_dir()?.join("bench");
+    fs::create_dir_all(&folder)?;
+    let mut command = Command::new(release.join("fake-engine"));
+    let engine = start("direct", command.args(["--bench", "--port"]), free_port()?, true)?;
+    let mut servers = vec![pointsman(root, &release, &folder, "no keys", "", engine.port)?];
+    for (name, limits) in [("keys and usage", ""), ("keys, usage, limits", LIMITS)] {
+        let file = folder.join(format!("{}.toml", name.replace([' ', ','], "_")));
+        fs::write(&file, keys_file(limits))?;
+        let access = format!("[access]\nkeys = {file:?}\n");
+        servers.push(pointsman(root, &release, &folder, name, &access, engine.port)?);
+    }
+    servers.insert(0, engine);
+    for (title, arguments) in [
+        ("32 connections, whole answers", &["--connections", "32", "--seconds", "5"][..]),
+        ("32 connections, streams of 10 chunks", &["--connections", "32", "--stream"]),
+    ] {
+        let medians = table(&release, title, arguments, &servers)?;
+        compare(&servers[1..], &medians[1..]);
+    }
+    Ok(())
+}
+
+/// Prints the CPU time per request relative to that of the first server.
+fn compare(servers: &[Server], cpu: &[f64]) {
+    for (server, cpu_of) in servers.iter().zip(cpu).skip(1) {
+        println!("{}: {:+.1} % CPU per request", server.name, (cpu_of / cpu[0] - 1.0) * 100.0);
+    }
+}
+
+fn keys_file(limits: &str) -> String {
+    let tenant = format!("[[tenants]]\nname = \"bench\"\n{limits}");
+    let key = |name: &str, secret: &str| {
+        let hash = sha256(secret.as_bytes());
+        format!("[[keys]]\nid = \"{name}\"\nhash = \"sha256:{hash}\"\ntenant = \"bench\"\n{limits}")
+    };
+    let others = (0..KEYS).map(|number| key(&format!("k_{number}"), &format!("pm_{number}")));
+    tenant + &key("bench", SECRET) + &others.collect::<String>()
+}
