@@ -25,8 +25,9 @@ pub(crate) struct Meter {
 /// What one request uses.
 #[derive(Debug, Default)]
 pub(crate) struct Metering {
-    /// Who sent the request; `None` before that is known.
-    identity: Option<Arc<Identity>>,
+    identity: Arc<Identity>,
+    /// It is known who sent the request.
+    is_identified: bool,
     counted: Option<Counted>,
     /// What the limits of the key leave; `None` if it has no limits.
     allowance: Option<Allowance>,
@@ -126,12 +127,13 @@ impl Meter {
 impl Metering {
     /// Notes who sent the request.
     pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
-        self.identity = Some(Arc::clone(identity));
+        self.identity = Arc::clone(identity);
+        self.is_identified = true;
     }
 
     /// Returns what the key may have in the queues.
     pub(crate) fn queue_share(&self) -> QueueShare {
-        self.identity.as_ref().map(|identity| identity.queue_share()).unwrap_or_default()
+        self.identity.queue_share()
     }
 
     /// Counts the request on the accounts of its key, once. One that is refused before its tokens
@@ -144,9 +146,10 @@ impl Metering {
         meter: &Meter,
         request: Option<&Request>,
     ) -> Result<Allowance, Refusal> {
-        let Some(identity) = self.identity.as_ref().filter(|_| self.counted.is_none()) else {
+        if !self.is_identified || self.counted.is_some() {
             return Ok(self.allowance.unwrap_or_default());
-        };
+        }
+        let identity = &self.identity;
         let (now, is_limited) = (meter.now(), !identity.accounts.is_empty());
         let endpoint = request.map_or(Endpoint::Other, |request| request.endpoint());
         let counting = Counting::for_endpoint(endpoint);
@@ -192,7 +195,6 @@ impl Metering {
         topology: Option<&Topology>,
         result: RequestResult,
     ) {
-        let Some(identity) = &self.identity else { return };
         let Some(counted) = self.counted.take() else { return };
         let Counted { meter, admission, model, counting, prompt_tokens } = counted;
         let now = meter.now();
@@ -212,7 +214,7 @@ impl Metering {
         let failed = matches!(result, RequestResult::Error | RequestResult::Rejected);
         meter.usage.record(&UsageEvent {
             unix_ms: now.unix_ms,
-            identity,
+            identity: &self.identity,
             model: &model,
             lane,
             requests: 1,
