@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use pointsman_gateway::{ResponseLimits, response_namespace};
@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 /// Name of the file in the state directory.
-const FILE: &str = "store";
+pub(crate) const FILE: &str = "store";
 
 /// Maximum size of all responses that are kept in memory.
 const MAX_IN_MEMORY: u64 = 64 << 20;
@@ -40,8 +40,8 @@ pub(crate) fn limits(config: &pointsman_config::Responses) -> ResponseLimits {
 }
 
 /// Opens the store, on a blocking thread. A file that cannot be used does not keep the host from
-/// serving: it works in memory then. Only a file of a later version is an error, because a host of
-/// that version will need it.
+/// serving: a broken one is moved aside, and with another problem the host works in memory. Only a
+/// file of a later version is an error, because a host of that version will need it.
 ///
 /// # Errors
 /// If a later version of the host has written the file.
@@ -73,26 +73,36 @@ fn open_or_memory(path: Option<PathBuf>, limits: ResponseLimits, lost: &Counter)
             on_loss: on_loss(lost.clone()),
         }
     };
-    if path.is_some() {
-        match Store::open(options(path)) {
-            Ok(store) => return Ok(store),
-            Err(error @ OpenError::NewerFormat { .. }) => {
-                let code = error.code();
-                return Err(error).with_context(|| format!("cannot open the store ({code})"));
-            }
-            Err(error) => {
-                let code = error.code();
-                let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(
-                    event = "store_unavailable",
-                    code,
-                    error,
-                    "keeping responses in memory only"
-                );
-            }
-        }
+    let Some(file) = &path else { return Ok(Store::open(options(None))?) };
+    let mut opened = Store::open(options(path.clone()));
+    if let Err(error @ OpenError::Corrupt { .. }) = opened {
+        opened = move_aside(file, error).and_then(|()| Store::open(options(path.clone())));
     }
+    let error = match opened {
+        Ok(store) => return Ok(store),
+        Err(error) => error,
+    };
+    let code = error.code();
+    if let OpenError::NewerFormat { .. } = error {
+        return Err(error).with_context(|| format!("cannot open the store ({code})"));
+    }
+    let error = format!("{:#}", anyhow::Error::new(error));
+    tracing::warn!(event = "store_unavailable", code, error, "keeping what is new in memory only");
     Ok(Store::open(options(None))?)
+}
+
+/// Renames a broken file, so that a new one can be created and the old one examined. Returns the
+/// problem with the file if that is not possible.
+fn move_aside(file: &Path, error: OpenError) -> Result<(), OpenError> {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let aside = file.with_extension(format!("corrupt-{}", now.replace([':', '-'], "")));
+    if std::fs::rename(file, &aside).is_err() {
+        return Err(error);
+    }
+    let path = aside.display();
+    let error = format!("{:#}", anyhow::Error::new(error));
+    tracing::error!(event = "store_corrupt", %path, error, "the store was broken; beginning a new one");
+    Ok(())
 }
 
 /// Returns what counts losses, and logs some of them.
@@ -126,9 +136,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut registry = Registry::default();
         let limits = ResponseLimits::default();
-        std::fs::write(dir.path().join(FILE), "not a store, but something longer").unwrap();
+        let file = dir.path().join(FILE);
+        std::fs::write(&file, "not a store, but something longer").unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, private).unwrap();
         let store = open(Some(dir.path()), limits, &mut registry).await.unwrap();
         assert_eq!(store.lost(), 0);
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        assert!(names[0] == FILE && names[1].starts_with("store.corrupt-2"), "{names:?}");
         let folder = dir.path().join("a");
         std::fs::create_dir(&folder).unwrap();
         let first = open(Some(&folder), limits, &mut registry).await.unwrap();
