@@ -9,11 +9,14 @@
 //!   POST /reload                               reload changed files now
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
+//!   GET  /usage                                what was used, as JSON or CSV
 //!   any  /upstream/{lane}/{path}               a path of the engine of a lane
 //! ```
 //!
 //! The admin API never shares a listener with clients: the permission to send requests does not
 //! include the permission to change policies.
+
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +141,9 @@ fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
         .with_state(Arc::clone(gateway.status()));
+    let usage_routes = Router::new()
+        .route("/usage", only("GET, HEAD", get(usage::usage)))
+        .with_state(Arc::clone(gateway.pipeline().meter.usage()));
     let engine_routes =
         upstream_routes::routes(Access::Operator).with_state(Arc::clone(gateway.pipeline()));
     Router::new()
@@ -147,6 +153,7 @@ fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
         .route("/reload", only("POST", post(reload)))
         .with_state(policies)
         .merge(host_routes)
+        .merge(usage_routes)
         .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.
@@ -274,9 +281,17 @@ async fn respond(
     request: Request,
     work: impl FnOnce() -> Result<Value, AdminError> + Send + 'static,
 ) -> Response {
+    respond_with(request, move || work().map(|value| response::json(value.to_string()))).await
+}
+
+/// Does the same as [`respond`] with work that makes the response.
+async fn respond_with(
+    request: Request,
+    work: impl FnOnce() -> Result<Response, AdminError> + Send + 'static,
+) -> Response {
     let span = Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(Ok(value)) => response::json(value.to_string()),
+        Ok(Ok(response)) => response,
         Ok(Err(refused)) => error(request, refused.into()),
         // The work has panicked, and the panic hook has printed where.
         Err(panic) => {

@@ -75,6 +75,7 @@ mod settings;
 mod socket;
 mod status;
 mod stream;
+mod tenant_metrics;
 mod tls;
 mod unsent;
 mod upload;

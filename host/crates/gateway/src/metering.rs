@@ -119,6 +119,11 @@ impl Meter {
         Self { accounts, usage, started: Instant::now() }
     }
 
+    /// Returns what was used.
+    pub(crate) fn usage(&self) -> &Arc<UsageBook> {
+        &self.usage
+    }
+
     fn now(&self) -> Moment {
         Moment::now(self.started.elapsed())
     }
@@ -173,11 +178,6 @@ impl Metering {
         self.allowance
     }
 
-    /// Returns true if the tokens that an engine reports are counted.
-    pub(crate) fn needs_usage(&self) -> bool {
-        self.counted.is_some() && self.allowance.is_some()
-    }
-
     /// Notes whether the request was sent to the engine of the current attempt.
     pub(crate) fn set_sent(&mut self, is_sent: bool) {
         self.is_sent = is_sent;
@@ -202,28 +202,46 @@ impl Metering {
         if tokens.prompt == 0 && has_read_prompt(flow, result, self.is_sent) {
             tokens.prompt = prompt_tokens;
         }
-        let lane = flow.lane().and_then(|lane| Some(topology?.name(lane))).unwrap_or_default();
-        let waiting = flow.attempts().map(|attempt| attempt.queue).sum();
-        let engine = match flow.attempts().next() {
-            Some(first) => {
-                let total = flow.total().unwrap_or_default();
-                total.saturating_sub(first.begun).saturating_sub(waiting)
-            }
-            None => Duration::ZERO,
-        };
-        let failed = matches!(result, RequestResult::Error | RequestResult::Rejected);
-        meter.usage.record(&UsageEvent {
+        let event = |lane, waiting, engine| UsageEvent {
             unix_ms: now.unix_ms,
             identity: &self.identity,
             model: &model,
             lane,
             requests: 1,
-            failed,
+            failed: matches!(result, RequestResult::Error | RequestResult::Rejected),
             tokens,
             waiting,
             engine,
-        });
-        admission.settle(counting.of(tokens), engine, now);
+        };
+        let last = flow.attempt_count();
+        let mut total = Duration::ZERO;
+        for (number, attempt) in (1..).zip(flow.attempts()) {
+            let engine = attempt.took.saturating_sub(attempt.queue);
+            total += engine;
+            let lane = topology.map_or("", |topology| topology.name(attempt.lane));
+            let event = event(lane, attempt.queue, engine);
+            meter.usage.record(&match number == last {
+                true => event,
+                // The request and its tokens are counted on the lane that has ended it.
+                false => UsageEvent { requests: 0, tokens: TokenCounts::default(), ..event },
+            });
+        }
+        if last == 0 {
+            // The name may be any text of a client, and not one of a model.
+            let event = event("", Duration::ZERO, Duration::ZERO);
+            meter.usage.record(&UsageEvent { model: "", ..event });
+        }
+        admission.settle(counting.of(tokens), total, now);
+    }
+
+    /// Returns the tenant of the request; `None` if the host has no keys.
+    pub(crate) fn tenant(&self) -> Option<&str> {
+        self.identity.tenant.as_deref()
+    }
+
+    /// Returns true if what the request uses is counted.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted.is_some()
     }
 }
 

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::tenant_metrics::TenantMetrics;
+
 /// Returns the value of the label `outcome`. For a client, a rejection is an error.
 pub(crate) fn label(result: RequestResult) -> &'static str {
     match result {
@@ -57,6 +59,7 @@ pub struct GatewayMetrics {
     pub(crate) first_byte_seconds: Histogram,
     pub(crate) body_bytes: Gauge,
     pub(crate) spool_bytes: Gauge,
+    pub(crate) tenants: TenantMetrics,
     connections: Gauge,
     refused: Family<RefusedLabels, Counter>,
     answered: Counter,
@@ -79,6 +82,7 @@ impl GatewayMetrics {
             first_byte_seconds: seconds(),
             body_bytes: Gauge::default(),
             spool_bytes: Gauge::default(),
+            tenants: TenantMetrics::default(),
             connections: Gauge::default(),
             refused: Family::default(),
             answered: Counter::default(),
@@ -91,6 +95,7 @@ impl GatewayMetrics {
         };
         metrics.register_flow(registry);
         metrics.register_ends(registry);
+        metrics.tenants.register(registry);
         Arc::new(metrics)
     }
 

@@ -269,9 +269,8 @@ impl RequestTracker {
     /// Returns true if the token usage of the response has a receiver. Reading the usage of a
     /// response that is not a stream means to keep its tail, which is not done for the log alone.
     pub(crate) fn needs_usage(&self) -> bool {
-        let corrects_estimates =
-            self.metering.needs_usage() || self.lease.as_ref().is_some_and(Lease::needs_usage);
-        corrects_estimates
+        self.metering.is_counted()
+            || self.lease.as_ref().is_some_and(Lease::needs_usage)
             || self.report.as_ref().is_some_and(|report| {
                 report.observer.is_some()
                     || report.recording.as_ref().is_some_and(Recording::is_certain)
@@ -386,6 +385,9 @@ impl RequestTracker {
     }
 
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
+        if let (RouteError::Limited(refusal), Some(tenant)) = (error, self.metering.tenant()) {
+            self.metrics.tenants.limited(tenant, refusal);
+        }
         self.report(Some(&Failure {
             status: Some(status.as_u16()),
             code: response.body.stable_code(),
@@ -402,6 +404,10 @@ impl RequestTracker {
         let total = self.flow.total().unwrap_or_default();
         self.metrics.ended(self.endpoint.label(), self.lane_name(), result, total);
         self.log_end(result, last, total, failure);
+        if let Some(tenant) = self.metering.tenant() {
+            let tokens = self.flow.usage().unwrap_or_default();
+            self.metrics.tenants.ended(tenant, label(result), tokens);
+        }
         self.metering.end(&self.flow, self.topology.as_deref(), result);
         let Some(report) = self.report.take() else { return };
         let OutcomeReport { subject, observer, recording } = *report;

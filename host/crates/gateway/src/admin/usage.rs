@@ -1,0 +1,80 @@
+//! `GET /usage` of the admin API: what was used, as JSON or CSV.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::{Query, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use pointsman_access::{UsageBook, UsageError, UsageQuery};
+use serde::Deserialize;
+
+use super::respond_with;
+use crate::admin_error::AdminError;
+use crate::error_code::ErrorCode;
+use crate::response;
+
+/// The parameters. An unknown one may be a misspelt one, and is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    from: Option<String>,
+    to: Option<String>,
+    by: Option<String>,
+    tenant: Option<String>,
+    format: Option<String>,
+}
+
+/// The form of the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Csv,
+}
+
+pub(super) async fn usage(State(book): State<Arc<UsageBook>>, request: Request) -> Response {
+    let parsed = Query::try_from_uri(request.uri());
+    let parsed = parsed.map_err(|error| invalid(&error)).and_then(|Query(query)| parse(&query));
+    respond_with(request, move || {
+        let (query, format) = parsed?;
+        let report = book.report(&query).map_err(|error| refused(&error))?;
+        Ok(match format {
+            Format::Json => response::json(report.to_json().to_string()),
+            Format::Csv => response::typed("text/csv; charset=utf-8", Bytes::from(report.to_csv())),
+        })
+    })
+    .await
+}
+
+fn parse(parameters: &Parameters) -> Result<(UsageQuery, Format), AdminError> {
+    let Parameters { from, to, by, tenant, format } = parameters;
+    let format = match format.as_deref() {
+        None | Some("json") => Format::Json,
+        Some("csv") => Format::Csv,
+        Some(_) => {
+            let message = "unknown `format`: expected json or csv";
+            return Err(AdminError::new(ErrorCode::InvalidRequest, message));
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let (from, to, by) = (from.as_deref(), to.as_deref(), by.as_deref());
+    let query = UsageQuery::parse(from, to, by, tenant.as_deref(), now);
+    Ok((query.map_err(|error| refused(&error))?, format))
+}
+
+fn invalid(error: &axum::extract::rejection::QueryRejection) -> AdminError {
+    AdminError::new(ErrorCode::InvalidRequest, error.body_text())
+}
+
+fn refused(error: &UsageError) -> AdminError {
+    let code = match error {
+        UsageError::InvalidTime { .. }
+        | UsageError::UnknownColumn(_)
+        | UsageError::RepeatedColumn(_)
+        | UsageError::EmptyRange
+        | UsageError::TooManyRows => ErrorCode::InvalidRequest,
+        UsageError::Store(_) => ErrorCode::StoreUnavailable,
+    };
+    AdminError::new(code, error.to_string())
+}
