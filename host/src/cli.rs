@@ -3,6 +3,7 @@
 pub(crate) mod policy;
 pub(crate) mod replay;
 pub(crate) mod simulate;
+pub(crate) mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     /// Create policies and manage those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Print what tenants and keys have used of models and lanes.
+    Usage(usage::Usage),
     /// Simulate traffic with policies in virtual time, without engines or GPUs.
     Simulate(simulate::Simulate),
     /// Replay recorded decisions: compare what policies decide now with what was decided.

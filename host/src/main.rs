@@ -25,6 +25,7 @@ mod state;
 mod store;
 mod telemetry;
 mod tokens;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         }
         Command::Check(check) => check::check(&check).map(success),
         Command::Policy(command) => policy::policy(command),
+        Command::Usage(options) => usage::usage(&options).map(success),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),

@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 pub(crate) use self::author::PolicyLoadError;
-use self::client::HostClient;
+pub(crate) use self::client::{ClientError, HostClient};
 use crate::cli::policy::{HostOptions, Policy, PolicyTarget};
 use crate::output;
 
@@ -72,7 +72,7 @@ fn print(host: &HostOptions, value: &Value, to_text: impl Fn(&Value) -> String) 
 }
 
 /// Encodes a name as one segment of a path.
-fn percent_encoded(name: &str) -> String {
+pub(crate) fn percent_encoded(name: &str) -> String {
     let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let encode = |byte: u8| match is_unreserved(byte) {
         true => char::from(byte).to_string(),

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::reload::Reloader;
 use crate::service_manager;
+use crate::usage::UsageWriter;
 
 /// Time for clients to read the error event that ends an aborted stream.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -93,6 +94,8 @@ pub(crate) struct Running {
     pub(crate) limit: Duration,
     /// Writes decision records.
     pub(crate) records: Option<Writer>,
+    /// Writes usage and budgets.
+    pub(crate) usage: UsageWriter,
     /// What outlives the restart.
     pub(crate) store: Store,
 }
@@ -156,16 +159,19 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         running.server.shutdown().await;
     }
     finish_records(running.records).await;
-    finish_store(running.store).await;
+    finish_store(running.usage, running.store).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Waits until what is queued for the store is written.
-async fn finish_store(store: Store) {
-    let flush = tokio::task::spawn_blocking(move || store.flush());
+/// Waits until the usage and what is queued for the store are written. All requests have ended.
+async fn finish_store(usage: UsageWriter, store: Store) {
+    let flush = tokio::task::spawn_blocking(move || {
+        usage.finish();
+        store.flush();
+    });
     if tokio::time::timeout(STORE_TIMEOUT, flush).await.is_err() {
-        tracing::warn!("responses may be missing: the store did not finish in time");
+        tracing::warn!("responses and usage may be missing: the store did not finish in time");
     }
 }
 

@@ -22,7 +22,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The reason why a request to a host failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     /// The host rejected the request.
     #[error("{message} [{code}]")]
     Rejected { code: String, message: String },
@@ -60,7 +60,7 @@ pub(super) enum ClientError {
 
 /// A client for one host.
 #[derive(Debug)]
-pub(super) enum HostClient {
+pub(crate) enum HostClient {
     Socket(PathBuf),
     Port {
         /// Host name or IP address, and port.
@@ -74,7 +74,7 @@ impl HostClient {
     ///
     /// # Errors
     /// If the configuration, the URL or the token cannot be used.
-    pub(super) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
         if let Some(path) = &address.socket {
             return Ok(Self::Socket(path.clone()));
         }
@@ -107,19 +107,38 @@ impl HostClient {
         path: &str,
         body: String,
     ) -> Result<Value, ClientError> {
-        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(method, path, body)).await;
-        let (status, body) = response.map_err(|_| ClientError::Timeout(RESPONSE_TIMEOUT))??;
+        let (status, body) = self.exchange(method, path, body).await?;
         let value = serde_json::from_slice(&body);
-        let mut value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+        let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+        if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
+    }
+
+    /// Sends a request and returns the body of the response as text.
+    ///
+    /// # Errors
+    /// As those of [`HostClient::call`].
+    pub(crate) async fn call_text(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<String, ClientError> {
+        let (status, body) = self.exchange(method, path, body).await?;
+        let unexpected = || ClientError::UnexpectedResponse(status);
         if status.is_success() {
-            return Ok(value);
+            return String::from_utf8(body).map_err(|_| unexpected());
         }
-        match (value["error"]["code"].take(), value["error"]["message"].take()) {
-            (Value::String(code), Value::String(message)) => {
-                Err(ClientError::Rejected { code, message })
-            }
-            _ => Err(ClientError::UnexpectedResponse(status)),
-        }
+        Err(rejected(status, serde_json::from_slice(&body).map_err(|_| unexpected())?))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Vec<u8>), ClientError> {
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(method, path, body)).await;
+        response.map_err(|_| ClientError::Timeout(RESPONSE_TIMEOUT))?
     }
 
     async fn send(
@@ -146,6 +165,14 @@ impl HostClient {
                 exchange(stream, request).await
             }
         }
+    }
+}
+
+/// Returns the error in the response of a host.
+fn rejected(status: StatusCode, mut value: Value) -> ClientError {
+    match (value["error"]["code"].take(), value["error"]["message"].take()) {
+        (Value::String(code), Value::String(message)) => ClientError::Rejected { code, message },
+        _ => ClientError::UnexpectedResponse(status),
     }
 }
 

@@ -114,22 +114,40 @@ impl Admin {
     /// # Errors
     /// The errors in `[state]` and `[admin]`.
     pub fn find(file: &Path) -> Result<Self, ConfigError> {
-        let source = ConfigError::source(file)?;
-        let diagnostics = Diagnostics::new(&source);
-        let (document, errors) = DeTable::parse_recoverable(&source);
-        for error in &errors {
-            let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));
-            diagnostics.add(error.span().unwrap_or(0..0), "", problem);
-        }
-        let root = Section::root(&diagnostics, document.get_ref());
-        let folder = folder_of(file);
-        let state = state_dir(&root.section("state"), file, folder);
-        let section = root.section("admin");
-        let socket = socket(&section, folder, state.as_deref());
-        let port = if socket.is_none() { port(&section, folder) } else { None };
-        match diagnostics.into_sorted() {
-            errors if errors.is_empty() => Ok(Self { socket, port }),
-            errors => Err(ConfigError::new(file, errors)),
-        }
+        read_part(file, |root, folder| {
+            let state = state_dir(&root.section("state"), file, folder);
+            let section = root.section("admin");
+            let socket = socket(&section, folder, state.as_deref());
+            let port = if socket.is_none() { port(&section, folder) } else { None };
+            Self { socket, port }
+        })
+    }
+}
+
+/// Finds the state directory of the host that uses a configuration file; `None` if it has none.
+/// Other parts of the file are not validated.
+///
+/// # Errors
+/// The errors in `[state]`.
+pub fn find_state_dir(file: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    read_part(file, |root, folder| state_dir(&root.section("state"), file, folder))
+}
+
+fn read_part<T>(
+    file: &Path,
+    read: impl FnOnce(&Section<'_>, &Path) -> T,
+) -> Result<T, ConfigError> {
+    let source = ConfigError::source(file)?;
+    let diagnostics = Diagnostics::new(&source);
+    let (document, errors) = DeTable::parse_recoverable(&source);
+    for error in &errors {
+        let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));
+        diagnostics.add(error.span().unwrap_or(0..0), "", problem);
+    }
+    let root = Section::root(&diagnostics, document.get_ref());
+    let part = read(&root, folder_of(file));
+    match diagnostics.into_sorted() {
+        errors if errors.is_empty() => Ok(part),
+        errors => Err(ConfigError::new(file, errors)),
     }
 }

@@ -15,6 +15,7 @@ mod policies;
 mod records;
 mod responses;
 mod tokens;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,13 +27,14 @@ use pointsman_spec::ChainSpec;
 
 pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
-pub use self::admin::{Admin, MAX_SOCKET_PATH, Token};
+pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
 pub use self::folders::default_cache;
 pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
 pub use self::responses::Responses;
 pub use self::tokens::{KeySource, Tokens};
+pub use self::usage::Usage;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub struct Config {
     pub policies: Policies,
     /// The limits of responses that the host keeps.
     pub responses: Responses,
+    /// How much is kept of what was used.
+    pub usage: Usage,
     /// Settings of decision records, if they are enabled.
     pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
@@ -235,6 +239,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let responses = responses::read(&root.section("responses"));
+    let usage = usage::read(&root.section("usage"));
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
@@ -266,6 +271,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         queue: Queue { max_wait },
         policies,
         responses,
+        usage,
         records,
         admin,
         has_default_state,

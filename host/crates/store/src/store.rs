@@ -93,6 +93,11 @@ impl Store {
         }
     }
 
+    /// Returns true if nothing outlives the process.
+    pub fn is_in_memory(&self) -> bool {
+        self.inner.shared.path.is_none()
+    }
+
     /// Returns the number of entries that could not be written so far.
     pub fn lost(&self) -> u64 {
         self.inner.shared.lock().lost

@@ -1,0 +1,44 @@
+//! Arguments of `pointsman usage`.
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::policy::HostAddress;
+
+/// Selects usage, and how it is printed.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Times are in UTC and are rounded to hours. Hours that are older than 35 days are added up to days.
+With --config, the store is read if the host is not running.")]
+pub(crate) struct Usage {
+    #[command(flatten)]
+    pub(crate) address: HostAddress,
+    /// Environment variable with the token for `--url`.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub(crate) token_env: Option<String>,
+    /// First day, or hour: 2026-11-01 or 2026-11-01T10:00:00Z. Default: the beginning of the month.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// End, which is not included. Default: now.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Columns to add up by: tenant, key, model, lane, and one of hour, day or month.
+    #[arg(long, value_name = "COLUMN,…", default_value = "tenant")]
+    pub(crate) by: String,
+    /// Only this tenant.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Output format.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+}
+
+/// How usage is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// Comma-separated values (RFC 4180).
+    Csv,
+    /// One JSON object.
+    Json,
+}

@@ -1,0 +1,141 @@
+//! `pointsman usage`: prints what was used, from a running host or from its store.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use http::Method;
+use pointsman_access::{UsageBook, UsageError, UsageQuery, UsageSettings};
+use pointsman_report::table::{aligned, clean};
+use pointsman_store::{OpenError, Options, Store};
+use serde_json::Value;
+
+use super::now_ms;
+use crate::cli::usage::{Format, Usage};
+use crate::output;
+use crate::policy::{ClientError, HostClient, percent_encoded};
+use crate::store::FILE;
+
+/// The reason why the store of a host cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum NoUsage {
+    #[error("the host has no state directory, and keeps no usage")]
+    NoState,
+    #[error("the host has not kept any usage yet: {0} does not exist")]
+    NoFile(String),
+    #[error("{source} [{}]", source.code())]
+    Store { source: OpenError },
+}
+
+/// Prints what was used.
+pub(crate) fn usage(options: &Usage) -> Result<()> {
+    // Checked here as well, so that the error is the same without a host.
+    let query = query(options)?;
+    let client = HostClient::new(&options.address, options.token_env.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("failed to start the async runtime")?;
+    let called = runtime.block_on(client.call_text(Method::GET, &path(options), String::new()));
+    let text = match (called, &options.address.config) {
+        (Err(ClientError::NotRunning { .. }), Some(config)) => {
+            from_store(config, &query, options.format)?
+        }
+        (called, _) => called?,
+    };
+    output::print(&match options.format {
+        Format::Csv => text,
+        Format::Json => format!("{:#}\n", parse(&text)?),
+        Format::Table => table(&parse(&text)?),
+    })
+}
+
+fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).context("the host did not send JSON")
+}
+
+fn query(options: &Usage) -> Result<UsageQuery, UsageError> {
+    let Usage { from, to, by, tenant, .. } = options;
+    UsageQuery::parse(from.as_deref(), to.as_deref(), Some(by), tenant.as_deref(), now_ms())
+}
+
+fn path(options: &Usage) -> String {
+    let Usage { from, to, by, tenant, format, .. } = options;
+    let format = if *format == Format::Csv { "csv" } else { "json" };
+    let mut path = format!("/usage?format={format}&by={}", percent_encoded(by));
+    for (name, value) in [("from", from), ("to", to), ("tenant", tenant)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", percent_encoded(value)));
+        }
+    }
+    path
+}
+
+/// Reads the store of a host that is not running.
+fn from_store(config: &Path, query: &UsageQuery, format: Format) -> Result<String> {
+    let dir = pointsman_config::find_state_dir(config)?.ok_or(NoUsage::NoState)?;
+    let path = dir.join(FILE);
+    if !path.is_file() {
+        return Err(NoUsage::NoFile(path.display().to_string()).into());
+    }
+    let options = Options { path: Some(path), namespaces: Vec::new(), on_loss: Box::new(|_| {}) };
+    let store = Store::open(options).map_err(|source| NoUsage::Store { source })?;
+    let report = UsageBook::new(store, UsageSettings::default()).report(query)?;
+    Ok(match format {
+        Format::Csv => report.to_csv(),
+        Format::Json | Format::Table => report.to_json().to_string(),
+    })
+}
+
+/// Formats a report as a table.
+fn table(report: &Value) -> String {
+    const COUNTS: [(&str, &str); 7] = [
+        ("requests", "REQUESTS"),
+        ("failed", "FAILED"),
+        ("prompt_tokens", "PROMPT"),
+        ("cached_tokens", "CACHED"),
+        ("output_tokens", "OUTPUT"),
+        ("waiting_seconds", "WAITING/S"),
+        ("engine_seconds", "ENGINE/S"),
+    ];
+    let by: Vec<&str> =
+        report["by"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let header = by.iter().map(|name| name.to_uppercase());
+    let header = header.chain(COUNTS.map(|(_, title)| title.to_owned())).collect();
+    let rows = report["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    let lines = rows.iter().map(|row| {
+        let names = by.iter().map(|name| match row[*name].as_str() {
+            None | Some("") => "-".to_owned(),
+            Some(name) => clean(name),
+        });
+        let counts = COUNTS.iter().map(|(key, _)| match row[*key].as_f64() {
+            Some(seconds) if key.ends_with("seconds") => format!("{seconds:.1}"),
+            _ => row[*key].to_string(),
+        });
+        names.chain(counts).collect()
+    });
+    let table: Vec<Vec<String>> = std::iter::once(header).chain(lines).collect();
+    let text = aligned(&table);
+    if rows.is_empty() { format!("{text}no usage in this time\n") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn table_is_aligned() {
+        let row = |tenant: &str, requests: u64| {
+            json!({
+                "tenant": tenant, "requests": requests, "failed": 0, "prompt_tokens": 12,
+                "cached_tokens": 0, "output_tokens": 5, "waiting_seconds": 0.01,
+                "engine_seconds": 12.345,
+            })
+        };
+        let report = json!({ "by": ["tenant"], "rows": [row("", 1), row("a\u{1b}[31m", 1000)] });
+        let text = table(&report);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].starts_with("- ") && lines[1].ends_with("12.3"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+}
