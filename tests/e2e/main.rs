@@ -48,6 +48,7 @@ mod stream;
 mod streams;
 mod supervision;
 mod tokens;
+mod usage;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 
