@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::{join, join_all};
-use pointsman_access::{Accounts, ApiKey, Keys};
+use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
@@ -29,7 +29,6 @@ use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
 use crate::tokens::TokenKeys;
-use crate::usage::UsageWriter;
 use crate::{
     admin, facts, inherited, memory, service_manager, shutdown, state, store, telemetry, usage,
 };
@@ -99,9 +98,7 @@ async fn run(
     let Some(store) = step.finish("the store was opened", opened).await? else { return Ok(()) };
     let tokens = config.tokens.take();
     let tokens = TokenKeys::open(tokens, config.fleet.state_dir.as_deref(), &mut registry)?;
-    let (accounts, usage) = (Arc::new(Accounts::default()), usage::open(&config.usage, &store));
-    let usage_writer =
-        UsageWriter::start(Arc::clone(&usage), Arc::clone(&accounts), &mut registry)?;
+    let metered = usage::start(&config.usage, &store, &mut registry)?;
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
@@ -113,8 +110,8 @@ async fn run(
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
         keys: tokens.added_to(Keys::new(config.keys.into_iter().map(api_key))),
-        accounts,
-        usage,
+        accounts: metered.accounts,
+        usage: metered.book,
         fleet,
         advisor: policies.slot(),
         config: reload_status(&reloader),
@@ -148,7 +145,7 @@ async fn run(
         drain_timeout: config.server.drain_timeout,
         limit: shutdown::limit(config.server.drain_timeout, &config.fleet),
         records,
-        usage: usage_writer,
+        usage: metered.writer,
         store,
     };
     shutdown::run(running, signals).await

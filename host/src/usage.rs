@@ -5,10 +5,10 @@ mod command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use pointsman_access::{Accounts, UsageBook, UsageSettings};
+use pointsman_access::{Accounts, Moment, UsageBook, UsageSettings};
 use pointsman_store::{Store, StoreError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -28,11 +28,29 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of rows without a file.
 const MAX_IN_MEMORY: u64 = 50_000;
 
-/// Creates the book of a store.
-pub(crate) fn open(config: &pointsman_config::Usage, store: &Store) -> Arc<UsageBook> {
+/// Where requests are counted.
+#[derive(Debug)]
+pub(crate) struct Metered {
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) book: Arc<UsageBook>,
+    pub(crate) writer: UsageWriter,
+}
+
+/// Restores what is used of budgets, and starts the thread that writes.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub(crate) fn start(
+    config: &pointsman_config::Usage,
+    store: &Store,
+    registry: &mut Registry,
+) -> Result<Metered> {
     let pointsman_config::Usage { keep, max_rows } = *config;
     let max_rows = if store.is_in_memory() { max_rows.min(MAX_IN_MEMORY) } else { max_rows };
-    Arc::new(UsageBook::new(store.clone(), UsageSettings { keep, max_rows }))
+    let book = Arc::new(UsageBook::new(store.clone(), UsageSettings { keep, max_rows }));
+    let accounts = Arc::new(Accounts::default());
+    let writer = UsageWriter::start(Arc::clone(&book), Arc::clone(&accounts), registry)?;
+    Ok(Metered { accounts, book, writer })
 }
 
 /// The thread that writes.
@@ -43,11 +61,7 @@ pub(crate) struct UsageWriter {
 }
 
 impl UsageWriter {
-    /// Restores what is used of budgets, and starts the thread.
-    ///
-    /// # Errors
-    /// If the thread cannot be started.
-    pub(crate) fn start(
+    fn start(
         book: Arc<UsageBook>,
         accounts: Arc<Accounts>,
         registry: &mut Registry,
@@ -118,7 +132,8 @@ impl Writer {
             }
             if Instant::now() >= next_maintenance {
                 // If there is more to do, it goes on after the next write.
-                let has_more = self.book.maintain(now_ms()).unwrap_or(false);
+                let now = Moment::now(Duration::ZERO);
+                let has_more = self.book.maintain(now.unix_ms).unwrap_or(false);
                 let pause = if has_more { Duration::ZERO } else { MAINTENANCE_INTERVAL };
                 next_maintenance = Instant::now() + pause;
             }
@@ -158,9 +173,4 @@ impl Writer {
 
 fn cause(error: &StoreError) -> Option<String> {
     std::error::Error::source(error).map(ToString::to_string)
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

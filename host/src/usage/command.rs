@@ -1,15 +1,15 @@
 //! `pointsman usage`: prints what was used, from a running host or from its store.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use http::Method;
-use pointsman_access::{UsageBook, UsageError, UsageQuery, UsageSettings};
+use pointsman_access::{Moment, UsageBook, UsageError, UsageQuery, UsageSettings};
 use pointsman_report::table::{aligned, clean};
 use pointsman_store::{OpenError, Options, Store};
 use serde_json::Value;
 
-use super::now_ms;
 use crate::cli::usage::{Format, Usage};
 use crate::output;
 use crate::policy::{ClientError, HostClient, percent_encoded};
@@ -53,7 +53,8 @@ fn parse(text: &str) -> Result<Value> {
 
 fn query(options: &Usage) -> Result<UsageQuery, UsageError> {
     let Usage { from, to, by, tenant, .. } = options;
-    UsageQuery::parse(from.as_deref(), to.as_deref(), Some(by), tenant.as_deref(), now_ms())
+    let now = Moment::now(Duration::ZERO).unix_ms;
+    UsageQuery::parse(from.as_deref(), to.as_deref(), Some(by), tenant.as_deref(), now)
 }
 
 fn path(options: &Usage) -> String {

@@ -9,6 +9,7 @@ mod groups;
 mod keys;
 mod lanes;
 mod listeners;
+mod log;
 mod models;
 mod need;
 mod policies;
@@ -32,6 +33,7 @@ pub use self::folders::default_cache;
 pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
+pub use self::log::{Log, LogFormat};
 pub use self::responses::Responses;
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;
@@ -135,24 +137,6 @@ pub enum ResponseModel {
     Engine,
 }
 
-/// What is logged, and how.
-#[derive(Debug)]
-pub struct Log {
-    /// The filter: a level, or directives of `tracing`.
-    pub filter: String,
-    /// The format of a line.
-    pub format: LogFormat,
-}
-
-/// The format of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text for people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 /// Limits of waiting.
 #[derive(Debug)]
 pub struct Queue {
@@ -221,7 +205,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let server = root.section("server");
     let listeners = listeners::read(root, &server, folder);
     let server = read_server(server, listeners, folder);
-    let log = read_log(root.section("log"));
+    let log = log::read(&root.section("log"));
     let keys = root
         .sections("keys")
         .into_iter()
@@ -383,23 +367,6 @@ fn check_hosts(section: &Section<'_>, hosts: &[String]) {
             section.error_at("hosts", Code::InvalidValue.with(message));
         }
     }
-}
-
-fn read_log(section: Section<'_>) -> Log {
-    let filter =
-        section.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(format!(
-                "invalid log filter \"{text}\" ({error}): expected for example \"info\""
-            )),
-        });
-    let format = section.choice(
-        "format",
-        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
-        LogFormat::Text,
-    );
-    section.report_unknown();
-    Log { filter: filter.unwrap_or_else(|| "info".to_owned()), format }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! The admin API never shares a listener with clients: the permission to send requests does not
 //! include the permission to change policies.
 
+mod respond;
 mod usage;
 
 use std::sync::Arc;
@@ -33,8 +34,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
+use self::respond::respond;
 use crate::admin_error::AdminError;
 use crate::client_listener::address_of;
 use crate::error::RouteError;
@@ -46,7 +48,7 @@ use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
 use crate::socket::SocketFile;
 use crate::upstream_routes::{self, Access};
-use crate::{listen, request_id, response, status};
+use crate::{listen, request_id, status};
 use pointsman_access::{ApiKey, Keys, Unauthorized};
 
 /// Pause after a wrong token, for all requests of the listener: ten guesses per second.
@@ -273,32 +275,6 @@ fn parse_command(command: &str, version: Option<String>) -> Result<PolicyCommand
         ("enable", None) => Ok(PolicyCommand::Enable),
         ("disable" | "enable", Some(_)) => Err(RouteError::VersionNotAllowed(command.to_owned())),
         _ => Err(RouteError::UnknownCommand(command.to_owned())),
-    }
-}
-
-/// Runs `work` on a blocking thread, inside the span of the request, and returns its result.
-async fn respond(
-    request: Request,
-    work: impl FnOnce() -> Result<Value, AdminError> + Send + 'static,
-) -> Response {
-    respond_with(request, move || work().map(|value| response::json(value.to_string()))).await
-}
-
-/// Does the same as [`respond`] with work that makes the response.
-async fn respond_with(
-    request: Request,
-    work: impl FnOnce() -> Result<Response, AdminError> + Send + 'static,
-) -> Response {
-    let span = Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(refused)) => error(request, refused.into()),
-        // The work has panicked, and the panic hook has printed where.
-        Err(panic) => {
-            tracing::error!(error = %panic, "operator command panicked");
-            let request_id = request_id::get(request.headers()).to_owned();
-            error(request, RouteError::Internal { request_id })
-        }
     }
 }
 

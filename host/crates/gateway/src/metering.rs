@@ -14,6 +14,9 @@ use pointsman_domain::{
 use pointsman_openai::Request;
 use tokio::time::Instant;
 
+use crate::error::RouteError;
+use crate::metrics::{GatewayMetrics, label};
+
 /// Where requests are counted.
 #[derive(Clone)]
 pub(crate) struct Meter {
@@ -191,10 +194,15 @@ impl Metering {
     /// Settles the request with what it has used.
     pub(crate) fn end(
         &mut self,
+        metrics: &GatewayMetrics,
         flow: &RequestFlow,
         topology: Option<&Topology>,
         result: RequestResult,
     ) {
+        if let Some(tenant) = &self.identity.tenant {
+            let tokens = flow.usage().unwrap_or_default();
+            metrics.tenants.ended(tenant, label(result), tokens);
+        }
         let Some(counted) = self.counted.take() else { return };
         let Counted { meter, admission, model, counting, prompt_tokens } = counted;
         let now = meter.now();
@@ -234,9 +242,11 @@ impl Metering {
         admission.settle(counting.of(tokens), total, now);
     }
 
-    /// Returns the tenant of the request; `None` if the host has no keys.
-    pub(crate) fn tenant(&self) -> Option<&str> {
-        self.identity.tenant.as_deref()
+    /// Counts the request if a limit has refused it.
+    pub(crate) fn note_error(&self, metrics: &GatewayMetrics, error: &RouteError) {
+        if let (RouteError::Limited(refusal), Some(tenant)) = (error, &self.identity.tenant) {
+            metrics.tenants.limited(tenant, refusal);
+        }
     }
 
     /// Returns true if what the request uses is counted.

@@ -385,9 +385,7 @@ impl RequestTracker {
     }
 
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
-        if let (RouteError::Limited(refusal), Some(tenant)) = (error, self.metering.tenant()) {
-            self.metrics.tenants.limited(tenant, refusal);
-        }
+        self.metering.note_error(&self.metrics, error);
         self.report(Some(&Failure {
             status: Some(status.as_u16()),
             code: response.body.stable_code(),
@@ -404,11 +402,7 @@ impl RequestTracker {
         let total = self.flow.total().unwrap_or_default();
         self.metrics.ended(self.endpoint.label(), self.lane_name(), result, total);
         self.log_end(result, last, total, failure);
-        if let Some(tenant) = self.metering.tenant() {
-            let tokens = self.flow.usage().unwrap_or_default();
-            self.metrics.tenants.ended(tenant, label(result), tokens);
-        }
-        self.metering.end(&self.flow, self.topology.as_deref(), result);
+        self.metering.end(&self.metrics, &self.flow, self.topology.as_deref(), result);
         let Some(report) = self.report.take() else { return };
         let OutcomeReport { subject, observer, recording } = *report;
         let outcome = self.flow.outcome(subject);

@@ -1,15 +1,15 @@
 //! `GET /usage` of the admin API: what was used, as JSON or CSV.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use pointsman_access::{UsageBook, UsageError, UsageQuery};
+use pointsman_access::{Moment, UsageBook, UsageError, UsageQuery};
 use serde::Deserialize;
 
-use super::respond_with;
+use super::respond::respond_with;
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::response;
@@ -56,8 +56,7 @@ fn parse(parameters: &Parameters) -> Result<(UsageQuery, Format), AdminError> {
             return Err(AdminError::new(ErrorCode::InvalidRequest, message));
         }
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let now = Moment::now(Duration::ZERO).unix_ms;
     let (from, to, by) = (from.as_deref(), to.as_deref(), by.as_deref());
     let query = UsageQuery::parse(from, to, by, tenant.as_deref(), now);
     Ok((query.map_err(|error| refused(&error))?, format))
