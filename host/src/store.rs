@@ -101,7 +101,8 @@ fn move_aside(file: &Path, error: OpenError) -> Result<(), OpenError> {
     }
     let path = aside.display();
     let error = format!("{:#}", anyhow::Error::new(error));
-    tracing::error!(event = "store_corrupt", %path, error, "the store was broken; beginning a new one");
+    let message = "the store was broken; beginning a new one";
+    tracing::error!(event = "store_corrupt", %path, error, "{message}");
     Ok(())
 }
 

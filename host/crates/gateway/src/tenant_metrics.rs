@@ -136,7 +136,7 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
-            "pointsman_tenant_requests_total{tenant=\"a\\\"} 1\\nfake{x=\\\"\",outcome=\"answered\"} 1",
+            r#"pointsman_tenant_requests_total{tenant="a\"} 1\nfake{x=\"",outcome="answered"} 1"#,
             "pointsman_tenant_requests_total{tenant=\"t98\",outcome=\"answered\"} 1",
             "pointsman_tenant_requests_total{tenant=\"other\",outcome=\"answered\"} 51",
             "pointsman_tenant_tokens_total{tenant=\"other\",kind=\"prompt\"} 255",
