@@ -86,3 +86,20 @@ def endpoint_kind() -> str:
     later hosts may have more names. Since 0.1.1.
     """
     raise NotImplementedError
+def key_group() -> Optional[str]:
+    """
+    The group of the key with which the client authenticated. Since 0.1.2.
+    """
+    raise NotImplementedError
+def key_name() -> Optional[str]:
+    """
+    The name of the key with which the client authenticated, as in the usage; never
+    a part of its secret. Since 0.1.2.
+    """
+    raise NotImplementedError
+def allowance() -> types.Allowance:
+    """
+    What the limits of the key, its groups and its tenant leave, with this request
+    counted. Since 0.1.2.
+    """
+    raise NotImplementedError

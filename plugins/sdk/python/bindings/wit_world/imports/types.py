@@ -88,6 +88,25 @@ Result of reading a JSON field.
 """
 
 
+@dataclass
+class Remaining:
+    """
+    What is left of one limit of a key, its groups or its tenant. Since 0.1.2.
+    """
+    limit: int
+    left: int
+    reset_ms: int
+
+@dataclass
+class Allowance:
+    """
+    What the limits of a key, its groups and its tenant leave: of each kind, the
+    limit of which least is left. None for a kind without a limit. Since 0.1.2.
+    """
+    requests: Optional[Remaining]
+    tokens: Optional[Remaining]
+    budget: Optional[Remaining]
+
 class Engine(Enum):
     """
     The kind of engine that serves a lane.
