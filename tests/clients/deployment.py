@@ -1,5 +1,7 @@
 """Starts the scripted engine and a host in front of it."""
 
+import base64
+import hashlib
 import http.client
 import json
 import os
@@ -14,8 +16,29 @@ KEY = "sesame"
 # Tokens of an issuer that exists for these tests only, and its public keys. Its private key was
 # not kept; the valid one expires in 2100.
 TOKENS = json.loads((HERE / "tokens.json").read_text())
+# Keys of the keys file, each with what it may do. Every one has a tenant of its own.
+KEYS = {
+    "paced": "limits = { requests-per-minute = 2 }",
+    "single": "limits = { concurrent = 1 }",
+    "narrow": 'models = ["another"]',
+    "past": 'expires = "2020-01-01T00:00:00Z"',
+}
+
+
+def secret(name):
+    digest = hashlib.sha256(name.encode()).digest()
+    return "pm_" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def keys_file():
+    entry = '[[keys]]\nid = "{name}"\ntenant = "{name}"\nhash = "sha256:{hash}"\n{more}\n'
+    digest = {name: hashlib.sha256(secret(name).encode()).hexdigest() for name in KEYS}
+    return "".join(entry.format(name=n, hash=digest[n], more=more) for n, more in KEYS.items())
+
+
 # What clients get by name.
 CREDENTIALS = {name: text for name, text in TOKENS.items() if isinstance(text, str)}
+CREDENTIALS.update({name: secret(name) for name in KEYS})
 CONFIG = """
 log.format = "json"
 
@@ -29,6 +52,9 @@ env = "TEST_KEY"
 [[keys]]
 tenant = "other"
 env = "OTHER_KEY"
+
+[access]
+keys = "keys.toml"
 
 [access.tokens]
 issuer = "https://issuer.example"
@@ -76,6 +102,9 @@ class Deployment:
         engine_port, host_port = folder / "engine-port", folder / "port"
         self.spawn("engine", [sys.executable, HERE / "engine.py", engine_port])
         self.engine = int(wait_for("the engine listens", lambda: read(engine_port)))
+        keys = folder / "keys.toml"
+        keys.touch(mode=0o600)
+        keys.write_text(keys_file())
         (folder / "token-keys.json").write_text(json.dumps({"keys": TOKENS["keys"]}))
         (folder / "pointsman.toml").write_text(self.config.format(port=self.engine))
         command = [

@@ -32,6 +32,11 @@ async function raised(kind, request) {
   return error;
 }
 
+/** Asks one time after another, until one fails. */
+async function repeat(times, ask) {
+  for (let time = 0; time < times; time++) await ask();
+}
+
 for (const [name, endpoint, connect] of [
   ["openai Node", CHAT, openai], ["anthropic Node", MESSAGES, anthropic],
 ]) {
@@ -50,6 +55,37 @@ for (const [name, endpoint, connect] of [
       found.push((await raised(kind, ask())).headers.get("x-pointsman-code"));
     }
     assert.deepEqual(found, codes);
+  });
+
+  feature(name, "access, refused keys", endpoint, async () => {
+    const past = await raised("AuthenticationError", (await connect("past")).ask());
+    const narrow = await raised("PermissionDeniedError", (await connect("narrow")).ask());
+    const found = [past, narrow].map((error) => error.headers.get("x-pointsman-code"));
+    assert.deepEqual(found, ["api_key_expired", "model_not_allowed"]);
+  });
+
+  feature(name, "access, rate limit", endpoint, async () => {
+    const { ask } = await connect("paced");
+    const error = await raised("RateLimitError", repeat(3, ask));
+    assert.equal(error.headers.get("x-pointsman-code"), "rate_limit_exceeded");
+    const after = Number(error.headers.get("retry-after"));
+    assert.ok(after >= 1 && after <= 60, String(after));
+  });
+
+  feature(name, "access, retries after a limit", endpoint, async () => {
+    let sent = 0;
+    const counting = (...request) => (sent++, fetch(...request));
+    const once = await connect("single");
+    const patient = await connect("single", { maxRetries: 8 });
+    const slow = patient.ask({ messages: [{ role: "user", content: "hello <<wait 3>>" }] });
+    const error = await raised("RateLimitError", repeat(500, once.ask));
+    const after = Number(error.headers.get("retry-after"));
+    const counted = await connect("single", { maxRetries: 8, fetch: counting });
+    const begun = Date.now();
+    assert.equal(counted.text(await counted.ask()), "echo: hello");
+    assert.ok(sent > 1, String(sent));
+    assert.ok(Date.now() - begun >= after * 1000, String(after));
+    await slow;
   });
 }
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import threading
+import time
 
 from harness import MODEL, check, feature, main, raises, url
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 USER = [{"role": "user", "content": "hello"}]
+SLOW = [{"role": "user", "content": "hello <<wait 3>>"}]
 
 
 def credential(name):
@@ -78,6 +81,91 @@ def anthropic_refused():
 
     codes = refusals(anthropic_client, message, anthropic)
     check(codes == CODES, codes)
+
+
+def limits(client, ask, library, headers):
+    """Uses a key with two requests per minute until it is limited."""
+    error = raises(library.RateLimitError, lambda: [ask(client("paced")) for _ in range(3)])
+    sent = error.response.headers
+    check(host_code(error) == "rate_limit_exceeded", error)
+    check(1 <= int(sent["retry-after"]) <= 60, sent)
+    for name, value in headers.items():
+        check(sent[name] == value, name, sent)
+
+
+def retries(client, ask, raw, library):
+    """Uses a key for one request at a time, while another one is in flight."""
+    patient = client("single", max_retries=8)
+    slow = threading.Thread(target=lambda: ask(patient, messages=SLOW))
+    slow.start()
+    limited = raises(library.RateLimitError, lambda: [ask(client("single")) for _ in range(500)])
+    after, begun = int(limited.response.headers["retry-after"]), time.monotonic()
+    response = raw(patient)
+    check(response.retries_taken > 0, response.retries_taken)
+    check(time.monotonic() - begun >= after, after)
+    slow.join()
+
+
+def refused_keys(client, ask, library):
+    """Returns the codes of keys that are refused."""
+    past = raises(library.AuthenticationError, lambda: ask(client("past")))
+    narrow = raises(library.PermissionDeniedError, lambda: ask(client("narrow")))
+    return [host_code(past), host_code(narrow)]
+
+
+KEY_CODES = ["api_key_expired", "model_not_allowed"]
+
+
+@feature("openai Python", "access, refused keys", CHAT)
+def openai_keys():
+    import openai
+
+    codes = refused_keys(openai_client, chat, openai)
+    check(codes == KEY_CODES, codes)
+
+
+@feature("openai Python", "access, rate limit", CHAT)
+def openai_limits():
+    import openai
+
+    limits(openai_client, chat, openai, {"x-ratelimit-limit-requests": "2"})
+
+
+@feature("openai Python", "access, retries after a limit", CHAT)
+def openai_retries():
+    import openai
+
+    def raw(client):
+        create = client.chat.completions.with_raw_response.create
+        return create(model=MODEL, messages=USER)
+
+    retries(openai_client, chat, raw, openai)
+
+
+@feature("anthropic Python", "access, refused keys", MESSAGES)
+def anthropic_keys():
+    import anthropic
+
+    codes = refused_keys(anthropic_client, message, anthropic)
+    check(codes == KEY_CODES, codes)
+
+
+@feature("anthropic Python", "access, rate limit", MESSAGES)
+def anthropic_limits():
+    import anthropic
+
+    limits(anthropic_client, message, anthropic, {"anthropic-ratelimit-requests-limit": "2"})
+
+
+@feature("anthropic Python", "access, retries after a limit", MESSAGES)
+def anthropic_retries():
+    import anthropic
+
+    def raw(client):
+        create = client.messages.with_raw_response.create
+        return create(model=MODEL, max_tokens=100, messages=USER)
+
+    retries(anthropic_client, message, raw, anthropic)
 
 
 main()
