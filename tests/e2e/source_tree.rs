@@ -346,7 +346,7 @@ fn crate_dependencies_point_one_way() {
         ("store", vec!["files"]),
         ("access", vec!["domain", "files", "settings", "store"]),
         ("settings", vec!["domain", "files", "spec"]),
-        ("config", vec!["domain", "files", "fleet", "record", "settings", "spec"]),
+        ("config", vec!["access", "domain", "files", "fleet", "record", "settings", "spec"]),
         (
             "simulate",
             vec![
