@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use futures_util::future::{join, join_all};
-use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::PlanLimits;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
@@ -24,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::AdminBackend;
 use crate::cli::Serve;
+use crate::key_source::KeySource;
 use crate::listeners::{self, Bound};
 use crate::reload::Reloader;
 use crate::shutdown::{Running, Signals};
@@ -75,6 +75,7 @@ async fn run(
     begun: Instant,
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
+    let key_source = KeySource::load(&options.config, &config)?;
     state::prepare(&mut config)?;
     let listeners = listeners::open(options, &config.server.listeners).await?;
     // Clients are answered from here on.
@@ -101,7 +102,9 @@ async fn run(
     let metered = usage::start(&config.usage, &store, &mut registry)?;
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
-    let reloader = Reloader::start(&options.config, &config.policies, Arc::clone(&policies))
+    let keys = key_source.keys();
+    let watched = (Arc::clone(&policies), key_source);
+    let reloader = Reloader::start(&options.config, &config.policies, watched)
         .context("failed to spawn the reload thread")?;
     let reloader = Arc::new(reloader);
     let backend =
@@ -109,7 +112,7 @@ async fn run(
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
-        keys: tokens.added_to(Keys::new(config.keys.into_iter().map(api_key))),
+        keys: tokens.added_to(keys),
         accounts: metered.accounts,
         usage: metered.book,
         fleet,
@@ -301,9 +304,4 @@ fn start_fleet(
 fn reload_status(reloader: &Arc<Reloader>) -> StatusPart {
     let reloader = Arc::clone(reloader);
     Box::new(move || serde_json::to_value(reloader.status()).unwrap_or_default())
-}
-
-fn api_key(key: pointsman_config::ApiKey) -> ApiKey {
-    let pointsman_config::ApiKey { secret, tenant, engine_admin } = key;
-    ApiKey { secret: secret.reveal().to_owned(), tenant, engine_admin }
 }

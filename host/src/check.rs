@@ -14,6 +14,7 @@ use pointsman_policy::{
 use prometheus_client::registry::Registry;
 
 use crate::cli::Check;
+use crate::key_source::KeySource;
 use crate::output::print;
 use crate::{facts, listeners, tokens};
 use pointsman_config::Config;
@@ -33,6 +34,7 @@ impl std::error::Error for InvalidPolicies {}
 /// Checks a configuration and prints a summary of it.
 pub(crate) fn check(check: &Check) -> Result<()> {
     let config = Config::load(&check.config)?;
+    let keys = KeySource::load(&check.config, &config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
     let settings = RuntimeSettings {
@@ -70,7 +72,8 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         let (on_error, on_open) = (on_error.name(), on_open.name());
         format!("policy {}: on-error = \"{on_error}\", on-open = \"{on_open}\"", policy.name)
     });
-    let lines = on_failure.chain(tokens).chain(lines);
+    let keys_line = keys.keys_file().map(|file| format!("keys: {}", file.display()));
+    let lines = on_failure.chain(keys_line).chain(tokens).chain(lines);
     let lines: String = lines.map(|line| format!("  {line}\n")).collect();
     print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))
 }

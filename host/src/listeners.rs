@@ -24,8 +24,9 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    pub(crate) fn new(listener: ClientListener, settings: ListenerSettings) -> Result<Self> {
+    pub(crate) fn new(listener: ClientListener, mut settings: ListenerSettings) -> Result<Self> {
         let address = listener.address().context("failed to read the address of a listener")?;
+        settings.addresses.push(address.to_string());
         Ok(Self { listener, address, settings })
     }
 }
@@ -109,6 +110,7 @@ pub(crate) fn read_tls(
 
 fn settings(listener: &Listener) -> ListenerSettings {
     ListenerSettings {
+        addresses: vec![listener.address.to_string()],
         path_prefix: listener.path_prefix.clone(),
         default_model: listener.default_model.clone(),
         models: listener.models.iter().cloned().collect(),

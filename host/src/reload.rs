@@ -1,9 +1,9 @@
-//! Applies changes of policy folders, and of `[policies]` in the configuration, while the host
-//! serves.
+//! Applies changes of policy folders, of the keys file, and of `[policies]`, `[access]` and
+//! `[[keys]]` in the configuration, while the host serves.
 //!
 //! ```text
 //!   notify ──event──> debounce ───────────┐
-//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies::look, Policies::apply
+//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies::look, Policies::apply, KeySource
 //!   every `policies.poll-interval` ───────┘
 //! ```
 //!
@@ -23,11 +23,18 @@ use pointsman_policy::{Change, Policies};
 use serde::Serialize;
 
 use pointsman_config::Config;
+use pointsman_settings::folder_of;
+
+use crate::key_source::KeySource;
+use crate::stamp::{Stamp, stamp};
 
 /// Events that are closer together than this count as one change.
 const QUIET_PERIOD: Duration = Duration::from_millis(250);
 /// Maximum delay of a scan while events keep arriving.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
+
+/// Sections whose changes are applied without a restart.
+const APPLIED: [&str; 3] = ["policies", "keys", "access"];
 
 /// Which part of the configuration file is active.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -36,6 +43,8 @@ pub(crate) struct ConfigStatus {
     pub(crate) error: Option<String>,
     /// Sections that have changed since the start and need a restart to take effect.
     pub(crate) restart_for: Vec<String>,
+    /// Why the current content of the keys file is not active.
+    pub(crate) keys_error: Option<String>,
 }
 
 /// The result of a reload.
@@ -64,7 +73,7 @@ impl Reloader {
     pub(crate) fn start(
         file: &Path,
         config: &pointsman_config::Policies,
-        policies: Arc<Policies>,
+        (policies, keys): (Arc<Policies>, KeySource),
     ) -> std::io::Result<Self> {
         let (wake, woken) = channel();
         let status = Arc::<Mutex<ConfigStatus>>::default();
@@ -73,12 +82,13 @@ impl Reloader {
             stamp: stamp(file),
             started_with: sections(file).unwrap_or_default(),
             policies,
+            keys,
             poll_interval: config.poll_interval,
             has_store: config.chain.store.is_some(),
             watched: Watched::new(wake.clone()),
             status: Arc::clone(&status),
         };
-        watcher.watched.watch(file, config);
+        watcher.watched.watch(file, config, watcher.keys.keys_file());
         let run = move || watcher.run(&woken);
         std::thread::Builder::new().name("policy-reload".into()).spawn(run)?;
         Ok(Self { wake, status })
@@ -115,6 +125,7 @@ struct ConfigWatcher {
     /// The sections of the file when the host started.
     started_with: toml::Table,
     policies: Arc<Policies>,
+    keys: KeySource,
     poll_interval: Duration,
     /// False if the host runs without a state directory.
     has_store: bool,
@@ -148,6 +159,9 @@ impl ConfigWatcher {
             self.stamp = stamp;
             changes.extend(self.apply_config());
         }
+        // Before policies, whose compilation may take seconds: a revoked key must not wait for it.
+        self.keys.look();
+        self.status.lock().keys_error = self.keys.error().map(str::to_owned);
         changes.extend(self.policies.look());
         let policies =
             changes.into_iter().map(|(name, change)| (name, describe(&change))).collect();
@@ -174,7 +188,7 @@ impl ConfigWatcher {
         let now = sections(&self.file).unwrap_or_default();
         let names: BTreeSet<&String> = now.keys().chain(self.started_with.keys()).collect();
         let differs =
-            |name: &str| name != "policies" && now.get(name) != self.started_with.get(name);
+            |name: &str| !APPLIED.contains(&name) && now.get(name) != self.started_with.get(name);
         let restart_for: Vec<String> =
             names.into_iter().filter(|name| differs(name)).cloned().collect();
         if !restart_for.is_empty() {
@@ -182,12 +196,13 @@ impl ConfigWatcher {
             tracing::warn!(sections, "configuration changes need a restart to take effect");
         }
         self.poll_interval = config.policies.poll_interval;
-        self.watched.watch(&self.file, &config.policies);
+        self.keys.reconfigure(&config);
+        self.watched.watch(&self.file, &config.policies, self.keys.keys_file());
         let mut chain = config.policies.chain;
         chain.store.take_if(|_| !self.has_store);
         let changes = self.policies.apply(chain);
         // Last: who reads the status of a new configuration can rely on its policies being active.
-        self.set_status(ConfigStatus { error: None, restart_for });
+        self.set_status(ConfigStatus { restart_for, ..ConfigStatus::default() });
         changes
     }
 
@@ -224,15 +239,6 @@ fn describe(change: &Change) -> String {
     }
 }
 
-/// Device, inode, size and change time of a file.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
-
-fn stamp(file: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt as _;
-    let found = std::fs::metadata(file).ok()?;
-    Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
-}
-
 /// Reads the top-level tables of a configuration file.
 fn sections(file: &Path) -> Option<toml::Table> {
     Config::source(file).ok()?.parse().ok()
@@ -259,11 +265,15 @@ impl Watched {
         Self { watcher: watcher.ok(), folders: BTreeSet::new() }
     }
 
-    fn watch(&mut self, file: &Path, config: &pointsman_config::Policies) {
+    fn watch(
+        &mut self,
+        file: &Path,
+        config: &pointsman_config::Policies,
+        keys_file: Option<&Path>,
+    ) {
         let Some(watcher) = &mut self.watcher else { return };
-        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let mut wanted =
-            BTreeSet::from([parent.unwrap_or(Path::new(".")).to_owned(), config.dir.clone()]);
+        let mut wanted = BTreeSet::from([folder_of(file).to_owned(), config.dir.clone()]);
+        wanted.extend(keys_file.map(|file| folder_of(file).to_owned()));
         wanted.extend(config.chain.policies.iter().map(|policy| policy.dir.clone()));
         for folder in self.folders.difference(&wanted) {
             watcher.unwatch(folder).ok(); // Fails if the folder was removed.

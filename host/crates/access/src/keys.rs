@@ -11,9 +11,14 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::credential::{Offer, offered};
+use crate::groups::{Definitions, Grants, Inherited, KeySpec, Resolved, inherit};
 use crate::identity::Identity;
-use crate::rights::Rights;
+use crate::limits::Limits;
+use crate::secret::SecretHash;
 use crate::tokens::{Claims, TokenError, TokenRefusal, TokenStatus, TokenVerifier};
+
+/// The tenant of requests without any credential.
+const ANONYMOUS: &str = "anonymous";
 
 /// An API key as the configuration has it.
 #[derive(Clone)]
@@ -22,14 +27,18 @@ pub struct ApiKey {
     pub secret: String,
     /// The tenant that uses the key.
     pub tenant: String,
-    /// The key may use paths of engines that show or change what clients share.
-    pub engine_admin: bool,
+    /// The group of the key.
+    pub group: Option<String>,
+    /// The key may use paths of engines that show or change what clients share; `None` for what
+    /// its group may.
+    pub engine_admin: Option<bool>,
 }
 
 impl ApiKey {
-    /// Creates a key without further rights.
+    /// Creates a key without a group.
     pub fn new(secret: &str, tenant: &str) -> Self {
-        Self { secret: secret.to_owned(), tenant: tenant.to_owned(), engine_admin: false }
+        let (secret, tenant) = (secret.to_owned(), tenant.to_owned());
+        Self { secret, tenant, group: None, engine_admin: None }
     }
 }
 
@@ -38,7 +47,22 @@ impl ApiKey {
 pub struct KeySet {
     /// By digest. The table is keyed with a random number, and a digest is found or not as a whole:
     /// the time of a lookup tells nothing about how much of a secret is right.
-    keys: HashMap<[u8; 32], Arc<Identity>>,
+    keys: HashMap<[u8; 32], Entry>,
+    /// Groups and tenants.
+    resolved: Resolved,
+    /// Who sends requests without any credential; `None` if they are refused.
+    anonymous: Option<Arc<Identity>>,
+    /// Without any key, requests are refused.
+    is_closed: bool,
+    /// The query of a request may have the key.
+    query_key: bool,
+}
+
+/// A secret of a key.
+struct Entry {
+    identity: Arc<Identity>,
+    /// When this secret expires; the key may do so before.
+    expires: Option<SystemTime>,
 }
 
 /// The keys of the clients, which can be replaced. Without any key, all requests are accepted and
@@ -49,49 +73,143 @@ pub struct Keys {
     tokens: Option<Arc<TokenVerifier>>,
 }
 
-/// The request has no credential, or one that is not accepted.
+/// A request is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unauthorized {
-    /// It has no key, or an unknown one.
+    /// The request has no key, or an unknown one.
     UnknownKey,
-    /// It has a token.
+    /// The key, or this secret of it, has expired.
+    ExpiredKey,
+    /// The request has a token.
     Token(TokenRefusal),
 }
 
+/// A group that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown group `{0}`")]
+pub struct UnknownGroup(pub String);
+
 impl KeySet {
-    /// Adds a key of the configuration.
-    pub fn add(&mut self, key: ApiKey) {
-        let digest: [u8; 32] = Sha256::digest(key.secret.as_bytes()).into();
-        let id = number(&digest);
-        let rights = Rights { engine_admin: key.engine_admin, ..Rights::default() };
-        let identity = Identity {
-            tenant: Some(key.tenant),
-            key: id,
-            name: format!("env-{:08x}", id >> 32),
-            rights,
+    /// Creates the set of the keys of a file. If it has none, all requests are refused.
+    pub fn from_definitions(definitions: &Definitions) -> Self {
+        let mut set =
+            Self { resolved: Resolved::new(definitions), is_closed: true, ..Self::default() };
+        set.keys.reserve(definitions.keys.len());
+        definitions.keys.iter().for_each(|key| set.add_key(key));
+        set
+    }
+
+    /// Adds a key of a file.
+    fn add_key(&mut self, key: &KeySpec) {
+        let none = Inherited::default();
+        // The reader has refused unknown groups.
+        let group = key.group.as_deref().and_then(|group| self.resolved.group(group));
+        let group = group.unwrap_or(&none);
+        let number = number_of(&format!("key\n{}", key.id));
+        let identity = Arc::new(Identity {
+            name: key.id.clone(),
+            group: key.group.clone(),
+            expires: key.expires,
+            ..self.identity(
+                (&key.tenant, number),
+                key.grants.or(&group.grants),
+                inherit(&key.limits, &group.limits),
+                group,
+            )
+        });
+        for (hash, expires) in &key.hashes {
+            let entry = Entry { identity: Arc::clone(&identity), expires: *expires };
+            self.keys.insert(hash.0, entry);
+        }
+    }
+
+    fn identity(
+        &self,
+        (tenant, key): (&str, u64),
+        grants: Grants,
+        limits: Limits,
+        group: &Inherited,
+    ) -> Identity {
+        Identity {
+            tenant: Some(tenant.to_owned()),
+            key,
+            rights: grants.into(),
+            accounts: self.resolved.accounts(key, limits, &group.shared, tenant),
+            weight: self.resolved.weight(tenant),
             ..Identity::default()
-        };
+        }
+    }
+
+    /// Adds a key of the configuration.
+    ///
+    /// # Errors
+    /// If its group does not exist.
+    pub fn add(&mut self, key: ApiKey) -> Result<(), UnknownGroup> {
+        let digest = SecretHash::of_secret(&key.secret).0;
+        let id = number(&digest);
+        let mut identity = self.member(&key.tenant, key.group.as_deref(), id)?;
+        identity.name = format!("env-{:08x}", id >> 32);
+        if let Some(engine_admin) = key.engine_admin {
+            identity.rights.engine_admin = engine_admin;
+        }
         self.add_digest(digest, identity);
+        Ok(())
     }
 
     /// Adds a key by its digest.
     pub fn add_digest(&mut self, digest: [u8; 32], identity: Identity) {
-        self.keys.insert(digest, Arc::new(identity));
+        self.keys.insert(digest, Entry { identity: Arc::new(identity), expires: None });
+    }
+
+    /// Accepts requests without any credential, with the rights and limits of a group. They share
+    /// one account.
+    ///
+    /// # Errors
+    /// If the group does not exist.
+    pub fn accept_anonymous(&mut self, group: &str) -> Result<(), UnknownGroup> {
+        let name = ANONYMOUS;
+        let identity = self.member(name, Some(group), number_of(name))?;
+        self.anonymous = Some(Arc::new(Identity { name: name.to_owned(), ..identity }));
+        Ok(())
+    }
+
+    /// Sets whether the query of a request may have the key.
+    pub fn set_query_key(&mut self, is_allowed: bool) {
+        self.query_key = is_allowed;
+    }
+
+    /// Returns the number of secrets.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Returns true if all requests are accepted, because there are no keys at all.
+    pub fn is_open(&self) -> bool {
+        !self.is_closed && self.keys.is_empty() && self.anonymous.is_none()
     }
 
     /// Returns the identity of the bearer of a token that another service has issued, with the
     /// rights and limits of a group; `None` if there is not such a group.
     pub fn identity_for(&self, tenant: &str, group: Option<&str>, name: &str) -> Option<Identity> {
-        if group.is_some() {
-            return None;
-        }
-        let digest: [u8; 32] = Sha256::digest(format!("{tenant}\n{name}").as_bytes()).into();
-        Some(Identity {
-            tenant: Some(tenant.to_owned()),
-            key: number(&digest),
-            name: name.to_owned(),
-            ..Identity::default()
-        })
+        let identity = self.member(tenant, group, number_of(&format!("{tenant}\n{name}"))).ok()?;
+        Some(Identity { name: name.to_owned(), ..identity })
+    }
+
+    /// Returns the identity of a member of a group, without a name.
+    fn member(
+        &self,
+        tenant: &str,
+        group: Option<&str>,
+        key: u64,
+    ) -> Result<Identity, UnknownGroup> {
+        let none = Inherited::default();
+        let inherited = match group {
+            None => &none,
+            Some(name) => self.resolved.group(name).ok_or_else(|| UnknownGroup(name.to_owned()))?,
+        };
+        let (grants, limits) = (inherited.grants.clone(), inherited.limits.clone());
+        let identity = self.identity((tenant, key), grants, limits, inherited);
+        Ok(Identity { group: group.map(str::to_owned), ..identity })
     }
 
     /// Returns the identity of the bearer of a valid token.
@@ -105,20 +223,33 @@ impl KeySet {
         Some(Identity { expires: Some(claims.expires), ..identity? })
     }
 
-    fn find(&self, secret: &str, now: SystemTime) -> Option<Arc<Identity>> {
-        let digest: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
-        let (known, identity) = self.keys.get_key_value(&digest)?;
-        let is_known = bool::from(known.ct_eq(&digest));
-        let is_valid = identity.expires.is_none_or(|expires| now < expires);
-        (is_known && is_valid).then(|| Arc::clone(identity))
+    fn find(&self, secret: &str, now: SystemTime) -> Result<Arc<Identity>, Unauthorized> {
+        let digest = SecretHash::of_secret(secret).0;
+        let (known, entry) = self.keys.get_key_value(&digest).ok_or(Unauthorized::UnknownKey)?;
+        if !bool::from(known.ct_eq(&digest)) {
+            return Err(Unauthorized::UnknownKey);
+        }
+        let is_over = |expires: Option<SystemTime>| expires.is_some_and(|expires| expires <= now);
+        // Only who has the secret learns that there was such a key.
+        match is_over(entry.expires) || is_over(entry.identity.expires) {
+            true => Err(Unauthorized::ExpiredKey),
+            false => Ok(Arc::clone(&entry.identity)),
+        }
     }
 }
 
 impl Keys {
-    /// Creates the set of these keys.
+    /// Creates the set of these keys. They have no groups.
     pub fn new(keys: impl IntoIterator<Item = ApiKey>) -> Self {
         let mut set = KeySet::default();
-        keys.into_iter().for_each(|key| set.add(key));
+        for key in keys {
+            set.add(ApiKey { group: None, ..key }).ok(); // Fails only for groups.
+        }
+        Self::from_set(set)
+    }
+
+    /// Creates the handle of a set.
+    pub fn from_set(set: KeySet) -> Self {
         Self { set: Arc::new(ArcSwap::from_pointee(set)), tokens: None }
     }
 
@@ -139,9 +270,14 @@ impl Keys {
         self.set.store(Arc::new(set));
     }
 
-    /// Returns true if all requests are accepted.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_none() && self.set.load().keys.is_empty()
+    /// Returns true if all requests are accepted, because there are no keys at all.
+    pub fn is_open(&self) -> bool {
+        self.tokens.is_none() && self.set.load().is_open()
+    }
+
+    /// Returns true if the query of a request may have the key.
+    pub fn allows_query_key(&self) -> bool {
+        self.set.load().query_key
     }
 
     /// Returns who sent a request with these headers.
@@ -151,12 +287,13 @@ impl Keys {
     /// `x-api-key` or `api-key`. The same if tokens are accepted, and the request has no valid one.
     pub fn identity(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Unauthorized> {
         let set = self.set.load();
-        if self.tokens.is_none() && set.keys.is_empty() {
+        if self.tokens.is_none() && set.is_open() {
             return Ok(Arc::default());
         }
         match offered(headers) {
+            Offer::None => set.anonymous.clone().ok_or(Unauthorized::UnknownKey),
             Offer::Secret(secret) => self.identity_of(&set, secret, SystemTime::now()),
-            Offer::None | Offer::Other => Err(Unauthorized::UnknownKey),
+            Offer::Other => Err(Unauthorized::UnknownKey),
         }
     }
 
@@ -166,11 +303,11 @@ impl Keys {
         secret: &str,
         now: SystemTime,
     ) -> Result<Arc<Identity>, Unauthorized> {
-        if let Some(identity) = set.find(secret, now) {
-            return Ok(identity);
-        }
+        let found = set.find(secret, now);
         match &self.tokens {
-            Some(tokens) if TokenVerifier::is_token(secret) => {
+            Some(tokens)
+                if found == Err(Unauthorized::UnknownKey) && TokenVerifier::is_token(secret) =>
+            {
                 let claims = tokens.verify(secret, now);
                 let identity = claims.and_then(|claims| {
                     set.of_claims(&claims).map(Arc::new).ok_or(TokenError::NotAllowed)
@@ -180,7 +317,7 @@ impl Keys {
                     Unauthorized::Token(error.refusal())
                 })
             }
-            Some(_) | None => Err(Unauthorized::UnknownKey),
+            Some(_) | None => found,
         }
     }
 }
@@ -192,6 +329,11 @@ fn number(digest: &[u8; 32]) -> u64 {
     u64::from_be_bytes(beginning)
 }
 
+/// Returns the number of a key by a text that does not change.
+fn number_of(text: &str) -> u64 {
+    number(&Sha256::digest(text.as_bytes()).into())
+}
+
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKey").field("tenant", &self.tenant).finish_non_exhaustive()
@@ -201,7 +343,7 @@ impl fmt::Debug for ApiKey {
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut tenants: Vec<&str> =
-            self.keys.values().filter_map(|identity| identity.tenant.as_deref()).collect();
+            self.keys.values().filter_map(|entry| entry.identity.tenant.as_deref()).collect();
         tenants.sort_unstable();
         f.debug_struct("KeySet").field("tenants", &tenants).finish()
     }
@@ -214,46 +356,6 @@ impl fmt::Debug for Keys {
 }
 
 #[cfg(test)]
-mod token_tests;
-
+mod tests;
 #[cfg(test)]
-mod tests {
-    use http::header::AUTHORIZATION;
-
-    use super::*;
-
-    #[test]
-    fn keys_identify_tenants() {
-        let keys = Keys::new([ApiKey::new("k1", "a"), ApiKey::new("k2", "b")]);
-        for (name, value, tenant) in [
-            ("authorization", "Bearer k1", Ok(Some("a"))),
-            ("authorization", "bearer k2", Ok(Some("b"))),
-            ("authorization", "Bearer  k2 ", Ok(Some("b"))),
-            ("x-api-key", "k1", Ok(Some("a"))),
-            ("api-key", " k2", Ok(Some("b"))),
-            ("authorization", "Bearer k3", Err(Unauthorized::UnknownKey)),
-            ("authorization", "Basic k1", Err(Unauthorized::UnknownKey)),
-            ("authorization", "k1", Err(Unauthorized::UnknownKey)),
-            ("authorization", "Bearer ", Err(Unauthorized::UnknownKey)),
-            ("x-api-key", "Bearer k1", Err(Unauthorized::UnknownKey)),
-            ("x-other", "k1", Err(Unauthorized::UnknownKey)),
-        ] {
-            let name = http::HeaderName::from_static(name);
-            let headers = HeaderMap::from_iter([(name, value.parse().unwrap())]);
-            let found = keys.identity(&headers).map(|identity| identity.tenant.clone());
-            assert_eq!(found, tenant.map(|tenant| tenant.map(str::to_owned)), "{value}");
-        }
-        assert_eq!(Keys::default().identity(&HeaderMap::new()), Ok(Arc::default()));
-        let ids = ["k1", "k2"].map(|secret| {
-            let headers = [(AUTHORIZATION, format!("Bearer {secret}").parse().unwrap())];
-            keys.identity(&HeaderMap::from_iter(headers)).unwrap().key
-        });
-        assert!(ids[0] != ids[1] && !ids.contains(&0), "{ids:?}");
-    }
-
-    #[test]
-    fn debug_output_hides_keys() {
-        let keys = Keys::new([ApiKey::new("secret-key", "team")]);
-        assert_eq!(format!("{keys:?}"), r#"KeySet { tenants: ["team"] }"#);
-    }
-}
+mod token_tests;

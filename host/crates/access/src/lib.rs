@@ -17,20 +17,29 @@
 
 mod accounts;
 mod credential;
+mod edit;
+mod file;
+mod groups;
 mod identity;
 mod keys;
 mod limits;
 mod moment;
 mod rights;
+mod secret;
+mod time;
 mod tokens;
 mod usage;
 
 pub use self::accounts::{Accounts, Admission, Ask, BudgetRow, Refusal};
+pub use self::edit::{EditError, KeysFile, NewKey};
+pub use self::groups::{Definitions, Grants, GroupSpec, KeySpec, TenantSpec};
 pub use self::identity::Identity;
-pub use self::keys::{ApiKey, KeySet, Keys, Unauthorized};
+pub use self::keys::{ApiKey, KeySet, Keys, Unauthorized, UnknownGroup};
 pub use self::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
 pub use self::moment::Moment;
-pub use self::rights::Rights;
+pub use self::rights::{Rights, endpoint_named};
+pub use self::secret::{NewSecret, NoRandomness, SecretHash};
+pub use self::time::{format_time, parse_time, parse_time_from};
 pub use self::tokens::{
     ClaimPath, Claims, KeySetError, MAX_KEY_SET, PublicKeys, Schedule, TokenAlgorithm, TokenError,
     TokenRefusal, TokenSettings, TokenStatus, TokenVerifier,
@@ -39,3 +48,6 @@ pub use self::usage::{
     Column, Counts, Saved, UsageBook, UsageError, UsageEvent, UsageQuery, UsageReport,
     UsageSettings,
 };
+
+#[cfg(test)]
+mod fuzz;

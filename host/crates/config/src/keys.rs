@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pointsman_fleet::Secret;
-use pointsman_settings::{Section, missing, secret};
+use pointsman_settings::{Location, Section, missing, secret};
 
 /// An API key of clients.
 #[derive(Debug, Clone)]
@@ -12,8 +12,13 @@ pub struct ApiKey {
     pub secret: Secret,
     /// The tenant that uses it.
     pub tenant: String,
-    /// The key may use the paths of engines that show or change what clients share.
-    pub engine_admin: bool,
+    /// Its group in the keys file.
+    pub group: Option<String>,
+    /// The key may use the paths of engines that show or change what clients share; `None` for
+    /// what its group may.
+    pub engine_admin: Option<bool>,
+    /// Where the group is written, which is only known to exist when the keys file is read.
+    pub group_location: Location,
 }
 
 /// Reads one of `[[keys]]`. Returns `None` if an error was reported.
@@ -23,7 +28,10 @@ pub(crate) fn read(section: Section<'_>, folder: &Path) -> Option<ApiKey> {
     if !section.has("env") && !section.has("file") {
         section.error_at("env", missing("`env = \"VARIABLE\"` or `file = \"PATH\"`"));
     }
-    let engine_admin = section.bool("engine-admin", false);
+    let group = section.string("group").map(str::to_owned);
+    let engine_admin = section.has("engine-admin").then(|| section.bool("engine-admin", false));
+    let group_location = section.location("group");
     section.report_unknown();
-    Some(ApiKey { secret: Secret::new(key?), tenant: tenant?, engine_admin })
+    let secret = Secret::new(key?);
+    Some(ApiKey { secret, tenant: tenant?, group, engine_admin, group_location })
 }

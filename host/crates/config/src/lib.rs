@@ -3,6 +3,7 @@
 //! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder. Secrets
 //! come from environment variables or files and are never written in the configuration itself.
 
+mod access;
 mod admin;
 mod folders;
 mod groups;
@@ -28,6 +29,7 @@ use pointsman_spec::ChainSpec;
 
 pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
+pub use self::access::Access;
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
 pub use self::folders::default_cache;
 pub use self::groups::format_pool;
@@ -47,6 +49,8 @@ pub struct Config {
     pub log: Log,
     /// API keys and their tenants.
     pub keys: Vec<ApiKey>,
+    /// Where further keys come from.
+    pub access: Access,
     /// Whose tokens are accepted, if any.
     pub tokens: Option<Tokens>,
     /// Limits of waiting.
@@ -213,7 +217,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         .collect();
     let access = root.section("access");
     let tokens = tokens::read(&access, folder);
-    access.report_unknown();
+    let access = access::read(&access, folder);
     let state = root.section("state");
     let state_dir = folders::state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
@@ -251,6 +255,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         server: server?,
         log,
         keys,
+        access,
         tokens,
         queue: Queue { max_wait },
         policies,

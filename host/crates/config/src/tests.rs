@@ -475,8 +475,8 @@ fn reference_configuration_lists_all_keys() {
         |keys: &str| format!("[[lanes]]\nname = \"n\"\nzzz = 1\n[lanes.engine]\nzzz = 1\n{keys}\n");
     let tables = [
         "zzz = 1\n[server]\nzzz = 1\n[log]\nzzz = 1\n[queue]\nzzz = 1\n[switching]\nzzz = \
-         1\n[access.tokens]\nzzz = 1\n[state]\nzzz = 1\n[responses]\nzzz = 1\n[admin]\nzzz = \
-         1\n[[listeners]]\nzzz = 1\ntls = { zzz = 1 }\ncors = { zzz = 1 }\n",
+         1\n[access]\nzzz = 1\n[access.tokens]\nzzz = 1\n[state]\nzzz = 1\n[responses]\nzzz = \
+         1\n[admin]\nzzz = 1\n[[listeners]]\nzzz = 1\ntls = { zzz = 1 }\ncors = { zzz = 1 }\n",
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\
          probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n",
@@ -492,7 +492,7 @@ fn reference_configuration_lists_all_keys() {
         .filter(|error| error.code == Code::UnknownKey && error.key.ends_with("zzz"))
         .filter_map(|error| Some(error.message.split_once("expected one of ")?.1))
         .collect();
-    assert_eq!(known.len(), 32, "{errors:#?}");
+    assert_eq!(known.len(), 33, "{errors:#?}");
     let keys = known.iter().flat_map(|keys| keys.split(", ")).map(|key| key.trim_matches('`'));
     for key in keys {
         let is_there = [format!("{key} = "), format!("[{key}]"), format!(".{key}]")];

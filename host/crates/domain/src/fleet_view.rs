@@ -197,6 +197,8 @@ pub struct Topology {
     by_name: Arc<HashMap<String, LaneId>>,
     /// The only candidate of a request that another one has bound to a lane.
     only: Option<[LaneId; 1]>,
+    /// For each lane, whether it must not serve the request; `None` if all may.
+    barred: Option<Arc<[bool]>>,
 }
 
 impl Topology {
@@ -218,7 +220,7 @@ impl Topology {
             derived.iter().for_each(|name| models.add(NameKind::Derived, name, lane.id));
         }
         let (lanes, models, by_name) = (lanes.into(), Arc::new(models), Arc::new(by_name));
-        Self { generation, lanes, models, by_name, only: None }
+        Self { generation, lanes, models, by_name, only: None, barred: None }
     }
 
     /// Returns the topology for a request that only one of its candidates may serve. Without
@@ -226,6 +228,24 @@ impl Topology {
     #[must_use]
     pub fn with_only(&self, lane: LaneId) -> Self {
         Self { only: Some([lane]), ..self.clone() }
+    }
+
+    /// Returns the topology for a request that some lanes must not serve: they serve no endpoint.
+    #[must_use]
+    pub fn without(&self, is_barred: impl Fn(&LaneInfo) -> bool) -> Self {
+        Self { barred: Some(self.lanes.iter().map(is_barred).collect()), ..self.clone() }
+    }
+
+    /// Returns true if the request must not be served by a lane.
+    pub fn is_barred(&self, lane: LaneId) -> bool {
+        let barred = self.barred.as_deref().and_then(|barred| barred.get(lane.index()));
+        barred.copied().unwrap_or(false)
+    }
+
+    /// Returns true if a lane could serve an endpoint, and must not do so for this request.
+    pub fn is_barred_for(&self, lane: LaneId, endpoint: Endpoint) -> bool {
+        let serving = |lane: &LaneInfo| lane.endpoints.serving(endpoint) != Serving::Not;
+        self.is_barred(lane) && self.lane(lane).is_some_and(serving)
     }
 
     /// Returns the generation, which changes with every new topology.
@@ -255,6 +275,9 @@ impl Topology {
 
     /// Returns how a lane serves an endpoint.
     pub fn serving(&self, lane: LaneId, endpoint: Endpoint) -> Serving {
+        if self.is_barred(lane) {
+            return Serving::Not;
+        }
         self.lane(lane).map_or(Serving::Not, |lane| lane.endpoints.serving(endpoint))
     }
 

@@ -8,6 +8,6 @@ mod write;
 pub use self::folder::{FolderError, check_private, check_writable, create_private};
 pub use self::read::{
     ReadError, open_private, open_private_with, open_regular, read_private, read_regular,
-    read_regular_text,
+    read_regular_text, read_trusted,
 };
 pub use self::write::{WriteError, WriteStep, is_temporary, write_atomic};

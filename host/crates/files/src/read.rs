@@ -100,6 +100,23 @@ pub fn read_private(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read(path, open_private(path)?, max)
 }
 
+/// Reads a file of at most `max` bytes that only this user or root can have written. Links are
+/// followed: mounted secrets are links of root.
+///
+/// # Errors
+/// If the file cannot be read, is not a regular file, is larger, or another user can have written
+/// it.
+pub fn read_trusted(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    let file = open_regular(path)?;
+    let metadata =
+        file.metadata().map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    let is_trusted = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if !is_trusted || metadata.mode() & 0o022 != 0 {
+        return Err(ReadError::Foreign(path.to_owned()));
+    }
+    read(path, file, max)
+}
+
 /// Opens a regular file without blocking.
 fn open(path: &Path, options: &mut OpenOptions, flags: OFlags) -> Result<File, ReadError> {
     let fail = |source: io::Error| ReadError::Io { path: path.to_owned(), source };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pointsman_access::Rights;
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
     Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason, Plan,
@@ -28,7 +29,7 @@ use crate::request_tracker::RequestTracker;
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
-use crate::{paths, upload};
+use crate::{paths, rights, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -122,11 +123,12 @@ pub(crate) async fn accept(
     body: Incoming,
     tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
-    let identity = pipeline.keys.identity(&parts.headers)?;
+    let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
     tracker.identify(&identity);
     let tenant = identity.tenant.clone();
     let span = tracker.span();
     span.record("tenant", tenant.as_deref());
+    rights::check_endpoint(&identity.rights, endpoint)?;
     let (received, reservation) = match body {
         Incoming::Body(body) => {
             let (uploads, headers) = (&pipeline.uploads, &parts.headers);
@@ -167,8 +169,9 @@ pub(crate) async fn accept(
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
-    let fleet = bound(fleet_view(&pipeline.fleet, &request), turn, endpoint);
-    check_model(&request, &fleet, &listener)?;
+    let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
+    let fleet = bound(fleet, turn, endpoint);
+    check_model(&request, &fleet, &listener, &identity.rights)?;
     check_translation(&request, &fleet)?;
     if let Some(turn) = turn {
         turn.accepted(&pipeline.responses)?;
@@ -334,18 +337,25 @@ fn check_model(
     request: &Request,
     fleet: &FleetView,
     listener: &ListenerSettings,
+    rights: &Rights,
 ) -> Result<(), RouteError> {
-    let model = request.model();
-    if fleet.topology.candidates(model).is_empty() {
-        return Err(unknown_model(&fleet.topology, listener, model));
+    let (model, topology) = (request.model(), &fleet.topology);
+    if topology.candidates(model).is_empty() {
+        return Err(unknown_model(topology, listener, rights, model));
+    }
+    let written = request.response_model();
+    if !rights::allows_model(rights, topology, listener, written, model) {
+        return Err(RouteError::ModelNotAllowed { model: written.to_owned() });
     }
     // The host can count tokens itself, for engines that serve the messages.
     let endpoint = match request.endpoint() {
         Endpoint::CountTokens => Endpoint::Messages,
         endpoint => endpoint,
     };
-    if fleet.topology.candidates_for(model, endpoint).next().is_none() {
-        return Err(endpoint_not_supported(&fleet.topology, listener, model, endpoint));
+    if topology.candidates_for(model, endpoint).next().is_none() {
+        let refused = rights::lane_not_allowed(topology, model, endpoint);
+        let unsupported = || endpoint_not_supported(topology, listener, rights, model, endpoint);
+        return Err(refused.unwrap_or_else(unsupported));
     }
     Ok(())
 }

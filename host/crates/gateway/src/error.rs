@@ -31,6 +31,16 @@ const MAX_EXCERPT: usize = 200;
 pub(crate) enum RouteError {
     #[error("missing or invalid API key; send it as `Authorization: Bearer KEY`")]
     Unauthorized,
+    #[error("the API key has expired")]
+    KeyExpired,
+    #[error("this key may not be used for model `{}`", excerpt(.model))]
+    ModelNotAllowed { model: String },
+    #[error("this key may not be used for {}", excerpt(.what))]
+    LaneNotAllowed { what: String },
+    #[error("this key may not be used at {}", .0.path().unwrap_or("paths of engines"))]
+    EndpointNotAllowed(Endpoint),
+    #[error("this key may not be used on this address")]
+    ListenerNotAllowed,
     #[error(transparent)]
     Token(TokenRefusal),
     #[error("expected content type `{expected}`, found {}", content_type(.given.as_deref()))]
@@ -184,9 +194,10 @@ fn excerpt(text: &str) -> String {
 }
 
 impl From<Unauthorized> for RouteError {
-    fn from(error: Unauthorized) -> Self {
-        match error {
+    fn from(unauthorized: Unauthorized) -> Self {
+        match unauthorized {
             Unauthorized::UnknownKey => Self::Unauthorized,
+            Unauthorized::ExpiredKey => Self::KeyExpired,
             Unauthorized::Token(refusal) => Self::Token(refusal),
         }
     }
@@ -213,6 +224,11 @@ impl RouteError {
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         Some(match self {
             Self::Unauthorized => ErrorCode::InvalidApiKey,
+            Self::KeyExpired => ErrorCode::ApiKeyExpired,
+            Self::ModelNotAllowed { .. } => ErrorCode::ModelNotAllowed,
+            Self::LaneNotAllowed { .. } => ErrorCode::LaneNotAllowed,
+            Self::EndpointNotAllowed(_) => ErrorCode::EndpointNotAllowed,
+            Self::ListenerNotAllowed => ErrorCode::ListenerNotAllowed,
             Self::Token(refusal) => ErrorCode::of_token(*refusal),
             Self::Limited(refusal) => ErrorCode::from(refusal),
             Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
@@ -284,7 +300,7 @@ impl RouteError {
     /// Adds the headers and the parameter that belong to the error.
     fn with_headers(&self, response: ErrorResponse) -> ErrorResponse {
         match self {
-            Self::Unauthorized => {
+            Self::Unauthorized | Self::KeyExpired => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
             Self::Token(TokenRefusal::Invalid | TokenRefusal::Expired) => {
@@ -301,9 +317,9 @@ impl RouteError {
                 response.with(header::ACCEPT_ENCODING, supported)
             }
             Self::BadRequest(error) => response.with_param(error.body().param),
-            Self::UnknownModel { .. } | Self::EndpointNotSupported { .. } => {
-                response.with_param(Some("model".to_owned()))
-            }
+            Self::UnknownModel { .. }
+            | Self::EndpointNotSupported { .. }
+            | Self::ModelNotAllowed { .. } => response.with_param(Some("model".to_owned())),
             Self::Method { allowed, .. } => {
                 response.with(header::ALLOW, HeaderValue::from_static(allowed))
             }
@@ -342,6 +358,9 @@ impl RouteError {
             | Self::BodyTimeout
             | Self::IncompleteBody(_)
             | Self::HostNotAllowed
+            | Self::LaneNotAllowed { .. }
+            | Self::EndpointNotAllowed(_)
+            | Self::ListenerNotAllowed
             | Self::InvalidHead(_)
             | Self::UnknownLane(_)
             | Self::LaneNotLoaded(_)

@@ -65,6 +65,18 @@ macro_rules! error_codes {
 error_codes! {
     /// The API key or admin token is missing or unknown.
     InvalidApiKey = "invalid_api_key", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The API key, or this secret of it, has expired.
+    ApiKeyExpired = "api_key_expired", UNAUTHORIZED, "invalid_request_error", retry_after: false;
+    /// The API key may not be used for the model.
+    ModelNotAllowed = "model_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// The API key may not use the lanes that could serve the request.
+    LaneNotAllowed = "lane_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// The API key may not be used at the endpoint.
+    EndpointNotAllowed = "endpoint_not_allowed", FORBIDDEN, "invalid_request_error",
+        retry_after: false;
+    /// The API key may not be used on the address.
+    ListenerNotAllowed = "listener_not_allowed", FORBIDDEN, "invalid_request_error",
+        retry_after: false;
     /// The token is not valid: malformed, not signed by the issuer, or for another service.
     InvalidToken = "invalid_token", UNAUTHORIZED, "invalid_request_error", retry_after: false;
     /// The token has expired.

@@ -10,6 +10,7 @@ use crate::error::RouteError;
 use crate::failure::AttemptError;
 use crate::pipeline::Pipeline;
 use crate::request_tracker::RequestTracker;
+use crate::rights;
 
 /// The result of executing a decision, with the state that the response needs.
 #[derive(Debug)]
@@ -160,6 +161,7 @@ async fn consult(
     report: FailureReport,
 ) -> Action {
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
+    let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
     let facts = facts(&decision.request, tracker);
     let trace = tracker.trace();
     let threads = &pipeline.policy_threads;

@@ -23,8 +23,9 @@ use serde_json::json;
 use crate::error::RouteError;
 use crate::failure::whole_seconds;
 use crate::response::{check_result, error};
+use crate::rights;
 use crate::settings::{HealthRule, ListenerSettings};
-use crate::status::StatusSources;
+use crate::status::{StatusSources, identify};
 
 pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
     let view = host.fleet.view();
@@ -33,12 +34,9 @@ pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Requ
     let (rule, lanes) = match requested_lane(&request) {
         None => (rule, view.stats().collect()),
         // Whether a lane exists, and how it is, is told with a key only.
-        Some(_) if let Err(unauthorized) = host.keys.identity(request.headers()) => {
-            return error(request, unauthorized.into());
-        }
-        Some(name) => match view.topology.find(&name).and_then(|id| view.stat(id)) {
-            Some(stat) => (HealthRule::AllLanes, vec![stat]),
-            None => return error(request, RouteError::UnknownLane(name)),
+        Some(name) => match lane_of_key(&host, &view, &request, &name) {
+            Ok(stat) => (HealthRule::AllLanes, vec![stat]),
+            Err(refused) => return error(request, refused),
         },
     };
     let reason = match host.stop.is_cancelled() {
@@ -50,12 +48,31 @@ pub(crate) async fn health(State(host): State<Arc<StatusSources>>, request: Requ
     match reason {
         None => check_result(None, &json!({ "status": "ok" })),
         // The reason names lanes.
-        Some((_, retry_in)) if host.keys.identity(request.headers()).is_err() => {
+        Some((_, retry_in))
+            if !identify(&host, &request).is_ok_and(|who| !who.rights.hides_lanes()) =>
+        {
             check_result(Some(retry_in), &json!({ "status": "unavailable" }))
         }
         Some((reason, retry_in)) => {
             check_result(Some(retry_in), &json!({ "status": "unavailable", "reason": reason }))
         }
+    }
+}
+
+/// Returns the state of a lane that the key of a request may use.
+fn lane_of_key(
+    host: &StatusSources,
+    view: &FleetView,
+    request: &Request,
+    name: &str,
+) -> Result<LaneStat, RouteError> {
+    let identity = identify(host, request)?;
+    let unknown = || RouteError::UnknownLane(name.to_owned());
+    let stat = view.topology.find(name).and_then(|id| view.stat(id)).ok_or_else(unknown)?;
+    let lane = view.topology.lane(stat.id).ok_or_else(unknown)?;
+    match rights::shows_lane(&identity.rights, lane) {
+        true => Ok(stat),
+        false => Err(RouteError::LaneNotAllowed { what: format!("lane `{name}`") }),
     }
 }
 

@@ -69,6 +69,7 @@ mod request_tracker;
 mod response;
 mod responses;
 mod rewrite;
+mod rights;
 mod routes;
 mod serve;
 mod settings;

@@ -139,6 +139,11 @@ impl Metering {
         self.is_identified = true;
     }
 
+    /// Returns who sent the request.
+    pub(crate) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
     /// Returns what the key may have in the queues.
     pub(crate) fn queue_share(&self) -> QueueShare {
         self.identity.queue_share()

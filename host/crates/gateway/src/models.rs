@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use pointsman_access::{Identity, Rights};
 use pointsman_domain::{
     Endpoint, FleetView, LaneId, LaneInfo, LaneState, Topology, adapter_of_lane,
 };
@@ -16,6 +17,7 @@ use pointsman_openai::{ANY_MODEL, ModelNames, SERVED};
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
 use crate::response::{error, json};
+use crate::rights;
 use crate::settings::ListenerSettings;
 
 /// The owner of models that no kind of engine, or more than one, serves.
@@ -28,11 +30,11 @@ const MAX_COMPARED: usize = 200;
 const SIMILAR: f64 = 0.8;
 
 pub(crate) async fn models(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
-        return error(request, unauthorized.into());
-    }
-    let catalog = Catalog::new(&pipeline, &request);
-    let names = listed_names(&catalog.view.topology, &catalog.listener);
+    let catalog = match Catalog::new(&pipeline, &request) {
+        Ok(catalog) => catalog,
+        Err(refused) => return error(request, refused),
+    };
+    let names = catalog.names();
     let entries: Vec<ModelEntry<'_>> =
         names.iter().filter_map(|name| catalog.entry(name)).collect();
     let list = if is_anthropic(&request) { anthropic_list } else { list };
@@ -44,12 +46,12 @@ pub(crate) async fn model(
     id: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
-        return error(request, unauthorized.into());
-    }
+    let catalog = match Catalog::new(&pipeline, &request) {
+        Ok(catalog) => catalog,
+        Err(refused) => return error(request, refused),
+    };
     // An id that is not UTF-8 is as unknown as any other; the message has it as it was sent.
     let id = id.map_or_else(|_| request.uri().path().to_owned(), |Path(id)| id);
-    let catalog = Catalog::new(&pipeline, &request);
     // A client that joins the id to the path, or a proxy between, may make one slash of two.
     let absolute = format!("/{id}");
     match catalog.entry(&id).or_else(|| catalog.entry(&absolute)) {
@@ -57,10 +59,7 @@ pub(crate) async fn model(
             let one = if is_anthropic(&request) { anthropic_one } else { one };
             json(one(&entry, pipeline.settings.started_at))
         }
-        None => {
-            let unknown = unknown_model(&catalog.view.topology, &catalog.listener, &id);
-            error(request, unknown)
-        }
+        None => error(request, catalog.refusal(&id)),
     }
 }
 
@@ -73,9 +72,10 @@ fn is_anthropic(request: &Request) -> bool {
 pub(crate) fn unknown_model(
     topology: &Topology,
     listener: &ListenerSettings,
+    rights: &Rights,
     model: &str,
 ) -> RouteError {
-    let known = listed_names(topology, listener);
+    let known = listed_names(topology, listener, rights);
     let near = nearest(model, &known).map(|near| format!("did you mean `{near}`? "));
     let hint = format!("{}available models: {}", near.unwrap_or_default(), enumerated(&known));
     RouteError::UnknownModel { model: model.to_owned(), hint }
@@ -85,6 +85,7 @@ pub(crate) fn unknown_model(
 pub(crate) fn endpoint_not_supported(
     topology: &Topology,
     listener: &ListenerSettings,
+    rights: &Rights,
     model: &str,
     endpoint: Endpoint,
 ) -> RouteError {
@@ -93,7 +94,8 @@ pub(crate) fn endpoint_not_supported(
         let model = names.target(name).unwrap_or(name);
         topology.candidates_for(model, endpoint).next().is_some()
     };
-    let able: Vec<String> = listed_names(topology, listener).into_iter().filter(is_able).collect();
+    let known = listed_names(topology, listener, rights);
+    let able: Vec<String> = known.into_iter().filter(is_able).collect();
     let hint = match able.is_empty() {
         true => "no model can".to_owned(),
         false => format!("models that can: {}", enumerated(&able)),
@@ -133,18 +135,32 @@ fn nearest<'n>(name: &str, known: &'n [String]) -> Option<&'n str> {
         .map(|(_, near)| near)
 }
 
-/// Returns the names that are listed on a listener, sorted. If one of its names stands for all
-/// others, those of the lanes would all be the same model.
-pub(crate) fn listed_names(topology: &Topology, listener: &ListenerSettings) -> Vec<String> {
+/// Returns the names that are listed on a listener for a key with these rights, sorted. If one of
+/// its names stands for all others, those of the lanes would all be the same model.
+fn listed_names(topology: &Topology, listener: &ListenerSettings, rights: &Rights) -> Vec<String> {
     let mut names = match listener.models.get(ANY_MODEL) {
         Some(target) => vec![target.clone()],
         None => names_of_lanes(topology),
     };
     names.extend(listener.models.keys().filter(|name| *name != ANY_MODEL).cloned());
     names.extend(listener.default_model.clone());
+    names.retain(|name| is_usable(topology, listener, rights, name));
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Returns true if a key may use a model, and one of the model's lanes.
+fn is_usable(
+    topology: &Topology,
+    listener: &ListenerSettings,
+    rights: &Rights,
+    name: &str,
+) -> bool {
+    let target = names_of(listener).target(name).unwrap_or(name);
+    let lanes = topology.candidates(target);
+    rights::allows_model(rights, topology, listener, name, target)
+        && (lanes.is_empty() || lanes.iter().any(|lane| !topology.is_barred(*lane)))
 }
 
 fn names_of_lanes(topology: &Topology) -> Vec<String> {
@@ -157,30 +173,70 @@ fn names_of_lanes(topology: &Topology) -> Vec<String> {
     names
 }
 
-/// The models of a listener at one time.
+/// The models of a listener that a key may use, at one time.
 pub(crate) struct Catalog {
     pub(crate) view: Arc<FleetView>,
     /// The status of each lane, in the order of their ids.
     pub(crate) statuses: Vec<LaneStatus>,
-    pub(crate) listener: Arc<ListenerSettings>,
+    listener: Arc<ListenerSettings>,
+    identity: Arc<Identity>,
 }
 
 impl Catalog {
-    pub(crate) fn new(pipeline: &Pipeline, request: &Request) -> Self {
-        let listener = request.extensions().get::<Arc<ListenerSettings>>();
-        Self {
-            view: pipeline.fleet.view(),
+    /// # Errors
+    /// If the request has no valid key.
+    pub(crate) fn new(pipeline: &Pipeline, request: &Request) -> Result<Self, RouteError> {
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let identity = rights::identify(&pipeline.keys, headers, extensions)?;
+        let listener = extensions.get::<Arc<ListenerSettings>>();
+        Ok(Self {
+            view: rights::restricted(pipeline.fleet.view(), &identity.rights),
             statuses: pipeline.fleet.status(),
             listener: listener.cloned().unwrap_or_default(),
+            identity,
+        })
+    }
+
+    /// Returns the tenant of the key.
+    pub(crate) fn tenant(&self) -> Option<&str> {
+        self.identity.tenant.as_deref()
+    }
+
+    /// Returns the names of the models.
+    pub(crate) fn names(&self) -> Vec<String> {
+        listed_names(&self.view.topology, &self.listener, &self.identity.rights)
+    }
+
+    /// Returns true if the key may see a lane.
+    pub(crate) fn shows(&self, lane: &LaneInfo) -> bool {
+        rights::shows_lane(&self.identity.rights, lane)
+    }
+
+    /// Returns true if the key may use the model with a name.
+    pub(crate) fn allows(&self, name: &str) -> bool {
+        is_usable(&self.view.topology, &self.listener, &self.identity.rights, name)
+    }
+
+    /// Returns why there is no entry for a name.
+    pub(crate) fn refusal(&self, name: &str) -> RouteError {
+        let topology = &self.view.topology;
+        let target = names_of(&self.listener).target(name).unwrap_or(name);
+        if topology.candidates(target).is_empty() {
+            return unknown_model(topology, &self.listener, &self.identity.rights, name);
         }
+        RouteError::ModelNotAllowed { model: name.to_owned() }
     }
 
     /// Returns the model with a name, which may be any that a request may have; `None` if no lane
-    /// serves it.
+    /// serves it, or the key may not use it.
     pub(crate) fn entry<'a>(&'a self, name: &'a str) -> Option<ModelEntry<'a>> {
         let model = names_of(&self.listener).target(name).unwrap_or(name);
         let topology = &self.view.topology;
-        let lanes = topology.candidates(model);
+        if !self.allows(name) {
+            return None;
+        }
+        let lanes = topology.candidates(model).iter().copied();
+        let lanes: Vec<LaneId> = lanes.filter(|lane| !topology.is_barred(*lane)).collect();
         let first = lanes.first()?;
         let adapter = topology.adapter(*first, model);
         let cards: Vec<&ModelCard> = lanes.iter().filter_map(|lane| self.card(*lane)).collect();
@@ -203,7 +259,7 @@ impl Catalog {
             context: contexts.min(),
             trained_context: cards.iter().filter_map(|card| card.trained_context).min(),
             lanes: lanes.iter().map(|lane| topology.name(*lane)).collect(),
-            state: self.state(lanes),
+            state: self.state(&lanes),
             capabilities: capabilities(&cards, infos),
             endpoints: SERVED.into_iter().filter(serves).map(Endpoint::label).collect(),
         })

@@ -17,6 +17,7 @@ use self::models::{show, tags};
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
 use crate::response::{self, error, only};
+use crate::rights;
 
 /// The version of Ollama whose API this is; clients refuse versions that are too old for them.
 const VERSION: &str = "0.13.0";
@@ -38,24 +39,24 @@ pub(crate) fn routes() -> Router<Arc<Pipeline>> {
 }
 
 async fn root(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    match pipeline.keys.identity(request.headers()) {
+    match rights::identify(&pipeline.keys, request.headers(), request.extensions()) {
         Ok(_) => {
             response::typed("text/plain; charset=utf-8", Bytes::from_static(RUNNING.as_bytes()))
         }
-        Err(unauthorized) => error(request, unauthorized.into()),
+        Err(refused) => error(request, refused),
     }
 }
 
 async fn version(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    match pipeline.keys.identity(request.headers()) {
+    match rights::identify(&pipeline.keys, request.headers(), request.extensions()) {
         Ok(_) => response::json(json!({ "version": VERSION }).to_string()),
-        Err(unauthorized) => error(request, unauthorized.into()),
+        Err(refused) => error(request, refused),
     }
 }
 
 async fn refuse(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    match pipeline.keys.identity(request.headers()) {
+    match rights::identify(&pipeline.keys, request.headers(), request.extensions()) {
         Ok(_) => error(request, RouteError::ModelManagement),
-        Err(unauthorized) => error(request, unauthorized.into()),
+        Err(refused) => error(request, refused),
     }
 }

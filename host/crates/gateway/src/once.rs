@@ -17,7 +17,7 @@ use crate::request_tracker::request_span;
 use crate::serve::{self, Arrived};
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
-use crate::{paths, request_id, responses};
+use crate::{paths, request_id, responses, rights};
 
 /// Serves one request, or joins it to its original.
 pub(crate) async fn serve(
@@ -80,7 +80,8 @@ async fn begin(
     body: Body,
     key: &str,
 ) -> Result<(Begun, Received, Arc<Reservation>), RouteError> {
-    let identity = pipeline.keys.identity(&parts.headers)?;
+    let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
+    rights::check_endpoint(&identity.rights, endpoint)?;
     let tenant = identity.tenant.as_deref();
     let (uploads, headers) = (&pipeline.uploads, &parts.headers);
     let kind = body_kind(endpoint, headers);

@@ -26,6 +26,8 @@ const OF_LLAMA_CPP: [(&str, &str); 5] = [
     ("/reranking", "/v1/rerank"),
 ];
 
+/// Parameters that have the key of a client, if the configuration allows that.
+const QUERY_KEYS: [&str; 2] = ["key", "api_key"];
 /// Maximum length of a query that is passed on to engines.
 const MAX_QUERY: usize = 1024;
 /// Parameters that may be credentials, in lower case.
@@ -102,6 +104,45 @@ pub(crate) fn query_for_engine(uri: &Uri) -> String {
         !name.is_empty() && !name.contains('%') && !CREDENTIALS.contains(&name.as_str())
     };
     query.split('&').filter(is_passed).collect::<Vec<_>>().join("&")
+}
+
+/// Takes an API key out of the query of a URI, so that nothing behind can log or forward it. Returns
+/// the URI without it, and its value; `None` if the query has none.
+pub(crate) fn take_key(uri: &Uri) -> Option<(Uri, String)> {
+    let query = uri.query()?;
+    let name_of = |parameter: &str| {
+        decoded(parameter.split('=').next().unwrap_or_default()).to_ascii_lowercase()
+    };
+    let is_key = |parameter: &&str| QUERY_KEYS.contains(&name_of(parameter).as_str());
+    let first = query.split('&').find(is_key)?;
+    let value = first.split_once('=').map_or("", |(_, value)| value);
+    let value = decoded(value);
+    let rest: Vec<&str> = query.split('&').filter(|parameter| !is_key(parameter)).collect();
+    let path = match rest.is_empty() {
+        true => uri.path().to_owned(),
+        false => format!("{}?{}", uri.path(), rest.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    Some((Uri::from_parts(parts).ok()?, value))
+}
+
+/// Returns a text without percent encoding; what is not valid stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digit = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        let byte = match first {
+            b'%' => {
+                digit(0).zip(digit(1)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
+            }
+            _ => None,
+        };
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Returns the path without repeated slashes and without a trailing one: empty for the root.
@@ -231,6 +272,24 @@ mod tests {
             (long.as_str(), ""),
         ] {
             assert_eq!(query_for_engine(&uri.parse().unwrap()), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn keys_are_taken_out_of_the_query() {
+        for (uri, expected) in [
+            ("/x?a=1", None),
+            ("/x", None),
+            ("/x?key=s", Some(("/x", "s"))),
+            ("/x?a=1&api_key=s%2B1&b", Some(("/x?a=1&b", "s+1"))),
+            ("/x?%6Bey=s&KEY=t", Some(("/x", "s"))),
+            ("http://h:1/x?key", Some(("http://h:1/x", ""))),
+            ("/x?key=%zz%", Some(("/x", "%zz%"))),
+        ] {
+            let taken = take_key(&uri.parse().unwrap());
+            let expected =
+                expected.map(|(uri, key): (&str, &str)| (uri.parse().unwrap(), key.into()));
+            assert_eq!(taken, expected, "{uri}");
         }
     }
 

@@ -70,7 +70,7 @@ pub(crate) struct RequestTracker {
     nonce: u64,
     flow: RequestFlow,
     lease: Option<Lease>,
-    /// What the request uses.
+    /// Who sent the request, and what it uses.
     pub(crate) metering: Metering,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,

@@ -7,7 +7,8 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use http::Method;
+use http::{HeaderName, HeaderValue, Method, header};
+use pointsman_access::Keys;
 use pointsman_openai::SERVED;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
@@ -22,6 +23,9 @@ use crate::status::StatusSources;
 use crate::upstream_routes::{self, Access};
 use crate::{health, native, ollama, once, paths, responses, status};
 
+/// The header that gets a key of the query.
+const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
 /// Returns the routes of a listener for clients.
 pub(crate) fn for_listener(
     pipeline: Arc<Pipeline>,
@@ -30,11 +34,13 @@ pub(crate) fn for_listener(
 ) -> Router {
     let native = native::default_lane(&pipeline.fleet.view().topology, settings);
     let is_native = native.is_some();
+    let keys = pipeline.keys.clone();
     let routes = with_native(pipeline, host, native.as_deref());
     let listener = Arc::clone(settings);
     // A fallback, because routes are chosen before middlewares could change the path.
     let all = Router::new().fallback(move |request: Request| {
         let (routes, listener) = (routes.clone(), Arc::clone(&listener));
+        let request = with_key_in_header(&keys, request);
         async move { with_normal_path(routes, &listener, is_native, request).await }
     });
     let all = match settings.compression {
@@ -42,6 +48,23 @@ pub(crate) fn for_listener(
         false => all,
     };
     all.layer(Extension(Arc::clone(settings)))
+}
+
+/// Moves a key from the query of a request to a header, before anything logs, records or forwards
+/// the URI. Unless the configuration allows such keys, it is dropped. Headers win.
+fn with_key_in_header(keys: &Keys, mut request: Request) -> Request {
+    let Some((uri, key)) = paths::take_key(request.uri()) else { return request };
+    *request.uri_mut() = uri;
+    let headers = [header::AUTHORIZATION, KEY_HEADER, HeaderName::from_static("api-key")];
+    let has_key = headers.iter().any(|name| request.headers().contains_key(name));
+    if keys.allows_query_key()
+        && !has_key
+        && let Ok(mut value) = HeaderValue::from_str(&key)
+    {
+        value.set_sensitive(true);
+        request.headers_mut().insert(KEY_HEADER, value);
+    }
+    request
 }
 
 /// Passes a request to its route, whichever form its path has.

@@ -25,6 +25,9 @@ pub type StatusPart = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 /// extension, in an `Arc`.
 #[derive(Debug, Clone)]
 pub struct ListenerSettings {
+    /// The addresses by which keys name the listener: that of the configuration, and the one that
+    /// is listened on.
+    pub addresses: Vec<String>,
     /// Path below which all routes are, with a leading slash and without a trailing one; empty for
     /// none.
     pub path_prefix: String,
@@ -51,6 +54,7 @@ impl ListenerSettings {
 impl Default for ListenerSettings {
     fn default() -> Self {
         Self {
+            addresses: Vec::new(),
             path_prefix: String::new(),
             default_model: None,
             models: HashMap::new(),

@@ -9,7 +9,8 @@
 //!   the admin API, also configuration, problems, processes and ports.
 //!
 //! If there are API keys, `/status` and `/metrics` require one of them on the listener for clients,
-//! and `/health` gives the reason only with one.
+//! and `/health` gives the reason only with one. A key sees the lanes that it may use; the metrics,
+//! which are of all lanes, need one that may use all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,11 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::RouteError;
 use crate::response::{check_result, error, json, typed};
+use crate::rights;
 use crate::settings::StatusPart;
-use pointsman_access::Keys;
+use pointsman_access::{Identity, Keys};
 
 /// What the status pages show.
 pub(crate) struct StatusSources {
@@ -60,10 +63,15 @@ pub(crate) async fn ready(State(host): State<Arc<StatusSources>>) -> Response {
 
 /// The part of the status that clients see.
 pub(crate) async fn status(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
-    if let Err(unauthorized) = host.keys.identity(request.headers()) {
-        return error(request, unauthorized.into());
-    }
+    let identity = match identify(&host, &request) {
+        Ok(identity) => identity,
+        Err(refused) => return error(request, refused),
+    };
     let view = host.fleet.view();
+    let is_shown = |stat: &LaneStat| {
+        let lane = view.topology.lane(stat.id);
+        lane.is_some_and(|lane| rights::shows_lane(&identity.rights, lane))
+    };
     let lane = |stat: LaneStat| {
         json!({
             "name": view.topology.name(stat.id),
@@ -77,7 +85,7 @@ pub(crate) async fn status(State(host): State<Arc<StatusSources>>, request: Requ
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": host.stop.is_cancelled(),
-        "lanes": view.stats().map(lane).collect::<Vec<_>>(),
+        "lanes": view.stats().filter(is_shown).map(lane).collect::<Vec<_>>(),
         "policies": policies.as_array().into_iter().flatten().map(public_part).collect::<Vec<_>>(),
     });
     json(body.to_string())
@@ -141,10 +149,22 @@ pub(crate) async fn client_metrics(
     State(host): State<Arc<StatusSources>>,
     request: Request,
 ) -> Response {
-    match host.keys.identity(request.headers()) {
+    match identify(&host, &request) {
+        Ok(identity) if identity.rights.hides_lanes() => {
+            let what = "the metrics, which are of all lanes".to_owned();
+            error(request, RouteError::LaneNotAllowed { what })
+        }
         Ok(_) => metrics(State(host)).await,
-        Err(unauthorized) => error(request, unauthorized.into()),
+        Err(refused) => error(request, refused),
     }
+}
+
+/// Returns who asks.
+pub(crate) fn identify(
+    host: &StatusSources,
+    request: &Request,
+) -> Result<Arc<Identity>, RouteError> {
+    rights::identify(&host.keys, request.headers(), request.extensions())
 }
 
 pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response {

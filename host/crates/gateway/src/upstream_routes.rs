@@ -29,7 +29,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
-use crate::{headers, limit_headers, paths, request_id, upload};
+use crate::{headers, limit_headers, paths, request_id, rights, upload};
 use pointsman_access::Identity;
 
 /// The methods of the routes.
@@ -167,6 +167,8 @@ async fn accept(
     let view = pipeline.fleet.view();
     let unknown = || RouteError::UnknownLane(lane.to_owned());
     let id = view.topology.find(lane).ok_or_else(unknown)?;
+    let info = view.topology.lane(id).ok_or_else(unknown)?;
+    rights::check_engine_paths(&identity.rights, info)?;
     let loads = parts.headers.get(headers::LOAD).is_some_and(|value| value == "true");
     let is_loaded = view.stat(id).is_some_and(|stat| stat.state.serving());
     if !is_loaded && !loads {
@@ -208,7 +210,7 @@ fn identify(
     match access {
         Access::Operator => Ok(Arc::default()),
         Access::Client => {
-            let identity = pipeline.keys.identity(&parts.headers)?;
+            let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
             if identity.rights.engine_admin {
                 Ok(identity)
             } else {

@@ -52,7 +52,7 @@ fn tokens_identify_tenants_beside_keys() {
 fn tokens_close_a_host_without_keys() {
     let verifier = TokenVerifier::new(settings(), Box::new(|| ()));
     let keys = Keys::default().with_tokens(Arc::new(verifier));
-    assert!(!keys.is_empty());
+    assert!(!keys.is_open());
     assert_eq!(keys.identity(&HeaderMap::new()), Err(Unauthorized::UnknownKey));
     assert_eq!(keys.token_status().map(|status| status.usable), Some(false));
     assert_eq!(Keys::default().token_status(), None);

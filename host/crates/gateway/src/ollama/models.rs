@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::RouteError;
-use crate::models::{Catalog, listed_names, unknown_model};
+use crate::models::Catalog;
 use crate::pipeline::Pipeline;
 use crate::response::{self, error};
 use crate::upload;
@@ -25,11 +25,11 @@ const NEVER: &str = "2318-01-01T00:00:00Z";
 
 /// `GET /api/tags`: the models of the listener.
 pub(super) async fn tags(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
-        return error(request, unauthorized.into());
-    }
-    let catalog = Catalog::new(&pipeline, &request);
-    let names = listed_names(&catalog.view.topology, &catalog.listener);
+    let catalog = match Catalog::new(&pipeline, &request) {
+        Ok(catalog) => catalog,
+        Err(refused) => return error(request, refused),
+    };
+    let names = catalog.names();
     let models = names.iter().filter_map(|name| {
         let entry = catalog.entry(name)?;
         let mut card = card(&catalog, &entry);
@@ -42,17 +42,19 @@ pub(super) async fn tags(State(pipeline): State<Arc<Pipeline>>, request: Request
 
 /// `GET /api/ps`: the loaded lanes, by the first name of each that is listed.
 pub(super) async fn loaded(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
-    if let Err(unauthorized) = pipeline.keys.identity(request.headers()) {
-        return error(request, unauthorized.into());
-    }
-    let catalog = Catalog::new(&pipeline, &request);
+    let catalog = match Catalog::new(&pipeline, &request) {
+        Ok(catalog) => catalog,
+        Err(refused) => return error(request, refused),
+    };
     let topology = &catalog.view.topology;
     let loaded = topology
         .lanes()
         .iter()
-        .filter(|lane| catalog.view.stat(lane.id).is_some_and(|stat| stat.state.serving()));
+        .filter(|lane| catalog.view.stat(lane.id).is_some_and(|stat| stat.state.serving()))
+        .filter(|lane| catalog.shows(lane));
     let models = loaded.filter_map(|lane| {
-        let entry = catalog.entry(lane.models.first().unwrap_or(&lane.name))?;
+        let name = lane.models.iter().find(|name| catalog.allows(name));
+        let entry = catalog.entry(name.unwrap_or(&lane.name))?;
         let mut card = card(&catalog, &entry);
         let status = catalog.statuses.get(lane.id.index());
         let memory = status.map_or(0, |status| weights(status) + status.kv_bytes.unwrap_or(0));
@@ -75,22 +77,22 @@ struct Show {
 
 /// `POST /api/show`: what is known of a model.
 pub(super) async fn show(State(pipeline): State<Arc<Pipeline>>, request: Request) -> Response {
+    let catalog = match Catalog::new(&pipeline, &request) {
+        Ok(catalog) => catalog,
+        Err(refused) => return error(request, refused),
+    };
     let (parts, body) = request.into_parts();
-    let read = read_name(&pipeline, &parts.headers, body).await;
+    let read = read_name(&pipeline, &parts.headers, body, catalog.tenant()).await;
     let request = Request::from_parts(parts, axum::body::Body::empty());
     let name = match read {
         Ok(name) => name,
         Err(invalid) => return error(request, invalid),
     };
-    let catalog = Catalog::new(&pipeline, &request);
     match catalog.entry(&name) {
         Some(entry) => {
             response::json(Value::Object(described(&pipeline, &catalog, &entry)).to_string())
         }
-        None => {
-            let unknown = unknown_model(&catalog.view.topology, &catalog.listener, &name);
-            error(request, unknown)
-        }
+        None => error(request, catalog.refusal(&name)),
     }
 }
 
@@ -98,9 +100,9 @@ async fn read_name(
     pipeline: &Pipeline,
     headers: &http::HeaderMap,
     body: axum::body::Body,
+    tenant: Option<&str>,
 ) -> Result<String, RouteError> {
-    let tenant = pipeline.keys.identity(headers)?.tenant.clone();
-    let received = upload::receive_any(&pipeline.uploads, headers, body, tenant.as_deref());
+    let received = upload::receive_any(&pipeline.uploads, headers, body, tenant);
     let (body, _reservation) = received.await?;
     let shown: Show = serde_json::from_slice(&body).map_err(pointsman_openai::BadRequest::Json)?;
     let name = shown.model.or(shown.name).filter(|name| !name.is_empty());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
+use pointsman_domain::Endpoint;
 use pointsman_openai::{BadRequest, Item};
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use super::turn::Owner;
 use crate::error::RouteError;
 use crate::pipeline::Pipeline;
 use crate::response::{error, json as json_response};
+use crate::rights;
 
 /// The number of items of a page by default, and the largest one.
 const DEFAULT_LIMIT: usize = 20;
@@ -89,7 +91,9 @@ fn respond(result: Result<Value, RouteError>, request: Request) -> Response {
 }
 
 fn owner(pipeline: &Pipeline, request: &Request) -> Result<Owner, RouteError> {
-    Ok(Owner::from(&*pipeline.keys.identity(request.headers())?))
+    let identity = rights::identify(&pipeline.keys, request.headers(), request.extensions())?;
+    rights::check_endpoint(&identity.rights, Endpoint::Responses)?;
+    Ok(Owner::from(&*identity))
 }
 
 /// Returns the response that a client asks for, with its id.

@@ -10,7 +10,9 @@ use pointsman_domain::{
     LaneId, Outcome, Recovery, Rejection, Trace,
 };
 
-use super::{MAX_ATTEMPTS, TestGateway, json, stream};
+use pointsman_access::{Definitions, KeySet, Keys, SecretHash};
+
+use super::{API_KEY, MAX_ATTEMPTS, TestGateway, json, stream};
 use crate::AdvisorSlot;
 
 const BODY: &str =
@@ -92,6 +94,27 @@ fn outcome(advisor: &TestAdvisor) -> Outcome {
     let outcomes = advisor.outcomes.lock().unwrap();
     assert_eq!(outcomes.len(), 1, "{outcomes:?}");
     outcomes[0].clone()
+}
+
+#[tokio::test]
+async fn policy_cannot_retry_on_a_lane_that_the_key_may_not_use() {
+    let hash = SecretHash::of_secret(API_KEY);
+    let key = format!("[[keys]]\nid = \"k\"\ntenant = \"t\"\nhash = \"{hash}\"\n");
+    let set = |lanes: &str| {
+        let text = format!("{key}lanes = [{lanes}]\n");
+        KeySet::from_definitions(&Definitions::parse(&text).unwrap())
+    };
+    for (lanes, expected) in [("\"a\"", "a"), ("\"a\", \"b\"", "ab")] {
+        let advisor = TestAdvisor {
+            on_failure: Some(Box::new(|_, _| retry(LaneId(1)))),
+            ..TestAdvisor::default()
+        };
+        let keys = Keys::from_set(set(lanes));
+        let gateway = TestGateway::with(Arc::new(advisor), |parts| parts.keys = keys).await;
+        gateway.script("a", &[json(503, "{}")]);
+        gateway.send(BODY).await;
+        assert_eq!(gateway.attempted_lanes(), expected);
+    }
 }
 
 #[tokio::test]

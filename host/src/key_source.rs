@@ -1,0 +1,188 @@
+//! Where the keys of clients come from: `[[keys]]`, and the keys file of `[access]`. A set of keys
+//! stays in force until a valid one replaces it, also if the file is deleted: an error never lets
+//! more requests in.
+
+use std::path::{Path, PathBuf};
+
+use pointsman_access::{ApiKey, Definitions, KeySet, Keys, UnknownGroup};
+use pointsman_config::{Access, Config, ConfigError};
+use pointsman_settings::{Code, Location};
+
+use crate::stamp::{Stamp, stamp};
+
+/// The keys, and where they come from.
+#[derive(Debug)]
+pub(crate) struct KeySource {
+    keys: Keys,
+    /// The configuration.
+    file: PathBuf,
+    access: Access,
+    own: Vec<pointsman_config::ApiKey>,
+    /// Of the keys file, before it was read.
+    stamp: Stamp,
+    error: Option<String>,
+}
+
+impl KeySource {
+    /// Reads the keys of a configuration.
+    ///
+    /// # Errors
+    /// All errors in the keys file, or groups that do not exist.
+    pub(crate) fn load(file: &Path, config: &Config) -> Result<Self, ConfigError> {
+        let mut source = Self {
+            keys: Keys::default(),
+            file: file.to_owned(),
+            access: config.access.clone(),
+            own: config.keys.clone(),
+            stamp: None,
+            error: None,
+        };
+        let set = source.read()?;
+        source.keys.replace(set);
+        Ok(source)
+    }
+
+    /// Returns the keys, which change with their source.
+    pub(crate) fn keys(&self) -> Keys {
+        self.keys.clone()
+    }
+
+    /// Returns the keys file.
+    pub(crate) fn keys_file(&self) -> Option<&Path> {
+        self.access.keys.as_deref()
+    }
+
+    /// Returns why what is in the files now is not in force.
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Applies a changed configuration.
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.access = config.access.clone();
+        self.own.clone_from(&config.keys);
+        self.reload();
+    }
+
+    /// Applies the keys file if it has changed.
+    pub(crate) fn look(&mut self) {
+        if self.keys_file().is_some_and(|file| stamp(file) != self.stamp) {
+            self.reload();
+        }
+    }
+
+    fn reload(&mut self) {
+        match self.read() {
+            Ok(set) => {
+                let secrets = set.count();
+                self.keys.replace(set);
+                self.error = None;
+                tracing::info!(event = "keys_reloaded", secrets, "keys reloaded");
+            }
+            Err(error) => {
+                tracing::error!(
+                    event = "keys_reload_failed",
+                    %error,
+                    "reload of the keys failed; keeping the current ones"
+                );
+                self.error = Some(error.to_string());
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<KeySet, ConfigError> {
+        let mut set = match &self.access.keys {
+            None => KeySet::default(),
+            Some(file) => {
+                // Before it is read: a change meanwhile is found by the next look.
+                self.stamp = stamp(file);
+                KeySet::from_definitions(&Definitions::load(file)?)
+            }
+        };
+        let mut unknown = Vec::new();
+        let mut report = |location: &Location, result: Result<(), UnknownGroup>| {
+            let problem = |error: UnknownGroup| {
+                Code::UnknownName.with(format!("{error}; groups are defined in the keys file"))
+            };
+            unknown.extend(result.err().map(|error| location.error(problem(error))));
+        };
+        for key in &self.own {
+            report(&key.group_location, set.add(api_key(key)));
+        }
+        if let Some(group) = &self.access.anonymous {
+            report(&self.access.anonymous_location, set.accept_anonymous(group));
+        }
+        set.set_query_key(self.access.query_key);
+        match unknown.is_empty() {
+            true => Ok(set),
+            false => Err(ConfigError::new(&self.file, unknown)),
+        }
+    }
+}
+
+fn api_key(key: &pointsman_config::ApiKey) -> ApiKey {
+    ApiKey {
+        secret: key.secret.reveal().to_owned(),
+        tenant: key.tenant.clone(),
+        group: key.group.clone(),
+        engine_admin: key.engine_admin,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use http::HeaderMap;
+    use http::header::AUTHORIZATION;
+
+    use super::*;
+
+    const LANE: &str = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \
+                        \"http://127.0.0.1:1\"\n";
+
+    fn config(file: &Path, more: &str) -> Config {
+        fs::write(file, format!("{more}\n{LANE}")).unwrap();
+        Config::load(file).unwrap()
+    }
+
+    fn accepts(keys: &Keys, secret: &str) -> bool {
+        let value = format!("Bearer {secret}").parse().unwrap();
+        keys.identity(&HeaderMap::from_iter([(AUTHORIZATION, value)])).is_ok()
+    }
+
+    #[test]
+    fn errors_keep_the_keys_that_are_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, path] = ["p.toml", "keys.toml"].map(|name| dir.path().join(name));
+        let key = |secret| {
+            let hash = pointsman_access::SecretHash::of_secret(secret);
+            format!("[[keys]]\nid = \"k\"\ntenant = \"t\"\nhash = \"{hash}\"\n")
+        };
+        fs::write(&path, key("one")).unwrap();
+        let with_file = config(&file, "[access]\nkeys = \"keys.toml\"");
+        let mut source = KeySource::load(&file, &with_file).unwrap();
+        let keys = source.keys();
+        assert!(accepts(&keys, "one") && !accepts(&keys, "two"));
+        fs::write(&path, key("two")).unwrap();
+        source.look();
+        assert!(!accepts(&keys, "one") && accepts(&keys, "two") && source.error().is_none());
+        for content in [Some("x"), None] {
+            match content {
+                Some(content) => fs::write(&path, content).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            source.look();
+            assert!(accepts(&keys, "two") && source.error().is_some(), "{content:?}");
+        }
+        fs::write(&path, "").unwrap();
+        source.look();
+        assert!(!accepts(&keys, "two") && source.error().is_none());
+        assert!(keys.identity(&HeaderMap::new()).is_err());
+        source.reconfigure(&config(&file, "[access]\nkeys = \"keys.toml\"\nanonymous = \"g\""));
+        assert!(source.error().unwrap().contains("p.toml:3: access.anonymous: "));
+        assert!(keys.identity(&HeaderMap::new()).is_err());
+        source.reconfigure(&config(&file, ""));
+        assert!(keys.identity(&HeaderMap::new()).is_ok() && source.error().is_none());
+    }
+}
