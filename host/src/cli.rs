@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod key;
 pub(crate) mod policy;
 pub(crate) mod replay;
 pub(crate) mod simulate;
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     Policy(policy::Policy),
     /// Print what tenants and keys have used of models and lanes.
     Usage(usage::Usage),
+    /// Create, list, revoke and rotate the API keys of a keys file.
+    #[command(subcommand)]
+    Key(key::Key),
     /// Simulate traffic with policies in virtual time, without engines or GPUs.
     Simulate(simulate::Simulate),
     /// Replay recorded decisions: compare what policies decide now with what was decided.

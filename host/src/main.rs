@@ -11,6 +11,7 @@ mod cli;
 mod facts;
 mod import;
 mod inherited;
+mod key;
 mod key_source;
 mod listeners;
 mod memory;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(&check).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::Usage(options) => usage::usage(&options).map(success),
+        Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),

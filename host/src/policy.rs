@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::author::PolicyLoadError;
 pub(crate) use self::client::{ClientError, HostClient};
+pub(crate) use self::table::aligned;
 use crate::cli::policy::{HostOptions, Policy, PolicyTarget};
 use crate::output;
 

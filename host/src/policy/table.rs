@@ -67,7 +67,7 @@ fn notes(policy: &Value) -> Vec<String> {
 }
 
 /// Formats rows as columns, separated by two blanks. The last column is not padded.
-pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).add_rows(rows);
     for column in table.column_iter_mut() {
