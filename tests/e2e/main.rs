@@ -16,6 +16,7 @@ mod fidelity;
 mod groups;
 mod hostile_policies;
 mod idempotency;
+mod keys;
 mod languages;
 mod limits;
 mod listeners;

@@ -109,6 +109,7 @@ const OPENS_FILES_ITSELF: [(&str, &str); 9] = [
     ("fleet/src/process/shared.rs", "/proc"),
     ("fleet/src/process/cgroup.rs", "control groups"),
     ("fleet/src/process/state_dir.rs", "/proc"),
+    ("access/src/edit.rs", "a folder, to lock it"),
     ("gateway/src/socket.rs", "a folder, to lock it"),
     ("record/src/file.rs", "decision records, which may be a pipe"),
     ("record/src/redact.rs", "/dev/urandom"),
