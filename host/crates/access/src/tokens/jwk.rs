@@ -102,7 +102,7 @@ impl PublicKeys {
     }
 
     /// Returns true if all keys of the other set are in this one, under the same ids.
-    pub(super) fn has_all_of(&self, other: &Self) -> bool {
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
         other.keys.iter().all(|key| self.keys.iter().any(|own| own.is_same_as(key)))
     }
 
