@@ -79,18 +79,15 @@ async fn run(
     state::prepare(&mut config)?;
     let listeners = listeners::open(options, &config.server.listeners).await?;
     // Clients are answered from here on.
-    let policy_metrics = PolicyMetrics::register(&mut registry);
     let mut early = EarlyConnections::default();
-    let load = load_policies(&config.policies, policy_metrics);
+    let load = load_policies(&config.policies, PolicyMetrics::register(&mut registry));
     let mut step = Step { early: &mut early, listeners: &listeners, signals: &mut signals };
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
 
     let operators = admin::open(&config.admin).await?;
-    let gateway_metrics = GatewayMetrics::register(&mut registry);
     let records = config.records.take();
-    let records =
-        records.map(|records| Recorder::start(records, RecordMetrics::register(&mut registry)));
-    let (recorder, records) = records.transpose()?.unzip();
+    let start = |records| Recorder::start(records, RecordMetrics::register(&mut registry));
+    let (recorder, records) = records.map(start).transpose()?.unzip();
     let spec = fleet_spec(&config, options);
     let opened = step.finish("engines of an earlier host were ended", open_state(&spec)).await?;
     let Some(state_dir) = opened else { return Ok(()) };
@@ -103,12 +100,7 @@ async fn run(
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let keys = key_source.keys();
-    let watched = (Arc::clone(&policies), key_source);
-    let reloader = Reloader::start(&options.config, &config.policies, watched)
-        .context("failed to spawn the reload thread")?;
-    let reloader = Arc::new(reloader);
-    let backend =
-        Arc::new(AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) });
+    let (reloader, backend) = start_reloader(options, &config, &policies, key_source)?;
     let drain = Drain::default();
     let gateway = Gateway::new(GatewayParts {
         settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
@@ -120,7 +112,7 @@ async fn run(
         config: reload_status(&reloader),
         policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
         recorder,
-        metrics: gateway_metrics,
+        metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
         drain: drain.clone(),
@@ -298,6 +290,21 @@ fn start_fleet(
         spec.lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
     let metrics = FleetMetrics::register(registry, &names);
     Fleet::start_with(spec, &metrics, state_dir)
+}
+
+/// Starts what applies changes of policies and keys, and what operators command it with.
+fn start_reloader(
+    options: &Serve,
+    config: &Config,
+    policies: &Arc<Policies>,
+    keys: KeySource,
+) -> Result<(Arc<Reloader>, Arc<AdminBackend>)> {
+    let watched = (Arc::clone(policies), keys);
+    let reloader = Reloader::start(&options.config, &config.policies, watched)
+        .context("failed to spawn the reload thread")?;
+    let reloader = Arc::new(reloader);
+    let (policies, status) = (Arc::clone(policies), Arc::clone(&reloader));
+    Ok((reloader, Arc::new(AdminBackend { policies, reloader: status })))
 }
 
 /// Returns the status of the configuration.

@@ -200,22 +200,40 @@ fn body(model: &str) -> Value {
     })
 }
 
-#[test]
-fn rights_hold_on_every_route() {
+/// Secrets of keys with one kind of right each, and of one with all rights.
+struct Secrets {
+    model: String,
+    on_lane: String,
+    endpoint: String,
+    listener: String,
+    all: String,
+}
+
+/// Starts a host with two lanes and these keys.
+fn host_with_rights() -> (Host, Secrets) {
     let dir = tempfile::tempdir().unwrap();
     let key = |arguments: &[&str]| new_key(dir.path(), arguments);
-    let model = key(&["--model", "org/one", "--model", "fast_*", "--engine-admin"]);
-    let on_lane = key(&["--lane", "a", "--engine-admin"]);
-    let endpoint = key(&["--endpoint", "messages", "--engine-admin"]);
-    let listener = key(&["--listener", "127.0.0.1:1"]);
-    let all = key(&[]);
+    let secrets = Secrets {
+        model: key(&["--model", "org/one", "--model", "fast_*", "--engine-admin"]),
+        on_lane: key(&["--lane", "a", "--engine-admin"]),
+        endpoint: key(&["--endpoint", "messages", "--engine-admin"]),
+        listener: key(&["--listener", "127.0.0.1:1"]),
+        all: key(&[]),
+    };
     let config = [
         ACCESS,
-        "[[listeners]]\naddress = \"127.0.0.1:0\"\nmodels = { fast_x = \"two\", \"*\" = \"two\" }\n",
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n",
+        "models = { fast_x = \"two\", \"*\" = \"two\" }\n",
         &lane("a", &["org/one", "both"], &[]),
         &lane("b", &["two", "both"], &[]),
     ];
-    let host = host(dir, &config.concat());
+    (host(dir, &config.concat()), secrets)
+}
+
+#[test]
+fn rights_hold_for_every_request() {
+    let (host, secrets) = host_with_rights();
+    let Secrets { model, on_lane, endpoint, listener, all } = secrets;
     let [first, aliased] = [0, 1].map(|index| host.listener_port(index));
     let post = |port, path: &str, secret: &str, model: &str| {
         let response = request(port, "POST", path, secret, &body(model));
@@ -260,6 +278,17 @@ fn rights_hold_on_every_route() {
     assert_eq!(load.status, 403);
     let anthropic = request(first, "POST", "/v1/messages", &model, &body("two")).json();
     assert_eq!(anthropic["error"]["type"], "permission_error");
+    let unknown = request(first, "POST", CHAT, &model, &body("none"));
+    assert!(unknown.status == 404 && !unknown.text().contains("two"), "{}", unknown.text());
+    host.assert_no_request_lost();
+    host.stop();
+}
+
+#[test]
+fn rights_hold_on_every_page() {
+    let (host, secrets) = host_with_rights();
+    let Secrets { model, on_lane, endpoint, listener, all } = secrets;
+    let first = host.listener_port(0);
     let get = |path: &str, secret: &str| {
         let response = request(first, "GET", path, secret, &Value::Null);
         let code = response.header("x-pointsman-code").unwrap_or_default().to_owned();
@@ -296,8 +325,6 @@ fn rights_hold_on_every_route() {
         let (_, _, all) = get(path, &all);
         assert!(all.contains("\"two\"") || all.contains("\"b\""), "{path} {all}");
     }
-    let unknown = request(first, "POST", CHAT, &model, &body("none"));
-    assert!(unknown.status == 404 && !unknown.text().contains("two"), "{}", unknown.text());
     host.assert_no_request_lost();
     host.stop();
 }

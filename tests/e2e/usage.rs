@@ -5,12 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pointsman_tests::client::{Response, chat, get_unix, open, send};
 use pointsman_tests::host::{Host, program};
-use pointsman_tests::wait_until;
+use pointsman_tests::{pause, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -192,7 +191,7 @@ fn at_most_a_second_of_usage_is_lost_by_a_kill() {
                 answered
             };
             let clients = [scope.spawn(client), scope.spawn(client)];
-            sleep(Duration::from_millis(1200 + (seed >> 33) % 1500));
+            pause(Duration::from_millis(1200 + (seed >> 33) % 1500));
             stop.store(true, Ordering::Relaxed);
             host.signal(Signal::KILL);
             let killed = Instant::now();

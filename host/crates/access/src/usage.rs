@@ -223,8 +223,8 @@ impl UsageBook {
     fn add_unwritten(&self, report: &mut UsageReport) -> Result<(), UsageError> {
         let unwritten = self.unwritten.lock();
         let memory = self.memory.lock();
-        let rows = unwritten.batch.iter().chain(memory.rows());
-        rows.map(|(row, counts)| report.add(row, counts)).collect()
+        let mut rows = unwritten.batch.iter().chain(memory.rows());
+        rows.try_for_each(|(row, counts)| report.add(row, counts))
     }
 }
 

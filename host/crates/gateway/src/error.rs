@@ -193,6 +193,18 @@ fn excerpt(text: &str) -> String {
     format!("{}{rest}", text[..end].escape_debug())
 }
 
+/// Adds the headers of a response to a request whose token is refused.
+fn for_token(response: ErrorResponse, refusal: TokenRefusal) -> ErrorResponse {
+    match refusal {
+        TokenRefusal::Invalid | TokenRefusal::Expired => {
+            let challenge = HeaderValue::from_static(r#"Bearer error="invalid_token""#);
+            response.with(header::WWW_AUTHENTICATE, challenge)
+        }
+        TokenRefusal::NotAllowed => response,
+        TokenRefusal::Unavailable => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
+    }
+}
+
 impl From<Unauthorized> for RouteError {
     fn from(unauthorized: Unauthorized) -> Self {
         match unauthorized {
@@ -303,14 +315,7 @@ impl RouteError {
             Self::Unauthorized | Self::KeyExpired => {
                 response.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
             }
-            Self::Token(TokenRefusal::Invalid | TokenRefusal::Expired) => {
-                let challenge = HeaderValue::from_static(r#"Bearer error="invalid_token""#);
-                response.with(header::WWW_AUTHENTICATE, challenge)
-            }
-            Self::Token(TokenRefusal::NotAllowed) => response,
-            Self::Token(TokenRefusal::Unavailable) => {
-                response.with_retry_after(Some(RETRY_LOST_ENGINE))
-            }
+            Self::Token(refusal) => for_token(response, *refusal),
             Self::Limited(refusal) => response.with_limit(refusal),
             Self::ContentEncoding(_) => {
                 let supported = HeaderValue::from_static(ContentEncoding::NAMES);
@@ -324,8 +329,7 @@ impl RouteError {
                 response.with(header::ALLOW, HeaderValue::from_static(allowed))
             }
             Self::Rejected { policy, rejection } => {
-                let seconds = rejection.retry_after_s;
-                let after = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                let after = rejection.retry_after_s.map(u64::from).map(Duration::from_secs);
                 response
                     .with_optional(headers::POLICY, to_header_value(policy))
                     .with_retry_after(after)

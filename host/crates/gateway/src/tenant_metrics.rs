@@ -130,6 +130,7 @@ mod tests {
             account: AccountId::Key(1),
             limit: Limit::TokenBudget(Period::Day),
             max: 1,
+            asked: 2,
             retry_after: None,
         };
         metrics.limited("t1", &refusal);

@@ -201,9 +201,8 @@ async fn requests_at_a_time_and_queue_places_are_limited() {
         () = test.gateway.wait_for_queued("c") => {}
     }
     // The lane has a slot for neither of them, but the key a queue place for one of them only.
-    let (refused, second) = tokio::join!(test.gateway.send(other), async {
+    let (refused, ()) = tokio::join!(test.gateway.send(other), async {
         tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await.ok();
-        second
     });
     let (status, headers, body) = refused;
     let body: Value = serde_json::from_str(&body).unwrap();
