@@ -99,7 +99,7 @@ fn show(secret: &NewSecret, told: String) -> Result<()> {
 }
 
 fn open(file: &KeysFile) -> Result<pointsman_access::KeysFile> {
-    pointsman_access::KeysFile::open(&path(file)?).map_err(of_file)
+    pointsman_access::KeysFile::lock(&path(file)?).map_err(of_file)
 }
 
 /// Errors in the file have the exit code of those in a configuration.

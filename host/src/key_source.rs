@@ -64,30 +64,47 @@ impl KeySource {
         self.reload();
     }
 
-    /// Applies the keys file if it has changed.
+    /// Applies the keys file if it has changed, or could not be applied: reading it may have failed
+    /// for a cause that has passed.
     pub(crate) fn look(&mut self) {
-        if self.keys_file().is_some_and(|file| stamp(file) != self.stamp) {
+        let has_changed = |file: &Path| stamp(file) != self.stamp;
+        if self.keys_file().is_some_and(|file| self.error.is_some() || has_changed(file)) {
             self.reload();
         }
     }
 
     fn reload(&mut self) {
         match self.read() {
+            Ok(mut set) if set.is_open() && !self.keys.is_open() => {
+                // The file may be half written, or the last key be revoked: no client gets in by that.
+                set.close();
+                self.keys.replace(set);
+                self.note(
+                    "all keys were removed; the host does not become open before a restart"
+                        .to_owned(),
+                );
+            }
             Ok(set) => {
                 let secrets = set.count();
                 self.keys.replace(set);
                 self.error = None;
                 tracing::info!(event = "keys_reloaded", secrets, "keys reloaded");
             }
-            Err(error) => {
-                tracing::error!(
-                    event = "keys_reload_failed",
-                    %error,
-                    "reload of the keys failed; keeping the current ones"
-                );
-                self.error = Some(error.to_string());
-            }
+            Err(error) => self.note(error.to_string()),
         }
+    }
+
+    /// Keeps why the files are not in force as they are, and logs it once.
+    fn note(&mut self, error: String) {
+        if self.error.as_ref() == Some(&error) {
+            return;
+        }
+        tracing::error!(
+            event = "keys_reload_failed",
+            error,
+            "the keys are not in force as they are in the files"
+        );
+        self.error = Some(error);
     }
 
     fn read(&mut self) -> Result<KeySet, ConfigError> {
@@ -183,6 +200,9 @@ mod tests {
         assert!(source.error().unwrap().contains("p.toml:3: access.anonymous: "));
         assert!(keys.identity(&HeaderMap::new()).is_err());
         source.reconfigure(&config(&file, ""));
-        assert!(keys.identity(&HeaderMap::new()).is_ok() && source.error().is_none());
+        assert!(keys.identity(&HeaderMap::new()).is_err() && source.error().is_some());
+        assert!(!accepts(&keys, "two"));
+        source.reconfigure(&with_file);
+        assert!(keys.identity(&HeaderMap::new()).is_err() && source.error().is_none());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   notify ──event──> debounce ───────────┐
-//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies::look, Policies::apply, KeySource
+//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies, KeySource
 //!   every `policies.poll-interval` ───────┘
 //! ```
 //!
@@ -189,8 +189,11 @@ impl ConfigWatcher {
         let names: BTreeSet<&String> = now.keys().chain(self.started_with.keys()).collect();
         let differs =
             |name: &str| !APPLIED.contains(&name) && now.get(name) != self.started_with.get(name);
-        let restart_for: Vec<String> =
+        let mut restart_for: Vec<String> =
             names.into_iter().filter(|name| differs(name)).cloned().collect();
+        if tokens(&now) != tokens(&self.started_with) {
+            restart_for.push("access.tokens".to_owned());
+        }
         if !restart_for.is_empty() {
             let sections = restart_for.join(", ");
             tracing::warn!(sections, "configuration changes need a restart to take effect");
@@ -209,6 +212,11 @@ impl ConfigWatcher {
     fn set_status(&self, status: ConfigStatus) {
         *self.status.lock() = status;
     }
+}
+
+/// Returns the settings of tokens, which are read at the start only.
+fn tokens(sections: &toml::Table) -> Option<&toml::Value> {
+    sections.get("access")?.get("tokens")
 }
 
 struct Stopped;

@@ -92,7 +92,7 @@ impl KeysFile {
     ///
     /// # Errors
     /// If the file has errors.
-    pub fn open(path: &Path) -> Result<Self, EditError> {
+    pub fn lock(path: &Path) -> Result<Self, EditError> {
         // The file behind a link is changed, and not the link.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let lock = lock(&path)?;

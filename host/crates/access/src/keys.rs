@@ -183,6 +183,11 @@ impl KeySet {
         self.keys.len()
     }
 
+    /// Refuses requests even if there are no keys at all.
+    pub fn close(&mut self) {
+        self.is_closed = true;
+    }
+
     /// Returns true if all requests are accepted, because there are no keys at all.
     pub fn is_open(&self) -> bool {
         !self.is_closed && self.keys.is_empty() && self.anonymous.is_none()
@@ -191,7 +196,8 @@ impl KeySet {
     /// Returns the identity of the bearer of a token that another service has issued, with the
     /// rights and limits of a group; `None` if there is not such a group.
     pub fn identity_for(&self, tenant: &str, group: Option<&str>, name: &str) -> Option<Identity> {
-        let identity = self.member(tenant, group, number_of(&format!("{tenant}\n{name}"))).ok()?;
+        let identity =
+            self.member(tenant, group, number_of(&format!("token\n{tenant}\n{name}"))).ok()?;
         Some(Identity { name: name.to_owned(), ..identity })
     }
 

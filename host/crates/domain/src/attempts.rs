@@ -175,7 +175,8 @@ impl AttemptCursor {
 
     /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan
     /// names another one. That one has the tenant's share as well: policies order a key's requests
-    /// within what the host grants it. `left` is the time left for the whole request and caps the wait.
+    /// within what the host grants it. `left` is the time left for the whole request and caps the
+    /// wait.
     pub fn slot_request(
         &self,
         (tenant, share): (FlowId, QueueShare),

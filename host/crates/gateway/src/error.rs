@@ -383,6 +383,15 @@ impl RouteError {
         }
     }
 
+    /// Returns the limit that has refused the request, if it was one.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Limited(refusal) => Some(refusal),
+            Self::Attempt { error: AttemptError::QueueLimit { refusal, .. }, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+
     /// Returns what the engine says of an error that it has reported.
     fn engine_details(&self) -> Option<&EngineErrorBody> {
         let Self::Attempt { error, .. } = self else { return None };

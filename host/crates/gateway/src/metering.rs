@@ -108,7 +108,7 @@ impl Counting {
     }
 
     /// Returns the tokens that count of those that were used.
-    fn of(self, tokens: TokenCounts) -> TokenCounts {
+    fn counted(self, tokens: TokenCounts) -> TokenCounts {
         match self {
             Self::All => tokens,
             Self::Prompt => TokenCounts { output: 0, ..tokens },
@@ -244,12 +244,13 @@ impl Metering {
             let event = event("", Duration::ZERO, Duration::ZERO);
             meter.usage.record(&UsageEvent { model: "", ..event });
         }
-        admission.settle(counting.of(tokens), total, now);
+        admission.settle(counting.counted(tokens), total, now);
     }
 
     /// Counts the request if a limit has refused it.
     pub(crate) fn note_error(&self, metrics: &GatewayMetrics, error: &RouteError) {
-        if let (RouteError::Limited(refusal), Some(tenant)) = (error, &self.identity.tenant) {
+        let (refusal, Some(tenant)) = (error.refusal(), &self.identity.tenant) else { return };
+        if let Some(refusal) = refusal {
             metrics.tenants.limited(tenant, refusal);
         }
     }

@@ -106,8 +106,8 @@ pub(crate) fn query_for_engine(uri: &Uri) -> String {
     query.split('&').filter(is_passed).collect::<Vec<_>>().join("&")
 }
 
-/// Takes an API key out of the query of a URI, so that nothing behind can log or forward it. Returns
-/// the URI without it, and its value; `None` if the query has none.
+/// Takes an API key out of the query of a URI, so that nothing behind can log or forward it.
+/// Returns the URI without it, and its value; `None` if the query has none.
 pub(crate) fn take_key(uri: &Uri) -> Option<(Uri, String)> {
     let query = uri.query()?;
     let name_of = |parameter: &str| {

@@ -50,9 +50,13 @@ pub(crate) async fn serve(
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &mut tracker)).await;
         let accepted = match accepted {
-            Ok(Accepted::Load(load)) => {
-                return answered(tracker, response::json(load.to_json()));
-            }
+            Ok(Accepted::Load(load)) => match tracker.admit(&pipeline.meter, None) {
+                Ok(_) => {
+                    allowance = tracker.allowance();
+                    return answered(tracker, response::json(load.to_json()));
+                }
+                Err(refusal) => Err(refusal.into()),
+            },
             Ok(Accepted::Request(request, fleet)) => {
                 match count_tokens::estimate(&request, &fleet) {
                     Some(response) => match tracker.admit(&pipeline.meter, Some(&request)) {

@@ -144,6 +144,9 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
     json(body.to_string())
 }
 
+/// What the names of metrics begin with that are of tenants: a client does not see those of others.
+const TENANT_METRICS: &str = "pointsman_tenant_";
+
 /// The metrics, for clients with a key.
 pub(crate) async fn client_metrics(
     State(host): State<Arc<StatusSources>>,
@@ -154,7 +157,7 @@ pub(crate) async fn client_metrics(
             let what = "the metrics, which are of all lanes".to_owned();
             error(request, RouteError::LaneNotAllowed { what })
         }
-        Ok(_) => metrics(State(host)).await,
+        Ok(_) => encoded(&host, |line| !line.contains(TENANT_METRICS)),
         Err(refused) => error(request, refused),
     }
 }
@@ -167,10 +170,20 @@ pub(crate) fn identify(
     rights::identify(&host.keys, request.headers(), request.extensions())
 }
 
+/// All metrics, for operators.
 pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response {
+    encoded(&host, |_| true)
+}
+
+/// Returns the lines of the metrics that are shown.
+fn encoded(host: &StatusSources, is_shown: impl Fn(&str) -> bool) -> Response {
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &host.registry) {
-        Ok(()) => typed("application/openmetrics-text; version=1.0.0; charset=utf-8", text.into()),
+        Ok(()) => {
+            let lines = text.split_inclusive('\n').filter(|line| is_shown(line));
+            let shown: String = lines.collect();
+            typed("application/openmetrics-text; version=1.0.0; charset=utf-8", shown.into())
+        }
         Err(error) => {
             tracing::error!(%error, "failed to encode the metrics");
             let mut response = Response::new(Body::empty());

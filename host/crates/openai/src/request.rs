@@ -104,7 +104,8 @@ impl Request {
             streaming,
             body_bytes: head.form.as_ref().map_or(body.len() as u64, |form| form.size()),
             prompt_tokens: prompt.tokens(text),
-            max_output_tokens: output_limit(&shape, format),
+            max_output_tokens: output_limit(&shape, format)
+                .saturating_mul(saturating_u32(prompt.prompts())),
             messages: if is_chat { saturating_u32(messages.len()) } else { 0 },
             has_tools: [shape.tools, shape.functions]
                 .iter()

@@ -11,9 +11,10 @@
 //! one transaction. What cannot be written, because the disk is full or fails, is lost, and
 //! counted: requests are served without it.
 //!
-//! **Ordered tables** are for what is added up and read as a whole, such as usage: a [`Transaction`]
-//! changes several of them and waits for the disk; [`Store::scan`] reads rows in their order. If a
-//! transaction fails, the caller still has what it wanted to write, and tries again.
+//! **Ordered tables** are for what is added up and read as a whole, such as usage: a
+//! [`Transaction`] changes several of them and waits for the disk; [`Store::scan`] reads rows in
+//! their order. If a transaction fails, the caller still has what it wanted to write, and tries
+//! again.
 //!
 //! **Crashes:** a transaction is in the file with all of its writes or with none of them, whenever
 //! the process is killed. **Two hosts:** the file is locked; the second host gets an error.

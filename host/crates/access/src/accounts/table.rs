@@ -83,7 +83,7 @@ impl Table {
             let key = accounts.iter().find(|account| matches!(account.id, AccountId::Key(_)));
             let account = key.or(accounts.first()).and_then(|key| self.accounts.get(&key.id));
             let output = account.map_or(0, Account::expected_output);
-            // An estimate is not a reason to refuse a request for ever.
+            // An estimate is not a reason to refuse a request at all times.
             let budgets = |limits: &AccountLimits| {
                 let budgets = limits.limits.budgets.iter().filter_map(|budget| budget.tokens);
                 budgets.chain(limits.limits.tokens_per_minute).min()

@@ -28,7 +28,7 @@ fn check(path: &Path, secret: &str) -> Result<String, Unauthorized> {
 fn new_file_is_private_and_has_the_key() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.toml");
-    let mut file = KeysFile::open(&path).unwrap();
+    let mut file = KeysFile::lock(&path).unwrap();
     let whole = NewKey {
         id: Some("alice".to_owned()),
         expires: Some(now()),
@@ -59,7 +59,7 @@ fn new_file_is_private_and_has_the_key() {
     let read = Definitions::load(&path).unwrap().keys.remove(0);
     assert_eq!((id.as_str(), read.id.as_str(), read.expires), ("alice", "alice", whole.expires));
     assert_eq!((read.grants, read.limits), (whole.grants, whole.limits));
-    let mut file = KeysFile::open(&path).unwrap();
+    let mut file = KeysFile::lock(&path).unwrap();
     let again = NewKey { id: Some("alice".to_owned()), ..key("acme") };
     assert!(matches!(file.add(again), Err(EditError::Duplicate(_))));
     // The file is checked as a whole before it is written.
@@ -83,14 +83,14 @@ fn comments_order_and_permissions_stay() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
-    let mut file = KeysFile::open(&link).unwrap();
+    let mut file = KeysFile::lock(&link).unwrap();
     let (id, secret) = file.add(NewKey { group: Some("g".to_owned()), ..key("t") }).unwrap();
     file.save().unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     let added = fs::read_to_string(&path).unwrap();
     assert_eq!(check(&path, secret.reveal()).as_deref(), Ok(id.as_str()));
-    let mut file = KeysFile::open(&path).unwrap();
+    let mut file = KeysFile::lock(&path).unwrap();
     file.remove(&id).unwrap();
     assert!(matches!(file.remove(&id), Err(EditError::UnknownKey(_))));
     file.save().unwrap();
@@ -104,12 +104,12 @@ fn head_of_the_file_survives_its_last_key() {
     let path = dir.path().join("keys.toml");
     let text = || fs::read_to_string(&path).unwrap();
     for _ in 0..2 {
-        let mut file = KeysFile::open(&path).unwrap();
+        let mut file = KeysFile::lock(&path).unwrap();
         let ids = [(), ()].map(|()| file.add(key("t")).unwrap().0);
         file.save().unwrap();
         assert!(text().starts_with(HEADER), "{}", text());
         for id in ids {
-            let mut file = KeysFile::open(&path).unwrap();
+            let mut file = KeysFile::lock(&path).unwrap();
             file.remove(&id).unwrap();
             file.save().unwrap();
             assert!(text().starts_with(HEADER), "{}", text());
@@ -121,11 +121,11 @@ fn head_of_the_file_survives_its_last_key() {
 fn rotated_secrets_are_valid_until_the_end_of_their_grace() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.toml");
-    let mut file = KeysFile::open(&path).unwrap();
+    let mut file = KeysFile::lock(&path).unwrap();
     let (id, first) = file.add(key("t")).unwrap();
     file.save().unwrap();
     let rotate = |grace: u64| {
-        let mut file = KeysFile::open(&path).unwrap();
+        let mut file = KeysFile::lock(&path).unwrap();
         let until = (grace > 0).then(|| now() + Duration::from_secs(grace));
         let secret = file.rotate(&id, until, now()).unwrap();
         file.save().unwrap();
@@ -140,7 +140,7 @@ fn rotated_secrets_are_valid_until_the_end_of_their_grace() {
     assert_eq!(hashes(), expected);
     let fourth = rotate(0);
     assert_eq!(hashes(), [(fourth.hash(), None)]);
-    let mut file = KeysFile::open(&path).unwrap();
+    let mut file = KeysFile::lock(&path).unwrap();
     assert!(matches!(file.rotate("none", None, now()), Err(EditError::UnknownKey(_))));
 }
 
@@ -152,7 +152,7 @@ fn commands_do_not_lose_changes_of_each_other() {
         for _ in 0..8 {
             scope.spawn(move || {
                 for _ in 0..4 {
-                    let mut file = KeysFile::open(path).unwrap();
+                    let mut file = KeysFile::lock(path).unwrap();
                     file.add(key("t")).unwrap();
                     file.save().unwrap();
                 }

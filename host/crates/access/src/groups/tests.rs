@@ -55,7 +55,8 @@ proptest! {
         }
         let resolved = Resolved::new(&Definitions { groups, ..Definitions::default() });
         let found = resolved.group("g0").unwrap();
-        prop_assert_eq!(&found.grants.models, &nearest(&levels, |group| group.grants.models.clone()));
+        let models = nearest(&levels, |group| group.grants.models.clone());
+            prop_assert_eq!(&found.grants.models, &models);
         prop_assert_eq!(&found.grants.lanes, &nearest(&levels, |group| group.grants.lanes.clone()));
         let admin = nearest(&levels, |group| group.grants.engine_admin);
         prop_assert_eq!(found.grants.engine_admin, admin);
@@ -72,7 +73,8 @@ proptest! {
             prop_assert_eq!(found, expected);
         }
         // Shared limits are not inherited: each group has its own account.
-        let shared: Vec<AccountId> = found.shared.iter().map(|account| account.id.clone()).collect();
+        let ids = found.shared.iter().map(|account| account.id.clone());
+            let shared: Vec<AccountId> = ids.collect();
         let with_limits = names.iter().zip(&levels);
         let with_limits = with_limits.filter(|(_, group)| group.shared_limits != Limits::default());
         let expected: Vec<AccountId> =

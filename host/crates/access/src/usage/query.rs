@@ -56,7 +56,7 @@ impl Column {
         }
     }
 
-    fn of(self, row: &RowKey) -> String {
+    fn value(self, row: &RowKey) -> String {
         let names = &row.names;
         match self {
             Self::Tenant => names.tenant.to_string(),
@@ -205,7 +205,7 @@ impl UsageReport {
         if !is_wanted || !(*from..*to).contains(&row.start) {
             return Ok(());
         }
-        let group = by.iter().map(|column| column.of(row)).collect();
+        let group = by.iter().map(|column| column.value(row)).collect();
         self.rows.entry(group).or_default().add(counts);
         if self.rows.len() > MAX_GROUPS { Err(UsageError::TooManyRows) } else { Ok(()) }
     }

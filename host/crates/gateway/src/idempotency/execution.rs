@@ -202,7 +202,8 @@ fn may_be_cured(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(
             status,
-            StatusCode::NOT_FOUND
+            StatusCode::FORBIDDEN
+                | StatusCode::NOT_FOUND
                 | StatusCode::REQUEST_TIMEOUT
                 | StatusCode::CONFLICT
                 | StatusCode::TOO_EARLY

@@ -324,7 +324,10 @@ mod tests {
         }
     }
 
-    const ALLOWANCE: &str = r#"request.allowance[] = {"requests":null,"tokens":null,"budget":{"limit":100,"left":7,"reset-ms":18446744073709551615}}"#;
+    const ALLOWANCE: &str = concat!(
+        r#"request.allowance[] = {"requests":null,"tokens":null,"budget":"#,
+        r#"{"limit":100,"left":7,"reset-ms":18446744073709551615}}"#
+    );
 
     #[test]
     fn recorded_call_logs_every_host_call_with_its_result() {
