@@ -76,7 +76,8 @@ impl KeySource {
     fn reload(&mut self) {
         match self.read() {
             Ok(mut set) if set.is_open() && !self.keys.is_open() => {
-                // The file may be half written, or the last key be revoked: no client gets in by that.
+                // The file may be half written, or the last key be revoked: no client gets in by
+                // that.
                 set.close();
                 self.keys.replace(set);
                 self.note(
