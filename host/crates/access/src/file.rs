@@ -3,7 +3,7 @@
 mod limits;
 mod rights;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pointsman_fuzz::Fuzz;
 
+use crate::file::tests::whole;
 use crate::tokens::tests::issuer::{ED, TestIssuer, claims, header, settings};
 use crate::tokens::{ClaimPath, Claims, PublicKeys, TokenSettings, TokenVerifier};
 use crate::{Definitions, KeySet};
@@ -88,33 +89,10 @@ fn key_sets() {
     });
 }
 
-const SMALL: &str = r#"
-[[tenants]]
-name = "acme"
-weight = 3
-limits = { tokens-per-minute = 200, budget = [{ period = "month", tokens = 5 }] }
-[[groups]]
-name = "staff"
-shared-limits = { requests-per-minute = 600 }
-[[groups]]
-name = "interns"
-parent = "staff"
-models = ["coder", "fast_*"]
-endpoints = ["chat-completions"]
-listeners = ["127.0.0.1:8000"]
-priority = { min = -10, max = 10 }
-[[keys]]
-id = "k_1"
-hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-tenant = "acme"
-group = "interns"
-expires = "2027-01-01T00:00:00Z"
-"#;
-
 /// Every error has a line of the file, and an accepted file makes a set of keys with unique names.
 #[test]
 fn keys_files() {
-    let fuzz = Fuzz::new("keys_files").input(SMALL);
+    let fuzz = Fuzz::new("keys_files").input(whole());
     let words = ["hashes", "week", "engine-seconds", "messages", "unix:/a", "parent", "expires"];
     fuzz.words(&words).run(|input| {
         let Ok(text) = std::str::from_utf8(input) else { return false };

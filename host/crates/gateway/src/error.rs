@@ -385,11 +385,13 @@ impl RouteError {
 
     /// Returns the limit that has refused the request, if it was one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
-        match self {
-            Self::Limited(refusal) => Some(refusal),
-            Self::Attempt { error: AttemptError::QueueLimit { refusal, .. }, .. } => Some(refusal),
-            _ => None,
+        if let Self::Limited(refusal) = self {
+            return Some(refusal);
         }
+        let Self::Attempt { error: AttemptError::QueueLimit { refusal, .. }, .. } = self else {
+            return None;
+        };
+        Some(refusal)
     }
 
     /// Returns what the engine says of an error that it has reported.

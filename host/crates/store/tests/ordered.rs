@@ -2,17 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
+use common::{FULL_DISK, run_on_a_full_disk};
 use pointsman_store::{Namespace, OpenError, Options, Row, Store, StoreError, Table};
 
 const TABLE: &str = "sums";
-
-/// Makes the test binary the child that has no space.
-const FULL_DISK: &str = "POINTSMAN_STORE_TEST_FULL_DISK";
 
 fn try_open(path: Option<&Path>) -> Result<Store, OpenError> {
     let namespace = Namespace {
@@ -153,13 +152,7 @@ fn full_disk_keeps_what_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     drop(put(&try_open(Some(&path)).unwrap(), &[(b"a", b"1")]));
-    // The limit is in blocks of 512 bytes, or twice as much in some shells.
-    let blocks = std::fs::metadata(&path).unwrap().len() / 512;
-    let child = format!(
-        "trap '' XFSZ; ulimit -f {blocks}; exec {:?} child_fills_the_disk --exact --nocapture",
-        std::env::current_exe().unwrap()
-    );
-    let output = Command::new("sh").args(["-c", &child]).env(FULL_DISK, &path).output().unwrap();
+    let output = run_on_a_full_disk(&path);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let written = text.split("failed after ").nth(1).and_then(|text| text.split(' ').next());
     let written: usize = written.unwrap_or_else(|| panic!("{output:?}")).parse().unwrap();

@@ -2,18 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use common::{FULL_DISK, run_on_a_full_disk};
 use pointsman_store::{Namespace, OpenError, Options, Store, StoreError, Table};
 
 /// Makes the test binary the child that is killed.
 const CHILD: &str = "POINTSMAN_STORE_TEST_CHILD";
-
-/// Makes it the child that has no space.
-const FULL_DISK: &str = "POINTSMAN_STORE_TEST_FULL_DISK";
 
 fn namespace() -> Namespace {
     Namespace {
@@ -139,13 +139,7 @@ fn full_disk_loses_new_entries_only() {
         let (_store, table) = open(Some(&path));
         table.put(&key(1_000_000), 0, &vec![7]).unwrap();
     }
-    // The limit is the size of the file, in blocks of 512 bytes, or twice as much in some shells.
-    let blocks = std::fs::metadata(&path).unwrap().len() / 512;
-    let child = format!(
-        "trap '' XFSZ; ulimit -f {blocks}; exec {:?} child_fills_the_disk --exact --nocapture",
-        std::env::current_exe().unwrap()
-    );
-    let output = Command::new("sh").args(["-c", &child]).env(FULL_DISK, &path).output().unwrap();
+    let output = run_on_a_full_disk(&path);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.contains("lost"), "{output:?}");
     // What was written before is still there.

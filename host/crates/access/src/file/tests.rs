@@ -39,7 +39,8 @@ hashes = [{ hash = "OTHER", expires = 2027-01-01T00:00:00Z }]
 limits = { budget = [{ period = "day", requests = 5, engine-seconds = 60 }] }
 "#;
 
-fn whole() -> String {
+/// Returns a keys file with every key.
+pub(crate) fn whole() -> String {
     WHOLE.replace("HASH", HASH).replace("OTHER", OTHER)
 }
 
