@@ -193,6 +193,12 @@ mod tests {
             source.look();
             assert!(accepts(&keys, "two") && source.error().is_some(), "{content:?}");
         }
+        // A file that could not be read is read again, also if it has not changed.
+        fs::write(&path, key("two")).unwrap();
+        source.look();
+        source.error = Some("too many open files".to_owned());
+        source.look();
+        assert_eq!(source.error(), None);
         fs::write(&path, "").unwrap();
         source.look();
         assert!(!accepts(&keys, "two") && source.error().is_none());

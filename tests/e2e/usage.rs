@@ -113,6 +113,11 @@ fn requests_streams_and_fallbacks_are_counted() {
     assert_eq!(host.metric("pointsman_tenant_requests_total", "tenant=\"t\""), 2.0);
     let output = host.metric("pointsman_tenant_tokens_total", "tenant=\"t\",kind=\"output\"");
     assert_eq!(json!(output as u64), tokens("completion_tokens"));
+    // Clients do not see the metrics of other tenants.
+    let headers = headers(0);
+    let key = [(headers[0].0, &*headers[0].1), (headers[1].0, &*headers[1].1)];
+    let metrics = send(host.port, "GET", "/metrics", &key, b"").text();
+    assert!(metrics.contains("pointsman_requests_total") && !metrics.contains("pointsman_tenant"));
 }
 
 #[test]

@@ -51,17 +51,18 @@ fn figures_describe_the_request() {
 
 #[test]
 fn prompts_have_four_forms() {
-    for (prompt, tokens, text) in [
-        (json!("abcdefgh"), 4 + 2, "abcdefgh"),
-        (json!(["abcd", "efgh"]), 4 + 2, "abcdefgh"),
-        (json!([1, 2, 3]), 4 + 3, ""),
-        (json!([[1, 2], [3]]), 4 + 3, ""),
+    for (prompt, tokens, text, prompts) in [
+        (json!("abcdefgh"), 4 + 2, "abcdefgh", 1),
+        (json!(["abcd", "efgh"]), 4 + 2, "abcdefgh", 2),
+        (json!([1, 2, 3]), 4 + 3, "", 1),
+        (json!([[1, 2], [3]]), 4 + 3, "", 2),
     ] {
-        let body = json!({"model": "m", "prompt": prompt}).to_string();
+        let body = json!({"model": "m", "prompt": prompt, "max_tokens": 5}).to_string();
         let request = parse(Endpoint::Completions, &body).unwrap();
         assert_eq!(request.info().prompt_tokens, tokens, "{prompt}");
         assert_eq!(request.text(0, 0, 100), text, "{prompt}");
-        assert_eq!(request.info().messages, 0);
+        let info = request.info();
+        assert_eq!((info.messages, info.max_output_tokens), (0, 5 * prompts));
     }
 }
 
