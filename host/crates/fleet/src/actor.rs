@@ -9,76 +9,25 @@
 //!           ─EngineReport─┘
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+mod effects;
+mod lane_handle;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{
-    AcquireError, Dispatcher, Effect, EngineEvent, Event, FlowId, Generation, Ticket,
-};
-use pointsman_domain::{
-    EndpointSet, EngineKind, FleetView, LaneId, LaneStat, LaneState, PrefixIndex, Topology, Trigger,
-};
+use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Event, Ticket};
+use pointsman_domain::{EngineKind, FleetView, LaneId, LaneStat, PrefixIndex, Topology};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::Target;
-use crate::message::{Grant, GrantSender, Message, Slot, SupervisorCommand};
+pub(crate) use self::lane_handle::LaneHandle;
+use crate::message::{GrantSender, Message};
 use crate::metrics::FleetMetrics;
 use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
-use crate::spec::LaneSpec;
-use crate::status::LaneStatus;
-use crate::upstream::Upstream;
-
-/// The actor's state of a lane beyond what the dispatcher knows.
-#[derive(Debug)]
-pub(crate) struct LaneHandle {
-    name: Arc<str>,
-    engine_model: Option<Arc<str>>,
-    /// The maximum sequence length, the endpoints and the card of the configuration.
-    configured: (u32, Option<EndpointSet>, ModelCard),
-    fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
-    stream_usage: bool,
-    upstream: Arc<Upstream>,
-    commands: UnboundedSender<SupervisorCommand>,
-    status: watch::Sender<LaneStatus>,
-    target: Option<Arc<Target>>,
-    /// Cancelled to abort the leases of the current generation; `None` without a drain timeout.
-    abort: Option<CancellationToken>,
-    /// The last metrics of the engine, and when they were scraped.
-    last_report: Option<(EngineMetrics, Rates, Instant)>,
-    /// The next first byte is the first one after a switch.
-    first_after_switch: bool,
-}
-
-impl LaneHandle {
-    /// Creates the handle of a lane. Its leases can be aborted if `can_abort`.
-    pub(crate) fn new(
-        lane: &LaneSpec,
-        upstream: &Arc<Upstream>,
-        commands: UnboundedSender<SupervisorCommand>,
-        status: &watch::Sender<LaneStatus>,
-        can_abort: bool,
-    ) -> Self {
-        Self {
-            name: lane.name.as_str().into(),
-            engine_model: lane.engine_model.as_deref().map(Arc::from),
-            configured: (lane.max_context, lane.endpoints, lane.engine.card()),
-            fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
-            stream_usage: lane.stream_usage,
-            upstream: Arc::clone(upstream),
-            commands,
-            status: status.clone(),
-            target: None,
-            abort: can_abort.then(CancellationToken::new),
-            last_report: None,
-            first_after_switch: false,
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Waiting {
@@ -188,95 +137,6 @@ impl Actor {
         self.dispatcher.on(event, now, effects);
     }
 
-    fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
-        match effect {
-            Effect::Grant { ticket, lane, generation, flow, waited } => {
-                let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
-                    // Cancelled in the same batch: dropping the grant frees the slot again.
-                    drop(self.grant(lane, (generation, flow), 0));
-                    return;
-                };
-                self.metrics.granted(lane, priority, waited);
-                let lost = || AcquireError::NotServing {
-                    state: LaneState::Down,
-                    reason: None,
-                    retry_in: Duration::from_secs(1),
-                };
-                // The engine may have gone down in the same batch, so that there is no target.
-                let result = self.grant(lane, (generation, flow), priority).ok_or_else(lost);
-                // If the request has been dropped, so is the grant, which frees the slot.
-                drop(reply.send(result));
-            }
-            Effect::Reject { ticket, refusal } => {
-                self.metrics.rejected(&refusal);
-                if let Some(Waiting { reply, .. }) = waiting.remove(&ticket) {
-                    // Fails only if the request has been dropped.
-                    drop(reply.send(Err(refusal)));
-                }
-            }
-            Effect::Load(lane) => self.command(lane, SupervisorCommand::Load),
-            Effect::Unload { lane, fully } => {
-                self.command(lane, SupervisorCommand::Unload { fully });
-            }
-            Effect::Abort { lane, .. } => {
-                if let Some(handle) = self.lanes.get(lane.index()) {
-                    tracing::warn!(
-                        lane = &*handle.name,
-                        "aborting in-flight responses: the lane is being evicted and the drain \
-                         timeout expired"
-                    );
-                    if let Some(abort) = &handle.abort {
-                        abort.cancel();
-                    }
-                }
-            }
-            Effect::Switched(report) => {
-                if let Some(handle) = self.lanes.get_mut(report.target.index()) {
-                    handle.first_after_switch = true;
-                    let evicted: Vec<&str> =
-                        report.victims.iter().map(|id| self.topology.name(*id)).collect();
-                    tracing::info!(
-                        event = "lane_loaded",
-                        lane = &*handle.name,
-                        evicted = evicted.join(", "),
-                        overdue = report.overdue,
-                        drain_ms = millis(report.drain),
-                        stop_ms = millis(report.stop),
-                        load_ms = millis(report.load),
-                        "lane loaded"
-                    );
-                }
-                self.metrics.switched(&report);
-            }
-        }
-    }
-
-    fn command(&self, lane: LaneId, command: SupervisorCommand) {
-        if let Some(handle) = self.lanes.get(lane.index()) {
-            tracing::debug!(lane = &*handle.name, ?command, "commanding supervisor");
-            // Fails only if the supervisor has ended, which happens only when the host stops.
-            handle.commands.send(command).ok();
-        }
-    }
-
-    fn grant(&self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
-        let handle = self.lanes.get(lane.index())?;
-        Some(Grant {
-            // First, because a slot that is dropped is released.
-            target: handle.target.clone()?,
-            slot: Slot::new(lane, lease, self.mailbox.clone()),
-            lane_name: Arc::clone(&handle.name),
-            engine_model: handle.engine_model.clone(),
-            topology: Arc::clone(&self.topology),
-            fallback_statuses: Arc::clone(&handle.fallback_statuses),
-            stream_usage: handle.stream_usage,
-            upstream: Arc::clone(&handle.upstream),
-            prefixes: Arc::clone(&self.prefixes),
-            abort: handle.abort.clone(),
-            priority,
-        })
-    }
-
     /// Notes what an engine says about its model. It stays known while the lane is unloaded; what
     /// the next start of the engine says replaces it. A different context, other adapters or other
     /// endpoints make a new topology. What the operator wrote stays.
@@ -343,11 +203,6 @@ fn merge_engine_report(
     stat.decode_tps = rates.decode_tps.unwrap_or(0);
     // Saturates after 49 days without a scrape.
     stat.stale_ms = u32::try_from(scraped.elapsed().as_millis()).unwrap_or(u32::MAX);
-}
-
-/// Returns whole milliseconds for a log field, which cannot hold a `u128`.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pointsman_domain::dispatch::LaneSetup;
 pub use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{EndpointSet, LaneNames, Trigger};
+use pointsman_domain::{EndpointSet, LaneId, LaneInfo, LaneNames, Trigger};
 
 use crate::driver::EngineSpec;
+use crate::engine_spec::NO_BACK_OFF;
 use crate::memory::Pool;
 
 /// The configuration of a fleet.
@@ -112,4 +114,37 @@ pub struct Timeouts {
     pub first_byte: Duration,
     /// Maximum time between two chunks of a response.
     pub idle: Duration,
+}
+
+impl LaneSpec {
+    /// Returns the facts about the lane that policies see.
+    pub fn info(&self) -> LaneInfo {
+        LaneInfo {
+            id: LaneId(0),
+            name: self.name.clone(),
+            engine: self.engine.info().kind,
+            models: self.models.clone(),
+            names: self.names.clone(),
+            labels: self.labels.clone(),
+            max_context: self.max_context,
+            endpoints: self.endpoints.unwrap_or_else(|| self.engine.endpoints()),
+            slots: self.slots,
+            // Policies number groups from 1; 0 means no group.
+            group: self.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
+            cost_milli: self.cost_milli,
+        }
+    }
+
+    /// Returns the dispatcher's configuration of the lane.
+    pub fn setup(&self) -> LaneSetup {
+        LaneSetup {
+            slots: self.slots,
+            group: self.group.unwrap_or(usize::MAX),
+            need: self.need,
+            asleep: self.asleep,
+            residency: self.residency,
+            expected_load: self.expected_load,
+            backoff: self.engine.run().map_or(NO_BACK_OFF, |run| run.backoff),
+        }
+    }
 }

@@ -1,10 +1,15 @@
-use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use pointsman_domain::dispatch::{FlowId, Generation, QueueLimits};
+use pointsman_domain::dispatch::{AcquireError, FlowId, Generation, QueueLimits};
+use pointsman_domain::{FleetView, LaneId, LaneState, SlotRequest};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::*;
 

@@ -1,0 +1,107 @@
+//! Carries out what the dispatcher decides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pointsman_domain::dispatch::{AcquireError, Effect, FlowId, Generation, Ticket};
+use pointsman_domain::{LaneId, LaneState};
+
+use super::{Actor, Waiting};
+use crate::message::{Grant, Slot, SupervisorCommand};
+
+impl Actor {
+    pub(super) fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
+        match effect {
+            Effect::Grant { ticket, lane, generation, flow, waited } => {
+                let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
+                    // Cancelled in the same batch: dropping the grant frees the slot again.
+                    drop(self.grant(lane, (generation, flow), 0));
+                    return;
+                };
+                self.metrics.granted(lane, priority, waited);
+                let lost = || AcquireError::NotServing {
+                    state: LaneState::Down,
+                    reason: None,
+                    retry_in: Duration::from_secs(1),
+                };
+                // The engine may have gone down in the same batch, so that there is no target.
+                let result = self.grant(lane, (generation, flow), priority).ok_or_else(lost);
+                // If the request has been dropped, so is the grant, which frees the slot.
+                drop(reply.send(result));
+            }
+            Effect::Reject { ticket, refusal } => {
+                self.metrics.rejected(&refusal);
+                if let Some(Waiting { reply, .. }) = waiting.remove(&ticket) {
+                    // Fails only if the request has been dropped.
+                    drop(reply.send(Err(refusal)));
+                }
+            }
+            Effect::Load(lane) => self.command(lane, SupervisorCommand::Load),
+            Effect::Unload { lane, fully } => {
+                self.command(lane, SupervisorCommand::Unload { fully });
+            }
+            Effect::Abort { lane, .. } => {
+                if let Some(handle) = self.lanes.get(lane.index()) {
+                    tracing::warn!(
+                        lane = &*handle.name,
+                        "aborting in-flight responses: the lane is being evicted and the drain \
+                         timeout expired"
+                    );
+                    if let Some(abort) = &handle.abort {
+                        abort.cancel();
+                    }
+                }
+            }
+            Effect::Switched(report) => {
+                if let Some(handle) = self.lanes.get_mut(report.target.index()) {
+                    handle.first_after_switch = true;
+                    let evicted: Vec<&str> =
+                        report.victims.iter().map(|id| self.topology.name(*id)).collect();
+                    tracing::info!(
+                        event = "lane_loaded",
+                        lane = &*handle.name,
+                        evicted = evicted.join(", "),
+                        overdue = report.overdue,
+                        drain_ms = millis(report.drain),
+                        stop_ms = millis(report.stop),
+                        load_ms = millis(report.load),
+                        "lane loaded"
+                    );
+                }
+                self.metrics.switched(&report);
+            }
+        }
+    }
+
+    fn command(&self, lane: LaneId, command: SupervisorCommand) {
+        if let Some(handle) = self.lanes.get(lane.index()) {
+            tracing::debug!(lane = &*handle.name, ?command, "commanding supervisor");
+            // Fails only if the supervisor has ended, which happens only when the host stops.
+            handle.commands.send(command).ok();
+        }
+    }
+
+    fn grant(&self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
+        let handle = self.lanes.get(lane.index())?;
+        Some(Grant {
+            // First, because a slot that is dropped is released.
+            target: handle.target.clone()?,
+            slot: Slot::new(lane, lease, self.mailbox.clone()),
+            lane_name: Arc::clone(&handle.name),
+            engine_model: handle.engine_model.clone(),
+            topology: Arc::clone(&self.topology),
+            fallback_statuses: Arc::clone(&handle.fallback_statuses),
+            stream_usage: handle.stream_usage,
+            upstream: Arc::clone(&handle.upstream),
+            prefixes: Arc::clone(&self.prefixes),
+            abort: handle.abort.clone(),
+            priority,
+        })
+    }
+}
+
+/// Returns whole milliseconds for a log field, which cannot hold a `u128`.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

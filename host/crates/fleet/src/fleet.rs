@@ -1,0 +1,234 @@
+//! The handle to all lanes, and the tasks behind it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pointsman_domain::dispatch::{AcquireError, Dispatcher, GroupSetup, LaneHint, Ticket};
+use pointsman_domain::{FleetView, LaneId, LaneState, PrefixIndex, SlotRequest, Topology};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::actor::{Actor, LaneHandle};
+use crate::lease::Lease;
+use crate::memory::Machine;
+use crate::memory_admission::MemoryReservation;
+use crate::message::{EngineReporter, Message};
+use crate::metrics::FleetMetrics;
+use crate::process::{StateDir, StateDirError, reap_orphans};
+use crate::spec::{FleetSpec, GroupSpec, LaneSpec};
+use crate::status::LaneStatus;
+use crate::supervisor::{Links, Shared, Supervisor};
+use crate::upstream::Upstream;
+
+/// A handle to all lanes. Clones share the same lanes.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    mailbox: UnboundedSender<Message>,
+    view: watch::Receiver<Arc<FleetView>>,
+    pub(crate) statuses: Arc<[watch::Receiver<LaneStatus>]>,
+    prefixes: Arc<PrefixIndex>,
+    tickets: Arc<AtomicU64>,
+    started: Instant,
+}
+
+/// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
+/// period.
+#[derive(Debug)]
+pub struct FleetTasks {
+    mailbox: UnboundedSender<Message>,
+    supervisors: JoinSet<()>,
+    // Declared after the supervisors, so that it is aborted after them.
+    _actor: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Fleet {
+    /// Starts all lanes: ends the engines that an earlier host left running, and loads the lanes
+    /// that are to be loaded. Blocks while it ends them, and returns while the new ones are
+    /// starting. Must be called within a runtime, on a thread that lives as long as the host.
+    ///
+    /// # Errors
+    /// Returns an error if the state directory cannot be used or is in use by another host.
+    pub fn start(
+        spec: &FleetSpec,
+        metrics: &Arc<FleetMetrics>,
+    ) -> Result<(Self, FleetTasks), StateDirError> {
+        let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.watchdog.as_deref())?;
+        // Logs what it finds. Before the first load, so that the memory of old engines is free.
+        state_dir.sweep();
+        Ok(Self::start_with(spec, metrics, state_dir))
+    }
+
+    /// Starts all lanes like [`Fleet::start`], with a state directory that has been opened and
+    /// [swept](StateDir::sweep) before: that blocks for some seconds.
+    pub fn start_with(
+        spec: &FleetSpec,
+        metrics: &Arc<FleetMetrics>,
+        state_dir: StateDir,
+    ) -> (Self, FleetTasks) {
+        let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
+        let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
+        let (view_sender, view) = watch::channel(Arc::new(first));
+        let (mailbox, messages) = unbounded_channel();
+        let started = Instant::now();
+        let stop = CancellationToken::new();
+        let machine = Arc::new(Machine::new(&spec.machine));
+        let shared = Shared {
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+            state_dir,
+            secret_variables: spec.secret_variables.as_slice().into(),
+        };
+        let mut supervisors = JoinSet::new();
+        let (reaper_stop, reaper_dir) = (stop.clone(), shared.state_dir.clone());
+        supervisors.spawn(async move {
+            let ended = reaper_stop.run_until_cancelled(reap_orphans(reaper_dir)).await;
+            if let Some(Err(error)) = ended {
+                tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
+            }
+        });
+        let mut handles = Vec::new();
+        let mut statuses = Vec::new();
+        for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
+            let driver = Arc::clone(&lane.engine.0);
+            let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
+            let (status, status_receiver) = watch::channel(LaneStatus {
+                name: lane.name.clone(),
+                card: lane.engine.card(),
+                ..LaneStatus::default()
+            });
+            statuses.push(status_receiver);
+            let (command_sender, commands) = unbounded_channel();
+            let can_abort = spec.rules.drain_timeout.is_some();
+            handles.push(LaneHandle::new(lane, &upstream, command_sender, &status, can_abort));
+            let reporter = EngineReporter::new(info.id, mailbox.clone());
+            let links = Links { upstream, reporter, commands, status };
+            let group = lane.group.and_then(|group| spec.groups.get(group));
+            let reservation = group.and_then(|group| reservation(group, lane, &machine));
+            // At the error level, because a log filter that drops the span would also drop the
+            // lane from the warnings and errors inside.
+            let span = tracing::error_span!("lane", lane = lane.name, driver = driver.info().key);
+            let supervisor =
+                Supervisor::new(info.id, lane, driver, links, shared.clone(), reservation);
+            supervisors.spawn(supervisor.run().instrument(span));
+        }
+        let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
+        let actor = Actor {
+            dispatcher: dispatcher(spec),
+            prefixes: Arc::clone(&prefixes),
+            topology,
+            lanes: handles,
+            started,
+            mailbox: mailbox.clone(),
+            view: view_sender,
+            metrics: Arc::clone(metrics),
+        };
+        let mut actors = JoinSet::new();
+        actors.spawn(actor.run(messages));
+        let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
+        let statuses = statuses.into();
+        (Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks)
+    }
+
+    /// Returns the current state of the lanes.
+    pub fn view(&self) -> Arc<FleetView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Returns the index of the prompts that the lanes have served. Leases keep it up to date.
+    pub fn prefix_index(&self) -> &PrefixIndex {
+        &self.prefixes
+    }
+
+    /// Waits until `condition` holds for the current view, and returns that view. Pends forever
+    /// once the fleet has been shut down.
+    pub async fn wait_for(&self, condition: impl FnMut(&Arc<FleetView>) -> bool) -> Arc<FleetView> {
+        let mut view = self.view.clone();
+        match view.wait_for(condition).await {
+            Ok(view) => Arc::clone(&view),
+            // The actor has ended, so the view cannot change any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Returns the status of each lane, in the order of their ids.
+    pub fn status(&self) -> Vec<LaneStatus> {
+        self.statuses.iter().map(|status| status.borrow().clone()).collect()
+    }
+
+    /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;
+    /// `None` removes it.
+    pub fn hint(&self, lane: LaneId, hint: Option<LaneHint>, duration: Duration) {
+        // Fails only if the actor has ended; a hint has no effect then.
+        self.mailbox.send(Message::Hinted { lane, hint, duration }).ok();
+    }
+
+    /// Waits for a slot. Dropping the future cancels the request and leaves the queue.
+    ///
+    /// # Errors
+    /// Returns the reason why the dispatcher rejected the request.
+    pub async fn acquire(&self, request: SlotRequest) -> Result<Lease, AcquireError> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let request = request.arrival(ticket, self.started.elapsed());
+        let (reply, response) = oneshot::channel();
+        if self.mailbox.send(Message::SlotRequest { request, reply }).is_err() {
+            return Err(AcquireError::Closing);
+        }
+        let mut cancel = CancelOnDrop { mailbox: &self.mailbox, ticket: Some(ticket) };
+        let result = response.await.unwrap_or(Err(AcquireError::Closing));
+        cancel.ticket = None;
+        result.map(Lease::new)
+    }
+}
+
+impl FleetTasks {
+    /// Rejects all queued requests, stops all engines concurrently, and returns when none of their
+    /// processes is left. In-flight responses are aborted: drain first.
+    pub async fn shutdown(mut self) {
+        // Fails only if the actor has ended; no request is queued then.
+        self.mailbox.send(Message::Close).ok();
+        self.stop.cancel();
+        while self.supervisors.join_next().await.is_some() {}
+    }
+}
+
+struct CancelOnDrop<'a> {
+    mailbox: &'a UnboundedSender<Message>,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            // Fails only if the actor has ended, and its queue with it.
+            self.mailbox.send(Message::Cancelled(ticket)).ok();
+        }
+    }
+}
+
+/// Returns the memory that a lane's engine reserves, or `None` if its group's memory is not
+/// measured.
+fn reservation(
+    group: &GroupSpec,
+    lane: &LaneSpec,
+    machine: &Arc<Machine>,
+) -> Option<MemoryReservation> {
+    group.pool.map(|pool| MemoryReservation {
+        machine: Arc::clone(machine),
+        pool,
+        need: lane.need,
+        asleep: lane.asleep,
+        timeout: group.free_timeout,
+    })
+}
+
+fn dispatcher(spec: &FleetSpec) -> Dispatcher {
+    let groups: Vec<GroupSetup> =
+        spec.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect();
+    Dispatcher::new(spec.lanes.iter().map(LaneSpec::setup).collect(), &groups, spec.rules)
+}
