@@ -2,6 +2,7 @@
 //! compared with direct ones, and with HAProxy in front of the same engine). There are no
 //! assertions about times, because machines differ and are noisy.
 
+mod instructions;
 mod keys;
 mod simulation;
 mod waiting;
@@ -19,6 +20,9 @@ use pointsman_xtask::setup;
 
 /// Number of rounds of each measurement; tables show the medians.
 const ROUNDS: usize = 3;
+
+/// The key that the load generator sends.
+const SECRET: &str = "pm_bench";
 
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
@@ -59,9 +63,15 @@ pub(crate) fn bench(root: &Path, only: &[&str]) -> Result<()> {
 }
 
 fn parts(root: &Path) -> Result<()> {
-    let parts = ["pointsman-openai", "pointsman-domain", "pointsman-record", "pointsman"]
-        .map(|package| ["--package", package]);
-    let benches = ["wire", "dispatch", "record", "advise"].map(|bench| ["--bench", bench]);
+    let parts = [
+        "pointsman-openai",
+        "pointsman-domain",
+        "pointsman-record",
+        "pointsman-access",
+        "pointsman",
+    ]
+    .map(|package| ["--package", package]);
+    let benches = ["wire", "dispatch", "record", "keys", "advise"].map(|bench| ["--bench", bench]);
     run(cargo(root)?
         .arg("bench")
         .args(parts.concat())
@@ -234,19 +244,33 @@ fn pointsman(
     policy: &str,
     engine: u16,
 ) -> Result<Server> {
+    let file = configuration(root, folder, name, policy, engine)?;
     let port = free_port()?;
-    let file: PathBuf = folder.join(format!("{}.toml", name.replace(' ', "-")));
-    let policies = root.join("policies");
-    let config = format!(
-        "[log]\nlevel = \"warn\"\n[policies]\ndir = {policies:?}\n{policy}[[lanes]]\nname = \
-         \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
-         [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n\
-         reuse-connections = true\n"
-    );
-    fs::write(&file, config)?;
     let mut command = Command::new(release.join("pointsman"));
     command.arg("serve").arg(file).args(["--listen", &format!("127.0.0.1:{port}")]);
     start(name, &mut command, port, false)
+}
+
+/// Writes the configuration of a host with one lane. Each host has a state directory of its own: a
+/// host that finds one in use runs without, which costs less.
+fn configuration(
+    root: &Path,
+    folder: &Path,
+    name: &str,
+    policy: &str,
+    engine: u16,
+) -> Result<PathBuf> {
+    let word = name.replace([' ', ',', '+'], "-");
+    let (policies, state) = (root.join("policies"), folder.join(format!("{word}.state")));
+    let config = format!(
+        "[log]\nlevel = \"warn\"\n[state]\ndir = {state:?}\n[policies]\ndir = {policies:?}\n\
+         {policy}[[lanes]]\nname = \"coder\"\nmodels = [\"a\"]\nslots = 64\n\
+         [lanes.engine]\ndriver = \"external\"\nurl = \"http://127.0.0.1:{engine}\"\n\
+         reuse-connections = true\n"
+    );
+    let file = folder.join(format!("{word}.toml"));
+    fs::write(&file, config)?;
+    Ok(file)
 }
 
 fn start(name: &'static str, command: &mut Command, port: u16, with_port: bool) -> Result<Server> {

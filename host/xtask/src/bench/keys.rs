@@ -1,5 +1,5 @@
-//! What keys, limits and usage cost: CPU time per request without keys, with 10,000 of them, and
-//! with limits of each kind.
+//! What keys, limits and usage cost: instructions and CPU time per request without keys, with
+//! 10,000 of them, and with limits of each kind.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,9 @@ use anyhow::Result;
 use pointsman_xtask::command::target_dir;
 use pointsman_xtask::sha256;
 
-use super::{Server, free_port, pointsman, start, table};
+use super::instructions::instructions;
+use super::{SECRET, Server, configuration, free_port, pointsman, start, table};
 
-/// The key that the load generator sends.
-const SECRET: &str = "pm_bench";
 /// Keys beside that of the load generator.
 const KEYS: usize = 10_000;
 /// Limits that the load does not reach.
@@ -27,12 +26,24 @@ pub(super) fn keys(root: &Path) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let mut command = Command::new(release.join("fake-engine"));
     let engine = start("direct", command.args(["--bench", "--port"]), free_port()?, true)?;
-    let mut servers = vec![pointsman(root, &release, &folder, "no keys", "", engine.port)?];
+    let mut access = vec![("no keys", String::new())];
     for (name, limits) in [("keys and usage", ""), ("keys, usage, limits", LIMITS)] {
         let file = folder.join(format!("{}.toml", name.replace([' ', ','], "_")));
         fs::write(&file, keys_file(limits))?;
-        let access = format!("[access]\nkeys = {file:?}\n");
-        servers.push(pointsman(root, &release, &folder, name, &access, engine.port)?);
+        access.push((name, format!("[access]\nkeys = {file:?}\n")));
+    }
+    let loads = [
+        ("whole answers", &["--connections", "4", "--seconds", "3"][..]),
+        ("streams of 10 chunks", &["--connections", "4", "--seconds", "3", "--stream"]),
+    ];
+    let mut hosts = Vec::new();
+    for (name, access) in &access {
+        hosts.push((*name, configuration(root, &folder, name, access, engine.port)?));
+    }
+    instructions(&release, &folder, &hosts, &loads)?;
+    let mut servers = Vec::new();
+    for (name, access) in &access {
+        servers.push(pointsman(root, &release, &folder, name, access, engine.port)?);
     }
     servers.insert(0, engine);
     for (title, arguments) in [
