@@ -54,6 +54,7 @@ struct Open {
     accounts: Arc<Accounts>,
     identity: Arc<Identity>,
     charge: Charge,
+    choices: u32,
     is_waiting: bool,
 }
 
@@ -73,7 +74,7 @@ impl Accounts {
         }
         let (charge, allowance) = self.table.lock().admit(&identity.accounts, ask, now)?;
         let (accounts, identity) = (Arc::clone(self), Arc::clone(identity));
-        let open = Open { accounts, identity, charge, is_waiting: false };
+        let open = Open { accounts, identity, charge, choices: ask.choices, is_waiting: false };
         Ok(Admission { allowance, open: Some(open) })
     }
 
@@ -142,13 +143,15 @@ impl Admission {
     /// that is dropped without it is counted as it was expected.
     pub fn settle(mut self, used: TokenCounts, engine: Duration, now: Moment) {
         self.stop_waiting();
-        if let Some(Open { accounts, identity, charge, .. }) = self.open.take() {
+        if let Some(Open { accounts, identity, charge, choices, .. }) = self.open.take() {
             let tokens =
                 u64::from(used.prompt.saturating_sub(used.cached)) + u64::from(used.output);
             let mut table = accounts.table.lock();
             table.settle(&identity.accounts, charge, tokens, engine);
             let duration = now.running.saturating_sub(charge.at.running);
-            table.learn(&identity.accounts, duration, u64::from(used.output));
+            // Rounded up: a response with one token is not one without any.
+            let of_choice = used.output.div_ceil(choices.max(1));
+            table.learn(&identity.accounts, duration, u64::from(of_choice));
         }
     }
 }

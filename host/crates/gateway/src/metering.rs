@@ -101,9 +101,15 @@ impl Counting {
         let info = request.info();
         let output = Some(info.max_output_tokens).filter(|output| *output > 0);
         match self {
-            Self::All => Ask { prompt_tokens: info.prompt_tokens, output_tokens: output },
-            Self::Prompt => Ask { prompt_tokens: info.prompt_tokens, output_tokens: Some(0) },
-            Self::Nothing => Ask { prompt_tokens: 0, output_tokens: Some(0) },
+            Self::All => Ask {
+                prompt_tokens: info.prompt_tokens,
+                output_tokens: output,
+                choices: request.choices(),
+            },
+            Self::Prompt => {
+                Ask { prompt_tokens: info.prompt_tokens, output_tokens: Some(0), choices: 1 }
+            }
+            Self::Nothing => Ask { prompt_tokens: 0, output_tokens: Some(0), choices: 1 },
         }
     }
 
@@ -166,7 +172,7 @@ impl Metering {
         let (now, is_limited) = (meter.now(), !identity.accounts.is_empty());
         let endpoint = request.map_or(Endpoint::Other, |request| request.endpoint());
         let counting = Counting::for_endpoint(endpoint);
-        let nothing = Ask { prompt_tokens: 0, output_tokens: Some(0) };
+        let nothing = Ask { prompt_tokens: 0, output_tokens: Some(0), choices: 1 };
         let ask = request.map_or(nothing, |request| counting.ask(request));
         let admitted = meter.accounts.admit(identity, ask, now);
         self.allowance = is_limited.then(|| match &admitted {

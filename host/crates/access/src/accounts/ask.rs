@@ -7,4 +7,6 @@ pub struct Ask {
     pub prompt_tokens: u32,
     /// Tokens that the response may have; `None` if the request does not limit them.
     pub output_tokens: Option<u32>,
+    /// Number of choices that the response has, each with an output of its own; 0 counts as 1.
+    pub choices: u32,
 }

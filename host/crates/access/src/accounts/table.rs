@@ -83,6 +83,7 @@ impl Table {
             let key = accounts.iter().find(|account| matches!(account.id, AccountId::Key(_)));
             let account = key.or(accounts.first()).and_then(|key| self.accounts.get(&key.id));
             let output = account.map_or(0, Account::expected_output);
+            let output = output.saturating_mul(u64::from(ask.choices.max(1)));
             // An estimate is not a reason to refuse a request at all times.
             let budgets = |limits: &AccountLimits| {
                 let budgets = limits.limits.budgets.iter().filter_map(|budget| budget.tokens);

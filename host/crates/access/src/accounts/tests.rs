@@ -30,7 +30,8 @@ fn key(limits: Limits) -> Arc<Identity> {
 }
 
 fn ask(tokens: u32) -> Ask {
-    Ask { prompt_tokens: tokens / 2, output_tokens: Some(tokens - tokens / 2) }
+    let output_tokens = Some(tokens - tokens / 2);
+    Ask { prompt_tokens: tokens / 2, output_tokens, choices: 1 }
 }
 
 fn output(output: u32) -> TokenCounts {
@@ -217,7 +218,7 @@ fn larger_requests_than_the_limit_are_refused_for_ever() {
     let refusal = accounts.admit(&key, ask(51), at(0)).unwrap_err();
     assert_eq!((refusal.limit, refusal.max), (Limit::TokenBudget(Period::Day), 50));
     // What a response without a limit may have is only an estimate.
-    let unlimited = Ask { prompt_tokens: 10, output_tokens: None };
+    let unlimited = Ask { prompt_tokens: 10, output_tokens: None, choices: 1 };
     accounts.admit(&key, unlimited, at(0)).unwrap();
 }
 
@@ -225,7 +226,7 @@ fn larger_requests_than_the_limit_are_refused_for_ever() {
 fn estimates_follow_the_responses() {
     let limits = Limits { tokens_per_minute: Some(1_000_000), ..Limits::default() };
     let (key, accounts) = (key(limits), Arc::new(Accounts::default()));
-    let unlimited = Ask { prompt_tokens: 0, output_tokens: None };
+    let unlimited = Ask { prompt_tokens: 0, output_tokens: None, choices: 1 };
     let (mut reserved, mut sum) = (Vec::new(), 0);
     for round in 0..200 {
         let admission = accounts.admit(&key, unlimited, at(round)).unwrap();
@@ -237,6 +238,25 @@ fn estimates_follow_the_responses() {
     }
     assert!((3990..=4000).contains(&reserved[50]), "{}", reserved[50]);
     assert!((100..=120).contains(&reserved[199]), "{}", reserved[199]);
+}
+
+#[test]
+fn estimates_count_each_choice() {
+    let limits = Limits { tokens_per_minute: Some(1_000_000), ..Limits::default() };
+    let (key, accounts) = (key(limits), Arc::new(Accounts::default()));
+    let mut used = 0;
+    let mut reserved = |choices, tokens| {
+        let unlimited = Ask { prompt_tokens: 0, output_tokens: None, choices };
+        let admission = accounts.admit(&key, unlimited, at(0)).unwrap();
+        let left = admission.allowance().tokens.unwrap().left;
+        let reserved = 1_000_000 - left - used;
+        admission.settle(output(tokens), Duration::ZERO, at(0));
+        used += u64::from(tokens);
+        reserved
+    };
+    // It learns slowly from responses that are shorter than expected: each choice has 100 tokens.
+    assert_eq!((reserved(4, 400), reserved(1, 100)), (512 * 4, 487));
+    assert_eq!((reserved(8, 800), reserved(2, 200)), (463 * 8, 441 * 2));
 }
 
 #[test]
