@@ -204,3 +204,46 @@ fn tenants_that_overdraw_get_their_limits_and_others_theirs() {
     assert!(sent[4].refused == 0 && !sent[4].accepted.is_empty(), "{:?}", sent[4]);
     host.assert_no_request_lost();
 }
+
+/// Streams of engine paths have no usage unless the client asks for it, and count nevertheless.
+#[test]
+fn engine_paths_count_without_reported_usage() {
+    const LIMIT: u64 = 100_000;
+    let limits = format!("tokens-per-minute = {LIMIT}");
+    let host = host(&format!("{}engine-admin = true\n", key("k", "t", &limits)), &[]);
+    let authorization = format!("Bearer {}", secret("k"));
+    let headers = [("content-type", "application/json"), ("authorization", &authorization)];
+    let send = |method: &str, path: &str, body: &str| {
+        send(host.port, method, &format!("/upstream/a{path}"), &headers, body.as_bytes())
+    };
+    // Does not count itself.
+    let used = || {
+        let response = send("GET", "/health", "");
+        let left: u64 = response.header("x-ratelimit-remaining-tokens").unwrap().parse().unwrap();
+        LIMIT - left
+    };
+    let mut request = body(20);
+    let response = send("POST", COMPLETIONS, &request.to_string());
+    let mut expected = tokens(&response);
+    wait_until("the reported usage is counted", || used() == expected);
+
+    request["stream"] = true.into();
+    let request = request.to_string();
+    let response = send("POST", COMPLETIONS, &request);
+    assert!(response.status == 200 && !response.text().contains("\"usage\":{"));
+    let events = response
+        .text()
+        .lines()
+        .filter(|line| line.contains("\"text\":\"") && !line.contains("\"text\":\"\""));
+    let events = events.count() as u64;
+    assert!(events >= 10, "{}", response.text());
+    expected += request.len() as u64 / 4 + events;
+    wait_until("the estimate is counted", || used() == expected);
+
+    for (path, body) in [("/tokenize", "{\"model\":\"a\",\"prompt\":\"a b\"}"), ("/slots/0", "{}")]
+    {
+        send("POST", path, body);
+        wait_until("nothing else is counted", || used() == expected);
+    }
+    host.stop();
+}

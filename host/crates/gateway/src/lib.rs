@@ -79,6 +79,7 @@ mod stream;
 mod tenant_metrics;
 mod tls;
 mod unsent;
+mod unwatched;
 mod upload;
 mod upstream_routes;
 mod wait;

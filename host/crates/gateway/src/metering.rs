@@ -17,6 +17,9 @@ use tokio::time::Instant;
 use crate::error::RouteError;
 use crate::metrics::{GatewayMetrics, label};
 
+/// Bytes of a token of which only the length is known.
+pub(crate) const BYTES_PER_TOKEN: usize = 4;
+
 /// Where requests are counted.
 #[derive(Clone)]
 pub(crate) struct Meter {
@@ -47,7 +50,33 @@ struct Counted {
     counting: Counting,
     /// The estimate, for engines that report nothing.
     prompt_tokens: u32,
+    /// The endpoint of a request for a path of an engine, whose response is not read otherwise.
+    path: Option<Endpoint>,
 }
+
+/// A request for a path of an engine, as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PathRequest {
+    /// What the path stands for.
+    pub(crate) endpoint: Endpoint,
+    /// The body is read by a model.
+    pub(crate) generates: bool,
+    pub(crate) body_bytes: usize,
+    /// The context of the lane; 0 if it is not known.
+    pub(crate) max_context: u32,
+}
+
+impl PathRequest {
+    /// Estimates the tokens of the prompt: the body is not parsed. Most of one that is longer than
+    /// the context is not text, but images.
+    fn prompt_tokens(self) -> u32 {
+        let tokens = u32::try_from(self.body_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
+        if self.max_context == 0 { tokens } else { tokens.min(self.max_context) }
+    }
+}
+
+/// What a request without tokens is expected to use.
+const NOTHING: Ask = Ask { prompt_tokens: 0, output_tokens: Some(0), choices: 1 };
 
 /// Which tokens of a request count for limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +135,8 @@ impl Counting {
                 output_tokens: output,
                 choices: request.choices(),
             },
-            Self::Prompt => {
-                Ask { prompt_tokens: info.prompt_tokens, output_tokens: Some(0), choices: 1 }
-            }
-            Self::Nothing => Ask { prompt_tokens: 0, output_tokens: Some(0), choices: 1 },
+            Self::Prompt => Ask { prompt_tokens: info.prompt_tokens, ..NOTHING },
+            Self::Nothing => NOTHING,
         }
     }
 
@@ -165,24 +192,59 @@ impl Metering {
         meter: &Meter,
         request: Option<&Request>,
     ) -> Result<Allowance, Refusal> {
+        let endpoint = request.map_or(Endpoint::Other, |request| request.endpoint());
+        let counting = Counting::for_endpoint(endpoint);
+        let ask = request.map_or(NOTHING, |request| counting.ask(request));
+        let model = request.map(|request| request.model().to_owned()).unwrap_or_default();
+        self.count(meter, ask, |admission| {
+            let (meter, prompt_tokens) = (meter.clone(), ask.prompt_tokens);
+            Counted { meter, admission, model, counting, prompt_tokens, path: None }
+        })
+    }
+
+    /// Counts a request for a path of an engine.
+    ///
+    /// # Errors
+    /// If it exceeds a limit.
+    pub(crate) fn admit_path(
+        &mut self,
+        meter: &Meter,
+        request: PathRequest,
+    ) -> Result<Allowance, Refusal> {
+        let counting = match request.generates {
+            true => Counting::for_endpoint(request.endpoint),
+            false => Counting::Nothing,
+        };
+        let prompt_tokens = request.prompt_tokens();
+        let ask = match counting {
+            Counting::All => Ask { prompt_tokens, output_tokens: None, choices: 1 },
+            Counting::Prompt => Ask { prompt_tokens, ..NOTHING },
+            Counting::Nothing => NOTHING,
+        };
+        let path = Some(request.endpoint);
+        self.count(meter, ask, |admission| {
+            let (meter, model, prompt_tokens) = (meter.clone(), String::new(), ask.prompt_tokens);
+            Counted { meter, admission, model, counting, prompt_tokens, path }
+        })
+    }
+
+    fn count(
+        &mut self,
+        meter: &Meter,
+        ask: Ask,
+        counted: impl FnOnce(Admission) -> Counted,
+    ) -> Result<Allowance, Refusal> {
         if !self.is_identified || self.counted.is_some() {
             return Ok(self.allowance.unwrap_or_default());
         }
         let identity = &self.identity;
         let (now, is_limited) = (meter.now(), !identity.accounts.is_empty());
-        let endpoint = request.map_or(Endpoint::Other, |request| request.endpoint());
-        let counting = Counting::for_endpoint(endpoint);
-        let nothing = Ask { prompt_tokens: 0, output_tokens: Some(0), choices: 1 };
-        let ask = request.map_or(nothing, |request| counting.ask(request));
         let admitted = meter.accounts.admit(identity, ask, now);
         self.allowance = is_limited.then(|| match &admitted {
             Ok(admission) => *admission.allowance(),
             Err(_) => meter.accounts.allowance(identity, now),
         });
-        let (admission, prompt_tokens) = (admitted?, ask.prompt_tokens);
-        let model = request.map(|request| request.model().to_owned()).unwrap_or_default();
-        self.counted =
-            Some(Counted { meter: meter.clone(), admission, model, counting, prompt_tokens });
+        self.counted = Some(counted(admitted?));
         Ok(self.allowance.unwrap_or_default())
     }
 
@@ -215,7 +277,7 @@ impl Metering {
             metrics.tenants.ended(tenant, label(result), tokens);
         }
         let Some(counted) = self.counted.take() else { return };
-        let Counted { meter, admission, model, counting, prompt_tokens } = counted;
+        let Counted { meter, admission, model, counting, prompt_tokens, .. } = counted;
         let now = meter.now();
         let mut tokens = flow.usage().unwrap_or_default();
         if tokens.prompt == 0 && has_read_prompt(flow, result, self.is_sent) {
@@ -264,6 +326,13 @@ impl Metering {
     /// Returns true if what the request uses is counted.
     pub(crate) fn is_counted(&self) -> bool {
         self.counted.is_some()
+    }
+
+    /// Returns the endpoint of a counted request for a path of an engine, if its response has
+    /// tokens: these are counted also if the engine does not report them.
+    pub(crate) fn counted_path(&self) -> Option<Endpoint> {
+        let counted = self.counted.as_ref().filter(|counted| counted.counting == Counting::All)?;
+        counted.path
     }
 }
 

@@ -162,11 +162,16 @@ fn in_api(path: &str) -> bool {
 
 /// Returns the path of the endpoint that a path stands for, with or without `/v1`.
 fn endpoint(path: &str) -> Option<&'static str> {
+    endpoint_at(path).and_then(Endpoint::path)
+}
+
+/// Returns the endpoint that a path stands for, with or without `/v1`.
+pub(crate) fn endpoint_at(path: &str) -> Option<Endpoint> {
     let bare = without_api(path);
-    let served = SERVED.iter().filter_map(|endpoint| endpoint.path());
+    let mut served = SERVED.into_iter();
+    let is_at = |endpoint: &Endpoint| endpoint.path().is_some_and(|own| without_api(own) == bare);
     let alias = ALIASES.iter().find(|(alias, _)| *alias == bare).map(|(_, endpoint)| *endpoint);
-    let alias = alias.filter(|endpoint| SERVED.contains(endpoint)).and_then(Endpoint::path);
-    served.into_iter().find(|path| without_api(path) == bare).or(alias)
+    served.find(is_at).or(alias.filter(|endpoint| SERVED.contains(endpoint)))
 }
 
 fn without_api(path: &str) -> &str {

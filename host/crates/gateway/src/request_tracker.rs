@@ -37,7 +37,7 @@ use tracing::field::Empty;
 use crate::error::RouteError;
 use crate::error_response::ErrorResponse;
 use crate::failure::AttemptError;
-use crate::metering::{Meter, Metering};
+use crate::metering::{Meter, Metering, PathRequest};
 use crate::metrics::GatewayMetrics;
 use crate::queue_place;
 use crate::recording::Recording;
@@ -147,6 +147,18 @@ impl RequestTracker {
         request: Option<&Request>,
     ) -> Result<Allowance, Refusal> {
         self.metering.admit(meter, request)
+    }
+
+    /// Counts a request for a path of an engine.
+    ///
+    /// # Errors
+    /// If it exceeds a limit.
+    pub(crate) fn admit_path(
+        &mut self,
+        meter: &Meter,
+        request: PathRequest,
+    ) -> Result<Allowance, Refusal> {
+        self.metering.admit_path(meter, request)
     }
 
     /// Counts a request that is refused before its decision, and feeds that to the flow. Returns

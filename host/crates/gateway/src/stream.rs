@@ -11,7 +11,7 @@ use http::{StatusCode, header};
 use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::{EngineBody, EngineError};
-use pointsman_openai::{BodyTail, StreamEnd, StreamWatch};
+use pointsman_openai::{StreamEnd, StreamWatch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::Span;
 
@@ -22,6 +22,7 @@ use crate::failure::{cause_of, engine_code, engine_failure};
 use crate::headers::{self, ATTEMPTS, EngineLength, LANE, POLICY, REASON, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
+use crate::unwatched::Unwatched;
 
 /// Returns the client's response after the execution of a decision. `abort` is cancelled when the
 /// drain timeout of the host has expired.
@@ -116,8 +117,8 @@ pub(crate) struct ResponseBody {
     rewrite: Option<Rewrite>,
     /// The engine's body has ended, and only what was held of it is still to be passed on.
     is_last: bool,
-    /// The tail of a body that is not a stream, if its token usage is needed.
-    tail: Option<BodyTail>,
+    /// What is read of a body that is not watched, if its token usage is needed.
+    unwatched: Option<Unwatched>,
     status: StatusCode,
     lane: String,
     // After `rest`: the connection to the engine is closed before its slot is released.
@@ -192,8 +193,9 @@ impl ResponseBody {
         response: EngineResponse,
         tracker: Box<RequestTracker>,
     ) -> Self {
-        let EngineResponse { lane, status, watch, first, rest, rewrite, .. } = response;
-        let tail = (watch.is_none() && tracker.needs_usage()).then(BodyTail::default);
+        let EngineResponse { lane, status, headers, watch, first, rest, rewrite } = response;
+        let unwatched = (watch.is_none() && tracker.needs_usage())
+            .then(|| Unwatched::new(status, &headers, tracker.metering.counted_path()));
         let abort_signal = Box::pin(abort.cancelled_owned());
         let (first_data, first) = (first, None);
         let is_last = false;
@@ -203,7 +205,7 @@ impl ResponseBody {
             watch,
             rewrite,
             is_last,
-            tail,
+            unwatched,
             status,
             lane,
             tracker,
@@ -235,8 +237,8 @@ impl ResponseBody {
 
     /// Returns what of an observed chunk is passed on to the client.
     fn pass_on(&mut self, mut data: Bytes) -> Option<Bytes> {
-        if let Some(tail) = &mut self.tail {
-            tail.chunk(&data);
+        if let Some(unwatched) = &mut self.unwatched {
+            unwatched.chunk(&data);
         }
         if let Some(rewrite) = &mut self.rewrite {
             data = rewrite.chunk(data);
@@ -342,14 +344,14 @@ impl ResponseBody {
     }
 
     fn note_usage(&mut self) {
-        let usage = match (&self.watch, &self.tail) {
-            (Some(watch), _) => watch.usage(),
-            (None, tail) => tail.as_ref().and_then(BodyTail::usage),
+        let (usage, at_least) = match (&self.watch, &self.unwatched) {
+            (Some(watch), _) => (watch.usage(), watch.content_events()),
+            (None, Some(unwatched)) => (unwatched.usage(), unwatched.output_tokens()),
+            (None, None) => (None, 0),
         };
-        if let Some(usage) = usage {
-            self.tracker.set_usage(usage);
-        } else if let Some(watch) = &self.watch {
-            self.tracker.set_output_tokens(watch.content_events());
+        match usage {
+            Some(usage) => self.tracker.set_usage(usage),
+            None => self.tracker.set_output_tokens(at_least),
         }
     }
 }

@@ -25,6 +25,7 @@ use tracing::Instrument as _;
 use crate::attempt::EngineResponse;
 use crate::error::RouteError;
 use crate::failure::AttemptError;
+use crate::metering::PathRequest;
 use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
@@ -64,6 +65,16 @@ const REFUSED: [&str; 24] = [
     "api/copy",
     "api/delete",
 ];
+
+/// Endpoints that the host has on some of its listeners only.
+const OF_ENGINES: [Endpoint; 4] = [
+    Endpoint::LlamaCompletion,
+    Endpoint::LlamaInfill,
+    Endpoint::LlamaEmbedding,
+    Endpoint::LlamaApplyTemplate,
+];
+/// The first segments of paths that are not those of a model.
+const STATE: [&str; 4] = ["slots", "props", "lora-adapters", "models"];
 
 /// Who uses the routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +190,13 @@ async fn accept(
     let (body, reservation) = received.await?;
     tracker.set_topology(&view.topology);
     tracing::info!(lane, method = %parts.method, path, ?access, "engine path requested");
-    tracker.admit(&pipeline.meter, None)?;
+    let request = PathRequest {
+        endpoint: endpoint_of(path),
+        generates: parts.method == Method::POST && !shows_state(path),
+        body_bytes: body.len(),
+        max_context: info.max_context,
+    };
+    tracker.admit_path(&pipeline.meter, request)?;
     tracker.on(Event::Accepted { tenant, share: identity.queue_share() });
     let switching = if loads { Switching::Allow } else { Switching::Never };
     let decision = Decision::Route(plan(pipeline, id, switching));
@@ -242,6 +259,21 @@ fn is_refused(path: &str) -> bool {
         path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     REFUSED.iter().any(|known| begins(known))
+}
+
+/// Returns the endpoint that a path is, with or without `/v1`, as far as that matters for what
+/// counts.
+fn endpoint_of(path: &str) -> Endpoint {
+    let of_engines = OF_ENGINES.into_iter().find(|known| known.path() == Some(path));
+    of_engines.or_else(|| paths::endpoint_at(path)).unwrap_or(Endpoint::Other)
+}
+
+/// Returns true for a path that shows or changes the engine, and does not run its model.
+fn shows_state(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    STATE.iter().any(|known| {
+        path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 fn plan(pipeline: &Pipeline, lane: LaneId, switching: Switching) -> Plan {
@@ -367,6 +399,23 @@ mod tests {
             assert_eq!(check_path("lane", path).is_ok(), is_valid, "{path}");
         }
         assert!(check_path("a%2f..", "/slots").is_err());
+    }
+
+    #[test]
+    fn paths_count_like_the_endpoints_that_they_are() {
+        for (path, endpoint) in [
+            ("/v1/chat/completions", Endpoint::ChatCompletions),
+            ("/chat/completions", Endpoint::ChatCompletions),
+            ("/v2/rerank", Endpoint::Rerank),
+            ("/completion", Endpoint::LlamaCompletion),
+            ("/embedding", Endpoint::LlamaEmbedding),
+            ("/api/chat", Endpoint::OllamaChat),
+            ("/slots/0", Endpoint::Other),
+            ("/generate", Endpoint::Other),
+        ] {
+            assert_eq!(endpoint_of(path), endpoint, "{path}");
+        }
+        assert!(shows_state("/slots/0") && shows_state("/props") && !shows_state("/slotsx"));
     }
 
     #[test]

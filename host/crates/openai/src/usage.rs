@@ -11,6 +11,10 @@ const KEY: &[u8] = b"\"usage\":";
 /// The JSON key of llama.cpp's timings.
 const TIMES: &[u8] = b"\"timings\":";
 
+/// The JSON keys of Ollama's counts.
+const EVALUATED: &[u8] = b"\"eval_count\":";
+const PROMPT_EVALUATED: &[u8] = b"\"prompt_eval_count\":";
+
 /// Token counts of a `usage` object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(from = "WireUsage")]
@@ -138,11 +142,27 @@ impl BodyTail {
         static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(KEY));
         static TIMINGS: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(TIMES));
         let usage = |part: &[u8]| read(part.get(USAGE.rfind(part)? + KEY.len()..)?);
-        usage(&self.end).or_else(|| usage(&self.start)).or_else(|| {
-            // llama.cpp's own endpoints.
-            let at = TIMINGS.rfind(&self.end)? + TIMES.len();
-            read::<Timings>(self.end.get(at..)?).and_then(Timings::usage)
-        })
+        usage(&self.end)
+            .or_else(|| usage(&self.start))
+            .or_else(|| {
+                // llama.cpp's own endpoints.
+                let at = TIMINGS.rfind(&self.end)? + TIMES.len();
+                read::<Timings>(self.end.get(at..)?).and_then(Timings::usage)
+            })
+            .or_else(|| self.counts_of_ollama())
+    }
+}
+
+impl BodyTail {
+    /// Returns the counts in Ollama's last object, which has none of a prompt that was cached.
+    fn counts_of_ollama(&self) -> Option<Usage> {
+        let count = |key: &[u8]| {
+            let at = memchr::memmem::rfind(&self.end, key)? + key.len();
+            read(self.end.get(at..)?)
+        };
+        let completion_tokens = count(EVALUATED)?;
+        let prompt_tokens = count(PROMPT_EVALUATED).unwrap_or(0);
+        Some(Usage { prompt_tokens, cached_tokens: None, completion_tokens })
     }
 }
 
@@ -209,6 +229,9 @@ mod tests {
         }
         let native = r#"{"content":"","timings":{"cache_n":4,"prompt_n":3,"predicted_n":2}}"#;
         assert_eq!(usage(native, 7), Some(USAGE));
+        let ollama = "{\"done\":true,\"prompt_eval_count\":7,\"eval_count\":2}\n";
+        let counted = Usage { cached_tokens: None, ..USAGE };
+        assert_eq!(usage(ollama, 5), Some(counted));
     }
 
     #[test]
