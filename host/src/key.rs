@@ -74,14 +74,14 @@ fn new(options: NewKey, now: SystemTime) -> Result<()> {
             endpoints: Some(endpoints).filter(|list| !list.is_empty()),
             listeners: listed(options.listeners),
             engine_admin: options.engine_admin.then_some(true),
-            priority: None,
+            priority: options.priority,
         },
         limits: Limits {
             requests_per_minute: options.requests_per_minute,
             tokens_per_minute: options.tokens_per_minute,
             concurrent: options.concurrent,
             queued: options.queued,
-            budgets: Vec::new(),
+            budgets: options.budgets,
         },
     };
     let mut file = open(&options.file)?;

@@ -1,8 +1,10 @@
 //! Arguments of `pointsman key …`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use pointsman_access::{Budget, Period};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
@@ -88,6 +90,85 @@ pub(crate) struct NewKey {
     /// Maximum number of requests that wait in queues.
     #[arg(long, value_name = "N")]
     pub(crate) queued: Option<u32>,
+    /// What may be used in a day, week or month, for example `day:tokens=1000000,requests=500` or
+    /// `month:engine-seconds=3600`; may be repeated for other periods.
+    #[arg(long = "budget", value_name = "PERIOD:AMOUNTS", value_parser = budget)]
+    pub(crate) budgets: Vec<Budget>,
+    /// Priorities that requests may have, for example `0..10`; others are moved into this range.
+    #[arg(long, value_name = "MIN..MAX", value_parser = priority, allow_hyphen_values = true)]
+    pub(crate) priority: Option<RangeInclusive<i32>>,
     #[command(flatten)]
     pub(crate) file: KeysFile,
+}
+
+/// Reads a budget.
+fn budget(text: &str) -> Result<Budget, String> {
+    const EXAMPLE: &str = "expected for example `day:tokens=1000000,requests=500`";
+    let (period, amounts) = text.split_once(':').ok_or(EXAMPLE)?;
+    let period = match period {
+        "day" => Period::Day,
+        "week" => Period::Week,
+        "month" => Period::Month,
+        _ => return Err(format!("unknown period `{period}`: expected `day`, `week` or `month`")),
+    };
+    let mut budget = Budget { period, tokens: None, requests: None, engine_seconds: None };
+    for amount in amounts.split(',') {
+        let (name, number) = amount.split_once('=').ok_or(EXAMPLE)?;
+        let slot = match name {
+            "tokens" => &mut budget.tokens,
+            "requests" => &mut budget.requests,
+            "engine-seconds" => &mut budget.engine_seconds,
+            _ => {
+                return Err(format!(
+                    "unknown amount `{name}`: expected `tokens`, `requests` or `engine-seconds`"
+                ));
+            }
+        };
+        // Zero would refuse all requests; the keys file has signed integers.
+        let number = number.replace('_', "").parse::<i64>().ok().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| format!("invalid number of {name}"))?;
+        if slot.replace(number.unsigned_abs()).is_some() {
+            return Err(format!("`{name}` is given twice"));
+        }
+    }
+    Ok(budget)
+}
+
+/// Reads a range of priorities.
+fn priority(text: &str) -> Result<RangeInclusive<i32>, String> {
+    let read = |text: &str| text.parse::<i32>().ok();
+    let range = text.split_once("..").and_then(|(min, max)| Some(read(min)?..=read(max)?));
+    let range = range.or_else(|| read(text).map(|only| only..=only));
+    range.filter(|range| !range.is_empty()).ok_or_else(|| "expected for example `0..10`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_and_priorities_are_read() {
+        let read = budget("week:tokens=1_000,engine-seconds=5").unwrap();
+        assert_eq!(
+            (read.period, read.tokens, read.requests, read.engine_seconds),
+            (Period::Week, Some(1000), None, Some(5))
+        );
+        for wrong in [
+            "day",
+            "day:",
+            "day:tokens",
+            "day:tokens=0",
+            "year:tokens=1",
+            "day:tokens=-1",
+            "day:token=1",
+            "day:tokens=1,tokens=2",
+            "day:tokens=99999999999999999999",
+        ] {
+            assert!(budget(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((priority("-5..10"), priority("3")), (Ok(-5..=10), Ok(3..=3)));
+        for wrong in ["", "..", "1..", "5..1", "a..b", "0..99999999999"] {
+            assert!(priority(wrong).is_err(), "{wrong}");
+        }
+    }
 }
