@@ -18,6 +18,8 @@ pub(crate) struct KeySource {
     file: PathBuf,
     access: Access,
     own: Vec<pointsman_config::ApiKey>,
+    /// The group of tokens without one, and where it is.
+    token_group: Option<(String, Location)>,
     /// Of the keys file, before it was read.
     stamp: Stamp,
     error: Option<String>,
@@ -34,6 +36,7 @@ impl KeySource {
             file: file.to_owned(),
             access: config.access.clone(),
             own: config.keys.clone(),
+            token_group: token_group(config),
             stamp: None,
             error: None,
         };
@@ -61,6 +64,7 @@ impl KeySource {
     pub(crate) fn reconfigure(&mut self, config: &Config) {
         self.access = config.access.clone();
         self.own.clone_from(&config.keys);
+        self.token_group = token_group(config);
         self.reload();
     }
 
@@ -130,12 +134,21 @@ impl KeySource {
         if let Some(group) = &self.access.anonymous {
             report(&self.access.anonymous_location, set.accept_anonymous(group));
         }
+        if let Some((group, location)) = &self.token_group {
+            report(location, set.check_group(group));
+        }
         set.set_query_key(self.access.query_key);
         match unknown.is_empty() {
             true => Ok(set),
             false => Err(ConfigError::new(&self.file, unknown)),
         }
     }
+}
+
+fn token_group(config: &Config) -> Option<(String, Location)> {
+    let tokens = config.tokens.as_ref()?;
+    let group = tokens.settings.default_group.clone()?;
+    Some((group, tokens.default_group_location.clone()))
 }
 
 fn api_key(key: &pointsman_config::ApiKey) -> ApiKey {
@@ -206,6 +219,10 @@ mod tests {
         source.reconfigure(&config(&file, "[access]\nkeys = \"keys.toml\"\nanonymous = \"g\""));
         assert!(source.error().unwrap().contains("p.toml:3: access.anonymous: "));
         assert!(keys.identity(&HeaderMap::new()).is_err());
+        let tokens = "[access]\nkeys = \"keys.toml\"\n[access.tokens]\nissuer = \"https://a.example\"\n\
+                      audience = \"a\"\ndefault-group = \"g\"";
+        source.reconfigure(&config(&file, tokens));
+        assert!(source.error().unwrap().contains("p.toml:6: access.tokens.default-group: "));
         source.reconfigure(&config(&file, ""));
         assert!(keys.identity(&HeaderMap::new()).is_err() && source.error().is_some());
         assert!(!accepts(&keys, "two"));

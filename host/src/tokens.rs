@@ -68,7 +68,7 @@ impl TokenKeys {
         let (stored, file) = (initial_keys(&tokens, state_dir)?, stored_file(&tokens, state_dir));
         let wanted = Arc::new(Notify::new());
         let notify = Arc::clone(&wanted);
-        let Tokens { settings, source, ca, refresh } = tokens;
+        let Tokens { settings, source, ca, refresh, .. } = tokens;
         let source = Source::new(source, settings.issuer.clone(), ca.as_deref());
         let verifier = TokenVerifier::new(settings, Box::new(move || notify.notify_one()));
         let verifier = Arc::new(verifier);

@@ -173,6 +173,14 @@ impl KeySet {
         Ok(())
     }
 
+    /// Checks that a group exists to which tokens without one of their own belong.
+    ///
+    /// # Errors
+    /// If the group does not exist.
+    pub fn check_group(&self, group: &str) -> Result<(), UnknownGroup> {
+        self.resolved.group(group).map(drop).ok_or_else(|| UnknownGroup(group.to_owned()))
+    }
+
     /// Sets whether the query of a request may have the key.
     pub fn set_query_key(&mut self, is_allowed: bool) {
         self.query_key = is_allowed;

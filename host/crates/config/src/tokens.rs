@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_access::{ClaimPath, TokenAlgorithm, TokenSettings};
 use pointsman_files::read_regular;
 use pointsman_fleet::FetchUrl;
-use pointsman_settings::{Code, Section, missing};
+use pointsman_settings::{Code, Location, Section, missing};
 
 /// Maximum size of the file with further root certificates in bytes.
 const MAX_CA: u64 = 1 << 20;
@@ -24,6 +24,8 @@ pub struct Tokens {
     pub ca: Option<Vec<u8>>,
     /// How often the keys are fetched.
     pub refresh: Duration,
+    /// Where `default-group` is, which is only known to exist when the keys file is read.
+    pub default_group_location: Location,
 }
 
 /// Where the keys of an issuer are.
@@ -79,9 +81,10 @@ pub(super) fn read(access: &Section<'_>, folder: &Path) -> Option<Tokens> {
         default_tenant: text("default-tenant"),
         default_group: text("default-group"),
     };
+    let default_group_location = section.location("default-group");
     section.report_unknown();
     issuer?;
-    Some(Tokens { settings, source: source?, ca, refresh })
+    Some(Tokens { settings, source: source?, ca, refresh, default_group_location })
 }
 
 fn read_source(section: &Section<'_>, issuer: Option<&str>, folder: &Path) -> Option<KeySource> {
