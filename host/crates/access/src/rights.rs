@@ -45,6 +45,14 @@ impl Rights {
         addresses.iter().any(|address| allowed.contains(address))
     }
 
+    /// Returns true if all lanes and models of `other` may be used: what was served with those rights
+    /// would be served with these. Only compares how they are written, and so returns false for
+    /// some of which it is true.
+    pub fn covers(&self, other: &Self) -> bool {
+        covers(self.models.as_deref(), other.models.as_deref())
+            && covers(self.lanes.as_deref(), other.lanes.as_deref())
+    }
+
     /// Returns true if some lanes or models may not be used, so that what shows all of them is not
     /// for this key.
     pub fn hides_lanes(&self) -> bool {
@@ -56,6 +64,11 @@ impl Rights {
 pub fn endpoint_named(name: &str) -> Option<Endpoint> {
     let other = Some(Endpoint::Other).filter(|other| other.label() == name);
     Endpoint::from_label(name).or(other)
+}
+
+fn covers(own: Option<&[String]>, other: Option<&[String]>) -> bool {
+    let Some(own) = own else { return true };
+    other.is_some_and(|other| other.iter().all(|pattern| own.contains(pattern)))
 }
 
 fn is_listed(patterns: Option<&[String]>, name: &str) -> bool {
@@ -121,6 +134,18 @@ mod tests {
             let expected = by_definition(pattern.as_bytes(), name.as_bytes());
             prop_assert_eq!(matches(&pattern, &name), expected);
         }
+    }
+
+    #[test]
+    fn wider_rights_cover_narrower_ones() {
+        let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        let rights = |models, lanes| Rights { models, lanes, ..Rights::default() };
+        let (both, one) = (rights(list(&["a", "b*"]), None), rights(list(&["b*"]), None));
+        let all = Rights::default();
+        let on_lane = rights(list(&["b*"]), list(&["l"]));
+        assert!(all.covers(&all) && all.covers(&both) && both.covers(&one) && one.covers(&one));
+        assert!(!both.covers(&all) && !one.covers(&both) && one.covers(&on_lane));
+        assert!(!on_lane.covers(&one) && on_lane.covers(&on_lane));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderName};
+use pointsman_access::Identity;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,7 +58,8 @@ pub(crate) enum Begun {
     First(First),
     /// It is a retry, and gets this response.
     Joined(Joined),
-    /// It has to be executed like a request without a key: there are too many with one.
+    /// It has to be executed like a request without a key: there are too many with one, or its
+    /// client may not use any more what serves the original.
     Untracked,
 }
 
@@ -112,16 +114,16 @@ impl Idempotency {
     pub(crate) fn begin(
         &self,
         fingerprint: Fingerprint,
-        tenant: Option<&str>,
+        identity: &Arc<Identity>,
     ) -> Result<Begun, RouteError> {
         let key = fingerprint.key;
-        Ok(match self.table.find_or_start(fingerprint, tenant)? {
+        Ok(match self.table.find_or_start(fingerprint, identity)? {
             Found::Joined(reader) => Begun::Joined(Joined(reader)),
             Found::Started(execution, reader) => {
                 let failed = execution.failed();
                 Begun::First(First { execution, reader, key, failed })
             }
-            Found::Full => Begun::Untracked,
+            Found::Untracked => Begun::Untracked,
         })
     }
 

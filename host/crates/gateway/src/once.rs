@@ -90,7 +90,7 @@ async fn begin(
     let model = listener.and_then(|listener| listener.default_model.as_deref());
     let context = format!("{}\n{}", model.unwrap_or_default(), paths::query_for_engine(&parts.uri));
     let fingerprint = Fingerprint::new(key, &identity, endpoint.label(), &context, &body).await?;
-    let begun = pipeline.idempotency.begin(fingerprint, tenant)?;
+    let begun = pipeline.idempotency.begin(fingerprint, &identity)?;
     Ok((begun, body, reservation))
 }
 

@@ -12,6 +12,7 @@ use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
+use pointsman_access::{Identity, Rights};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,8 @@ pub(crate) type Failed = Arc<AtomicBool>;
 pub(super) struct Execution {
     /// The hash of the request.
     content: [u8; 32],
+    /// Who sent it, with the rights by which it is served.
+    identity: Arc<Identity>,
     failed: Failed,
     buffer: Mutex<Buffer>,
     /// Notified when readers come, go, or take something that the execution may wait for.
@@ -43,9 +46,10 @@ pub(super) enum Join {
 }
 
 impl Execution {
-    pub(super) fn new(content: [u8; 32], charge: Charge) -> Arc<Self> {
+    pub(super) fn new(content: [u8; 32], identity: Arc<Identity>, charge: Charge) -> Arc<Self> {
         Arc::new(Self {
             content,
+            identity,
             failed: Failed::default(),
             buffer: Mutex::new(Buffer::new(charge)),
             readers_changed: watch::Sender::new(()),
@@ -60,6 +64,12 @@ impl Execution {
     /// Returns true if the request has this content.
     pub(super) fn has_content(&self, content: &[u8; 32]) -> bool {
         self.content == *content
+    }
+
+    /// Returns true if a client with these rights may have what serves the request: the key may
+    /// have fewer of them since it began.
+    pub(super) fn is_allowed(&self, rights: &Rights) -> bool {
+        rights.covers(&self.identity.rights)
     }
 
     /// Adds a reader from the beginning of the response.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use pointsman_access::Identity;
 
 use super::buffer::End;
 use super::execution::{Execution, Join};
@@ -49,8 +50,8 @@ struct Entry {
 pub(super) enum Found {
     Joined(Reader),
     Started(Arc<Execution>, Reader),
-    /// There are too many executions.
-    Full,
+    /// There are too many executions, or the rights do not allow to join the one with the key.
+    Untracked,
 }
 
 impl Table {
@@ -81,14 +82,15 @@ impl Table {
         self.kept_limit == 0
     }
 
-    /// Joins the execution of a request, or starts one.
+    /// Joins the execution of a request, or starts one. A key that may not use all lanes and models
+    /// any more that it could when its request began does not join it.
     ///
     /// # Errors
     /// If the key was used for another request, or the execution cannot be joined.
     pub(super) fn find_or_start(
         &self,
         fingerprint: Fingerprint,
-        tenant: Option<&str>,
+        identity: &Arc<Identity>,
     ) -> Result<Found, RouteError> {
         let Fingerprint { key, content } = fingerprint;
         let mut running = self.running.lock();
@@ -98,6 +100,9 @@ impl Table {
             if !execution.has_content(&content) {
                 return Err(RouteError::IdempotencyKeyReused);
             }
+            if !execution.is_allowed(&identity.rights) {
+                return Ok(Found::Untracked);
+            }
             match execution.join() {
                 Join::Joined(reader) => {
                     return Ok(Found::Joined(Reader::new(execution, reader)));
@@ -106,16 +111,17 @@ impl Table {
                 Join::Gone => {}
             }
         }
-        let tenant: Option<Arc<str>> = tenant.map(Arc::from);
+        let tenant: Option<Arc<str>> = identity.tenant.as_deref().map(Arc::from);
         // One tenant must not take the places of all others.
         let share = if tenant.is_some() { MAX_IDEMPOTENT / 2 } else { MAX_IDEMPOTENT };
         if running.executions.len() >= MAX_IDEMPOTENT || self.memory.executions(&tenant) >= share {
-            return Ok(Found::Full);
+            return Ok(Found::Untracked);
         }
-        let execution = Execution::new(content, Charge::new(&self.memory, tenant.clone()));
+        let charge = Charge::new(&self.memory, tenant.clone());
+        let execution = Execution::new(content, Arc::clone(identity), charge);
         let Join::Joined(reader) = execution.join() else {
             // Never: a new execution can be joined.
-            return Ok(Found::Full);
+            return Ok(Found::Untracked);
         };
         let reader = Reader::new(Arc::clone(&execution), reader);
         let entry = Entry { execution: Arc::clone(&execution), tenant };

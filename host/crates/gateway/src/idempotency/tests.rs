@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
+use pointsman_access::{Identity, Rights};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,12 @@ fn fingerprint(key: u8, content: u8) -> Fingerprint {
     Fingerprint { key: [key; 32], content: [content; 32] }
 }
 
+fn of_tenant(tenant: &str) -> Arc<Identity> {
+    Arc::new(Identity { tenant: Some(tenant.to_owned()), ..Identity::default() })
+}
+
 fn first(idempotency: &Idempotency, key: u8) -> First {
-    match idempotency.begin(fingerprint(key, 0), None) {
+    match idempotency.begin(fingerprint(key, 0), &Arc::default()) {
         Ok(Begun::First(first)) => first,
         Ok(Begun::Joined(_)) => panic!("joined"),
         Ok(Begun::Untracked) => panic!("untracked"),
@@ -43,7 +48,7 @@ fn first(idempotency: &Idempotency, key: u8) -> First {
 }
 
 async fn joined(idempotency: &Idempotency, key: u8) -> Response {
-    match idempotency.begin(fingerprint(key, 0), None) {
+    match idempotency.begin(fingerprint(key, 0), &Arc::default()) {
         Ok(Begun::Joined(joined)) => joined.response().await,
         Ok(Begun::First(_) | Begun::Untracked) => panic!("not joined"),
         Err(error) => panic!("{error}"),
@@ -103,7 +108,7 @@ async fn retry_gets_the_response_of_its_original() {
     assert_eq!(whole(response).await, b"two");
     sleep(500 * SECOND).await;
     assert_eq!(whole(joined(&idempotency, 1).await).await, b"one two");
-    let reused = idempotency.begin(fingerprint(1, 7), None);
+    let reused = idempotency.begin(fingerprint(1, 7), &Arc::default());
     assert!(matches!(reused, Err(RouteError::IdempotencyKeyReused)));
 }
 
@@ -124,7 +129,7 @@ async fn failures_are_not_kept() {
         let work = async move { chunks(status, vec!["text".into()]) };
         assert_eq!(whole(idempotency.run(first, work).await).await, b"text");
         sleep(SECOND).await;
-        let again = idempotency.begin(fingerprint(key, 0), None).unwrap();
+        let again = idempotency.begin(fingerprint(key, 0), &Arc::default()).unwrap();
         assert_eq!(matches!(again, Begun::Joined(_)), is_kept, "{status}");
     }
 }
@@ -169,7 +174,7 @@ async fn long_response_cannot_be_joined() {
     for _ in 0..7 {
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1 << 20);
     }
-    let in_use = idempotency.begin(fingerprint(1, 0), None);
+    let in_use = idempotency.begin(fingerprint(1, 0), &Arc::default());
     assert!(matches!(in_use, Err(RouteError::IdempotencyKeyInUse)));
     assert!(slow.into_body().collect().await.is_err(), "too far behind");
     // After its client has left, a retry begins anew.
@@ -186,7 +191,7 @@ async fn one_tenant_cannot_fill_the_table() {
     let settings = IdempotencySettings { memory: 64 << 10, ..IdempotencySettings::default() };
     let idempotency = with_settings(settings);
     let run = async |key: u8, tenant: &str| {
-        let begun = idempotency.begin(fingerprint(key, 0), Some(tenant)).unwrap();
+        let begun = idempotency.begin(fingerprint(key, 0), &of_tenant(tenant)).unwrap();
         let Begun::First(first) = begun else { panic!("joined") };
         let work = async { chunks(200, vec![Bytes::from(vec![b'x'; 3 << 10])]) };
         whole(idempotency.run(first, work).await).await;
@@ -197,7 +202,7 @@ async fn one_tenant_cannot_fill_the_table() {
         run(key, "noisy").await;
     }
     let is_kept = |key: u8, tenant| {
-        let begun = idempotency.begin(fingerprint(key, 0), Some(tenant)).unwrap();
+        let begun = idempotency.begin(fingerprint(key, 0), &of_tenant(tenant)).unwrap();
         matches!(begun, Begun::Joined(_))
     };
     assert!(is_kept(0, "quiet") && is_kept(99, "noisy") && !is_kept(1, "noisy"));
@@ -308,7 +313,7 @@ async fn client(idempotency: Arc<Idempotency>, known: AllKnown, key: u8, mut ran
         0 => Duration::from_millis(random.below(10_000)),
         _ => Duration::from_secs(3600),
     };
-    let begun = idempotency.begin(fingerprint(key, key), None).unwrap();
+    let begun = idempotency.begin(fingerprint(key, key), &Arc::default()).unwrap();
     let reading = async {
         let response = match begun {
             Begun::First(first) => {
@@ -367,4 +372,26 @@ async fn random_clients_get_the_same_bytes() {
         }
         assert!(idempotency.tasks.is_empty(), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_with_fewer_rights_does_not_join() {
+    let idempotency = idempotency();
+    let with_models = |models: &[&str]| {
+        let models = Some(models.iter().map(|name| (*name).to_owned()).collect());
+        Arc::new(Identity { rights: Rights { models, ..Rights::default() }, ..Identity::default() })
+    };
+    let both = with_models(&["a", "b"]);
+    let Ok(Begun::First(first)) = idempotency.begin(fingerprint(1, 0), &both) else {
+        panic!("not the first one")
+    };
+    let response = idempotency.run(first, async { chunks(200, vec!["x".into()]) }).await;
+    let narrowed = || idempotency.begin(fingerprint(1, 0), &with_models(&["b"]));
+    // While it runs, and when it is kept.
+    assert!(matches!(narrowed(), Ok(Begun::Untracked)));
+    assert_eq!(whole(response).await, b"x");
+    sleep(SECOND).await;
+    assert!(matches!(narrowed(), Ok(Begun::Untracked)));
+    let joined = idempotency.begin(fingerprint(1, 0), &with_models(&["b", "a", "c"]));
+    assert!(matches!(joined, Ok(Begun::Joined(_))));
 }
