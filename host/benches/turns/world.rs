@@ -336,6 +336,7 @@ impl World<'_> {
             | AcquireError::NotLoaded => Some(Trigger::Overloaded),
             AcquireError::NotServing { .. }
             | AcquireError::LoadFailed { .. }
+            | AcquireError::LaneRemoved
             | AcquireError::UnknownLane => Some(Trigger::EngineRestart),
             AcquireError::Closing => None,
         };

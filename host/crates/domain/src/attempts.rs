@@ -101,7 +101,8 @@ impl From<&AcquireError> for FailureClass {
             | AcquireError::NotLoaded
             | AcquireError::LoadFailed { .. }
             | AcquireError::CircuitOpen { .. }
-            | AcquireError::UnknownLane => Some(Trigger::EngineRestart),
+            | AcquireError::UnknownLane
+            | AcquireError::LaneRemoved => Some(Trigger::EngineRestart),
             AcquireError::Closing => None,
         };
         Self {

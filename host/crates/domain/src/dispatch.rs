@@ -13,7 +13,8 @@
 //!      └── Reject (unknown lane, down, full, too late, closed)
 //! ```
 //!
-//! `dispatch/switch.rs` decides which lane is loaded and which one is evicted.
+//! `dispatch/switch.rs` decides which lane is loaded and which one is evicted;
+//! `dispatch/reconfigure.rs` changes lanes, groups and rules meanwhile.
 
 mod costs;
 mod estimate;
@@ -21,9 +22,11 @@ mod events;
 mod fairness;
 mod grants;
 mod lane;
+mod leaving;
 mod metrics;
 mod problem;
 mod queue;
+mod reconfigure;
 mod setup;
 mod switch;
 mod victims;
@@ -38,6 +41,7 @@ use self::lane::Lane;
 pub use self::metrics::Report;
 pub use self::problem::Problem;
 use self::queue::{Queue, Waiter};
+pub use self::reconfigure::{LaneUpdate, Reconfiguration};
 pub use self::setup::{Backoff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
 use self::switch::Group;
 use crate::advice::Switching;
@@ -52,7 +56,10 @@ const SUSPECT_WINDOW: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub struct Dispatcher {
     lanes: Vec<Lane>,
+    /// The groups of the configuration, followed by those of lanes that share no memory.
     groups: Vec<Group>,
+    /// The number of groups of the configuration.
+    known_groups: usize,
     queue: Queue,
     rules: Rules,
     closed: bool,
@@ -63,18 +70,35 @@ impl Dispatcher {
     /// [`Event::Tick`] loads the lanes to be loaded at startup. A lane with an unknown group gets a
     /// group of its own.
     pub fn new(lanes: Vec<LaneSetup>, groups: &[GroupSetup], rules: Rules) -> Self {
-        let mut groups: Vec<Group> = groups.iter().map(|setup| Group::new(*setup)).collect();
-        let known = groups.len();
-        let mut all = Vec::with_capacity(lanes.len());
-        for (id, mut setup) in lane_ids().zip(lanes) {
-            if setup.group >= known {
-                setup.group = groups.len();
-                groups.push(Group::new(GroupSetup::ALONE));
-            }
-            groups[setup.group].lanes.push(id);
-            all.push(Lane::new(setup));
+        let all: Vec<Lane> = lanes.into_iter().map(Lane::new).collect();
+        let mut dispatcher = Self {
+            queue: Queue::new(all.len(), rules.aging),
+            lanes: all,
+            groups: groups.iter().map(|setup| Group::new(*setup)).collect(),
+            known_groups: groups.len(),
+            rules,
+            closed: false,
+        };
+        dispatcher.join_groups();
+        dispatcher
+    }
+
+    /// Adds every lane to its group.
+    fn join_groups(&mut self) {
+        for id in lane_ids().take(self.lanes.len()) {
+            self.join_group(id);
         }
-        Self { queue: Queue::new(all.len(), rules.aging), lanes: all, groups, rules, closed: false }
+    }
+
+    /// Adds a lane to its group. A lane with an unknown group gets a group of its own.
+    fn join_group(&mut self, id: LaneId) -> usize {
+        let setup = &mut self.lanes[id.index()].setup;
+        if setup.group >= self.known_groups {
+            setup.group = self.groups.len();
+            self.groups.push(Group::new(GroupSetup::ALONE));
+        }
+        self.groups[setup.group].lanes.push(id);
+        setup.group
     }
 
     /// Handles one event and appends the resulting effects. `now` must not decrease.
@@ -92,7 +116,8 @@ impl Dispatcher {
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
             Event::Hinted { lane, hint, until } => {
-                if let Some(hinted) = self.lanes.get_mut(lane.index()) {
+                let lanes = self.lanes.get_mut(lane.index());
+                if let Some(hinted) = lanes.filter(|lane| !lane.retired) {
                     hinted.hint = hint.map(|hint| (hint, until));
                     self.balance_lane(lane, now, effects);
                 }
@@ -155,7 +180,7 @@ impl Dispatcher {
     /// Handles a request for a slot of a lane:
     ///
     /// 1. The host is stopping: reject.
-    /// 2. The lane does not exist: reject.
+    /// 2. The lane does not exist, or has been removed: reject.
     /// 3. The lane's circuit breaker is open and the request has a fallback: reject.
     /// 4. A slot is free and no request waits for it: grant.
     /// 5. The lane is down: reject. A lane that is about to recover by itself does not count as
@@ -203,6 +228,9 @@ impl Dispatcher {
             return Err(AcquireError::Closing);
         }
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
+        if lane.retired {
+            return Err(AcquireError::LaneRemoved);
+        }
         if has_fallback && let Err(retry_in) = lane.check_breaker(now) {
             return Err(AcquireError::CircuitOpen { retry_in });
         }
@@ -213,6 +241,8 @@ impl Dispatcher {
             return Err(self.not_serving(id, now));
         }
         let loaded = matches!(lane.engine, EngineState::Ready | EngineState::Starting);
+        // A restart loads the lane again without a decision to do so.
+        let loaded = loaded || lane.reload;
         if switching == Switching::Never && !loaded {
             return Err(AcquireError::NotLoaded);
         }
@@ -317,7 +347,10 @@ impl Dispatcher {
                 }
             }
             EngineEvent::Stopped { asleep } => {
-                if lane.engine == EngineState::Stopping && lane.dying.is_none() {
+                // Saturating: an engine that ends while it sleeps was not commanded to.
+                lane.unanswered = lane.unanswered.saturating_sub(1);
+                let is_last = lane.unanswered == 0;
+                if lane.engine == EngineState::Stopping && lane.dying.is_none() && is_last {
                     lane.stop.record(now.saturating_sub(lane.since));
                     lane.transition(EngineTransition::Exited, now);
                     lane.asleep = asleep;
@@ -332,6 +365,10 @@ impl Dispatcher {
     /// Rejects requests that waited for an engine that exited, if they have a fallback. The others
     /// keep waiting for the engine to recover, unless it never served or keeps crashing.
     fn reject_waiters_of_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+        if self.lanes[id.index()].leaving {
+            // It is loaded again with other settings, or has no waiters.
+            return;
+        }
         let error = self.not_serving(id, now);
         let recovering = self.lanes[id.index()].is_recovering();
         let rejected = self.queue.drain(id, |waiter| !recovering || waiter.has_fallback);

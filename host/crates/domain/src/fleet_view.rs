@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +12,16 @@ use crate::model_names::{LaneNames, ModelNames, NameKind};
 /// A fraction in thousandths.
 pub type Permille = u16;
 
-/// The index of a lane within one topology.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// The id of a lane: a small number that a lane keeps as long as it exists. The ids of lanes that
+/// the operator has removed are used again, once nothing refers to them any more.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct LaneId(pub u32);
 
 impl LaneId {
-    /// Returns the position of the lane in the tables of the topology.
+    /// Returns the position of the lane in tables that have a row for every id.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -90,7 +93,7 @@ impl LaneState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LaneInfo {
-    /// Index in the topology.
+    /// The id.
     pub id: LaneId,
     /// Name of the lane.
     pub name: String,
@@ -204,10 +207,20 @@ pub struct Topology {
 impl Topology {
     /// Creates a topology and sets the ids of `lanes` to their positions.
     pub fn new(generation: u64, mut lanes: Vec<LaneInfo>) -> Self {
-        let mut models = ModelNames::default();
-        let mut by_name = HashMap::new();
         for (index, lane) in lanes.iter_mut().enumerate() {
             lane.id = LaneId(u32::try_from(index).unwrap_or(u32::MAX));
+        }
+        Self::with_ids(generation, lanes)
+    }
+
+    /// Creates a topology of lanes that have ids. Lanes that were removed leave gaps. Of lanes with
+    /// the same id, only the first one counts.
+    pub fn with_ids(generation: u64, mut lanes: Vec<LaneInfo>) -> Self {
+        lanes.sort_by_key(|lane| lane.id);
+        lanes.dedup_by_key(|lane| lane.id);
+        let mut models = ModelNames::default();
+        let mut by_name = HashMap::new();
+        for lane in &lanes {
             by_name.insert(lane.name.clone(), lane.id);
             lane.models.iter().for_each(|model| models.add(NameKind::Listed, model, lane.id));
             models.add(NameKind::Own, &lane.name, lane.id);
@@ -238,8 +251,14 @@ impl Topology {
 
     /// Returns true if the request must not be served by a lane.
     pub fn is_barred(&self, lane: LaneId) -> bool {
-        let barred = self.barred.as_deref().and_then(|barred| barred.get(lane.index()));
-        barred.copied().unwrap_or(false)
+        let Some(barred) = self.barred.as_deref() else { return false };
+        let place = place_of(&self.lanes, lane, |lane| lane.id);
+        place.and_then(|place| barred.get(place)).copied().unwrap_or(false)
+    }
+
+    /// Returns a handle that tells whether anything still refers to the lanes of this topology.
+    pub fn usage(&self) -> TopologyUsage {
+        TopologyUsage(Arc::downgrade(&self.lanes))
     }
 
     /// Returns true if a lane could serve an endpoint, and must not do so for this request.
@@ -260,7 +279,7 @@ impl Topology {
 
     /// Returns the lane with this id.
     pub fn lane(&self, id: LaneId) -> Option<&LaneInfo> {
-        self.lanes.get(id.index())
+        self.lanes.get(place_of(&self.lanes, id, |lane| lane.id)?)
     }
 
     /// Returns the id of the lane with this name.
@@ -355,6 +374,28 @@ impl Topology {
     }
 }
 
+/// Tells whether a topology is in use: by the current view, by a request that was decided with it,
+/// or by a lease.
+#[derive(Debug, Clone)]
+pub struct TopologyUsage(Weak<[LaneInfo]>);
+
+impl TopologyUsage {
+    /// Returns true if the topology, or one of its clones, still exists.
+    pub fn is_in_use(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+/// Returns the place of a lane in a list in the order of ids. That is its id, unless lanes before
+/// it have been removed.
+fn place_of<T>(list: &[T], id: LaneId, id_of: impl Fn(&T) -> LaneId) -> Option<usize> {
+    let last = id.index().min(list.len().checked_sub(1)?);
+    if id_of(&list[last]) == id {
+        return Some(last);
+    }
+    list[..last].binary_search_by_key(&id, id_of).ok()
+}
+
 /// Returns the name of an adapter that says which lane has it.
 pub fn adapter_of_lane(lane: &str, adapter: &str) -> String {
     format!("{lane}:{adapter}")
@@ -390,7 +431,8 @@ impl FleetView {
 
     /// Returns the statistics of one lane.
     pub fn stat(&self, id: LaneId) -> Option<LaneStat> {
-        self.stats.get(id.index()).map(|stat| self.with_overlay(*stat))
+        let place = place_of(&self.stats, id, |stat| stat.id)?;
+        self.stats.get(place).map(|stat| self.with_overlay(*stat))
     }
 
     /// Returns the statistics of all lanes, in id order.
@@ -448,6 +490,43 @@ mod tests {
         assert_eq!(only.candidates("a"), [LaneId(0)]);
         assert_eq!(topology.candidates("m").len(), 2);
         assert_eq!(topology.with_only(LaneId(9)).candidates("m").len(), 2);
+    }
+
+    #[test]
+    fn lanes_keep_their_ids_when_others_are_removed() {
+        let all: Vec<LaneInfo> = (0..6u32)
+            .map(|id| LaneInfo {
+                id: LaneId(id),
+                ..lane(&format!("l{id}"), &["m"], LaneNames::default())
+            })
+            .collect();
+        for removed in 0u32..64 {
+            let is_left = |id: u32| removed & (1 << id) == 0;
+            let left: Vec<LaneInfo> =
+                all.iter().rev().filter(|lane| is_left(lane.id.0)).cloned().collect();
+            let topology = Topology::with_ids(2, left);
+            let barred = topology.without(|lane| lane.id.0.is_multiple_of(2));
+            let view = FleetView::idle(Arc::new(topology.clone()), LaneState::Ready);
+            for id in 0..7 {
+                let expected = (id < 6 && is_left(id)).then_some(LaneId(id));
+                assert_eq!(topology.lane(LaneId(id)).map(|lane| lane.id), expected, "{removed:b}");
+                assert_eq!(view.stat(LaneId(id)).map(|stat| stat.id), expected, "{removed:b}");
+                assert_eq!(topology.find(&format!("l{id}")), expected, "{removed:b}");
+                let is_barred = expected.is_some() && id.is_multiple_of(2);
+                assert_eq!(barred.is_barred(LaneId(id)), is_barred, "{removed:b}");
+            }
+        }
+    }
+
+    #[test]
+    fn topology_is_in_use_while_a_clone_exists() {
+        let topology = Arc::new(Topology::new(1, vec![lane("a", &["m"], LaneNames::default())]));
+        let usage = topology.usage();
+        let of_request = Arc::new(topology.with_only(LaneId(0)));
+        drop(topology);
+        assert!(usage.is_in_use());
+        drop(of_request);
+        assert!(!usage.is_in_use());
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub use facts::{
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
-    adapter_of_lane,
+    TopologyUsage, adapter_of_lane,
 };
 pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{Merge, Merged, OnConflict, PolicyRef};

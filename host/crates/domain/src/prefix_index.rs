@@ -21,7 +21,7 @@ mod lane;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use self::lane::LanePrefixes;
 pub use self::lane::ServedPrompt;
@@ -90,18 +90,34 @@ impl PromptHashes {
 #[derive(Debug)]
 pub struct PrefixIndex {
     hasher: PromptHasher,
-    lanes: Box<[Mutex<LanePrefixes>]>,
-    /// Maximum number of blocks of one lane.
-    max_lane_blocks: usize,
+    /// By lane id. The lock is only written to when lanes are added.
+    lanes: RwLock<Vec<Mutex<LanePrefixes>>>,
 }
 
 impl PrefixIndex {
     /// Creates an empty index for this number of lanes.
     pub fn new(lanes: usize) -> Self {
-        let max_lane_blocks = (MAX_BLOCKS / lanes.max(1)).min(MAX_LANE_BLOCKS);
-        let lane = |_| Mutex::new(LanePrefixes::new(max_lane_blocks));
-        let hasher = PromptHasher::default();
-        Self { hasher, lanes: (0..lanes).map(lane).collect(), max_lane_blocks }
+        let index = Self { hasher: PromptHasher::default(), lanes: RwLock::default() };
+        index.grow(lanes);
+        index
+    }
+
+    /// Adds lanes until there are this many.
+    pub fn grow(&self, lanes: usize) {
+        let mut all = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        let max_blocks = max_lane_blocks(lanes.max(all.len()));
+        while all.len() < lanes {
+            all.push(Mutex::new(LanePrefixes::new(max_blocks)));
+        }
+        for lane in all.iter_mut() {
+            lane.get_mut().unwrap_or_else(PoisonError::into_inner).limit(max_blocks);
+        }
+    }
+
+    /// Forgets everything about a lane, whose id another lane gets.
+    pub fn replace(&self, lane: LaneId) {
+        let new = |lane: &mut LanePrefixes, max| *lane = LanePrefixes::new(max);
+        self.with_lane(lane, new);
     }
 
     /// Returns the hasher whose hashes the index understands.
@@ -132,15 +148,13 @@ impl PrefixIndex {
 
     /// Returns the estimated number of tokens of a prompt in the prefix cache of a lane.
     pub fn cached_tokens(&self, lane: LaneId, prompt: &PromptHashes) -> u32 {
-        self.lane(lane).map_or(0, |lane| lane.cached_tokens(&prompt.blocks))
+        self.with_lane(lane, |lane, _| lane.cached_tokens(&prompt.blocks)).unwrap_or(0)
     }
 
     /// Notes that a lane's engine has processed a prompt, which is in its prefix cache now.
     pub fn served(&self, lane: LaneId, prompt: &PromptHashes) -> ServedPrompt {
-        let lane = self.lane(lane);
-        lane.map_or_else(ServedPrompt::default, |mut lane| {
-            lane.insert(&prompt.blocks, prompt.bytes)
-        })
+        let served = |lane: &mut LanePrefixes, _| lane.insert(&prompt.blocks, prompt.bytes);
+        self.with_lane(lane, served).unwrap_or_default()
     }
 
     /// Learns from the usage that the engine reported for a served prompt. `cached` is `None` if
@@ -152,23 +166,31 @@ impl PrefixIndex {
         prompt_tokens: u32,
         cached: Option<u32>,
     ) {
-        if let Some(mut lane) = self.lane(lane) {
-            lane.learn(served, prompt_tokens, cached);
-        }
+        self.with_lane(lane, |lane, _| lane.learn(served, prompt_tokens, cached));
     }
 
     /// Forgets the prompts of a lane whose engine has started, has ended, or sleeps. `capacity` is
     /// the size of the engine's cache in tokens, if it is known.
     pub fn reset(&self, lane: LaneId, capacity: Option<u64>) {
-        if let Some(mut lane) = self.lane(lane) {
-            lane.reset(capacity, self.max_lane_blocks);
-        }
+        self.with_lane(lane, |lane, max_blocks| lane.reset(capacity, max_blocks));
     }
 
-    fn lane(&self, lane: LaneId) -> Option<MutexGuard<'_, LanePrefixes>> {
+    /// Returns what `use_lane` returns for a lane and the maximum number of its blocks.
+    fn with_lane<T>(
+        &self,
+        lane: LaneId,
+        use_lane: impl FnOnce(&mut LanePrefixes, usize) -> T,
+    ) -> Option<T> {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         // A panic within one of the short operations cannot leave more than a wrong estimate.
-        Some(self.lanes.get(lane.index())?.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut prefixes = lanes.get(lane.index())?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(use_lane(&mut prefixes, max_lane_blocks(lanes.len())))
     }
+}
+
+/// Returns the maximum number of blocks of one of this many lanes.
+fn max_lane_blocks(lanes: usize) -> usize {
+    (MAX_BLOCKS / lanes.max(1)).min(MAX_LANE_BLOCKS)
 }
 
 #[cfg(test)]

@@ -225,6 +225,7 @@ impl FleetMetrics {
     pub(crate) fn rejected(&self, error: &AcquireError) {
         let reason = match error {
             AcquireError::UnknownLane => "unknown-lane",
+            AcquireError::LaneRemoved => "lane-removed",
             AcquireError::NotServing { .. } => "not-serving",
             AcquireError::NotLoaded => "not-loaded",
             AcquireError::LoadFailed { .. } => "load-failed",

@@ -189,6 +189,7 @@ impl AttemptError {
                     ErrorCode::QueueTimeout
                 }
                 AcquireError::UnknownLane
+                | AcquireError::LaneRemoved
                 | AcquireError::NotServing { .. }
                 | AcquireError::NotLoaded
                 | AcquireError::LoadFailed { .. }
@@ -227,6 +228,8 @@ impl AttemptError {
                 | AcquireError::CircuitOpen { retry_in } => {
                     Some((*retry_in).min(MAX_RETRY_ESTIMATE))
                 }
+                // It is routed without the lane then.
+                AcquireError::LaneRemoved => Some(Duration::from_secs(1)),
                 AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
             },
             Self::QueueLimit { refusal, .. } => refusal.retry_after,

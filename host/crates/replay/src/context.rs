@@ -56,7 +56,7 @@ pub(crate) struct ReplayContext {
 impl Topologies {
     pub(crate) fn add(&mut self, record: TopologyRecord) {
         let TopologyRecord { host: _, generation, lanes, limits } = record;
-        self.0.insert(generation, (Arc::new(Topology::new(generation, lanes)), limits));
+        self.0.insert(generation, (Arc::new(Topology::with_ids(generation, lanes)), limits));
     }
 
     /// Removes all topologies; those of one file do not apply to another.

@@ -23,6 +23,14 @@ impl DurationEstimate {
         Self { expected, last: VecDeque::new(), estimate: expected }
     }
 
+    /// Changes the expected duration, which only counts until one has been recorded.
+    pub(super) fn expect(&mut self, expected: Duration) {
+        self.expected = expected;
+        if self.last.is_empty() {
+            self.estimate = expected;
+        }
+    }
+
     pub(super) fn record(&mut self, took: Duration) {
         if self.last.len() == WINDOW {
             self.last.pop_front();

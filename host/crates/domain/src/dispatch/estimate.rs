@@ -12,9 +12,10 @@ use crate::lifecycle::EngineState;
 const BLIND_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl Dispatcher {
-    /// Returns the statistics of all lanes, in id order.
+    /// Returns the statistics of all lanes that the operator has not removed, in id order.
     pub fn stats(&self, now: Duration) -> Vec<LaneStat> {
-        super::lane_ids().zip(&self.lanes).map(|(id, lane)| self.stat(id, lane, now)).collect()
+        let lanes = super::lane_ids().zip(&self.lanes).filter(|(_, lane)| !lane.retired);
+        lanes.map(|(id, lane)| self.stat(id, lane, now)).collect()
     }
 
     fn stat(&self, id: LaneId, lane: &Lane, now: Duration) -> LaneStat {

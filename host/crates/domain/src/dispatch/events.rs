@@ -194,6 +194,9 @@ pub enum AcquireError {
     /// The topology does not have this lane.
     #[error("unknown lane")]
     UnknownLane,
+    /// The operator has removed the lane. A request that is sent again is routed without it.
+    #[error("the lane has been removed from the configuration; send the request again")]
+    LaneRemoved,
     /// The lane is down.
     #[error("the lane is {}{}{}", .state.label(), cause_of(.reason.as_ref()), again(*.retry_in))]
     NotServing {

@@ -36,11 +36,21 @@ impl Dispatcher {
             lane.busy_since = now;
         }
         lane.running += 1;
+        lane.leases = lane.leases.saturating_add(1);
         lane.holders.add(flow, weight);
         lane.last_used = now;
         let waited = now.saturating_sub(since);
         let generation = lane.generation;
         effects.push(Effect::Grant { ticket, lane: id, generation, flow, waited });
+    }
+
+    /// Notes that a lease was granted that no request can get, because the engine has gone down in
+    /// the meantime. Its slot ends with the engine.
+    pub fn forget_lease(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(id.index()) {
+            // Saturating, as for the release of a lease.
+            lane.leases = lane.leases.saturating_sub(1);
+        }
     }
 
     pub(super) fn release(
@@ -52,12 +62,13 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) {
         let Some(lane) = self.lanes.get_mut(id.index()) else { return };
+        // Saturating: a caller that releases a lease twice must not take the dispatcher down.
+        lane.leases = lane.leases.saturating_sub(1);
         // Metrics describe the lane over restarts, so leases of earlier generations count.
         lane.metrics.record(report);
         if lane.generation != generation {
             return;
         }
-        // Saturating: a caller that releases a lease twice must not take the dispatcher down.
         lane.running = lane.running.saturating_sub(1);
         lane.holders.remove(flow);
         lane.last_used = now;

@@ -67,6 +67,20 @@ pub(super) struct Lane {
     pub(super) breaker: Breaker,
     /// The switch that ends with the load of this lane.
     pub(super) pending_switch: Option<Switch>,
+    /// The operator has removed the lane: it gets no requests and is not loaded again.
+    pub(super) retired: bool,
+    /// The engine is unloaded, without going to sleep, as soon as it has no leases.
+    pub(super) leaving: bool,
+    /// The settings that apply once the engine has been unloaded: those of the memory that it
+    /// holds count until then. `None` if they apply already.
+    pub(super) next: Option<LaneSetup>,
+    /// The lane was loaded when its restart began, and is loaded again.
+    pub(super) reload: bool,
+    /// Leases of all generations.
+    pub(super) leases: u32,
+    /// Commands to unload the engine that have not been answered. An answer to an earlier command
+    /// does not say that the engine which was loaded after it has ended.
+    pub(super) unanswered: u32,
 }
 
 impl Lane {
@@ -95,8 +109,20 @@ impl Lane {
             stop: DurationEstimate::new(EXPECTED_STOP),
             breaker: Breaker::new(&BREAKER),
             pending_switch: None,
+            retired: false,
+            leaving: false,
+            next: None,
+            reload: false,
+            leases: 0,
+            unanswered: 0,
             setup,
         }
+    }
+
+    /// Returns true if the engine may hold memory, awake or asleep.
+    pub(super) fn has_engine(&self) -> bool {
+        self.engine.holds_memory() && self.setup.residency != Residency::External
+            || self.is_asleep()
     }
 
     /// Applies a transition of the engine. Returns false and changes nothing if its state does not
@@ -117,7 +143,7 @@ impl Lane {
     /// Returns the bytes that the lane holds of its group's budget.
     pub(super) fn held_bytes(&self) -> u64 {
         // The memory of an always-on lane is reserved even while the lane is down.
-        if self.setup.residency == Residency::Always {
+        if self.setup.residency == Residency::Always && !self.retired {
             return self.setup.need;
         }
         if self.asleep && matches!(self.engine, EngineState::Cold | EngineState::Stopping) {
@@ -129,6 +155,7 @@ impl Lane {
     /// Returns true if the lane can be evicted at all.
     pub(super) fn can_be_victim(&self) -> bool {
         matches!(self.setup.residency, Residency::OnDemand { .. })
+            && !self.leaving
             && (self.engine == EngineState::Ready || self.is_asleep())
     }
 
@@ -180,9 +207,10 @@ impl Lane {
     /// Starts a new generation: the engine became ready.
     pub(super) fn on_ready(&mut self, now: Duration) {
         self.load.record(now.saturating_sub(self.since));
-        self.generation = Generation(self.generation.0 + 1);
-        self.running = 0;
-        self.holders.clear();
+        self.begin_generation();
+        // Its commands are carried out in order.
+        self.unanswered = 0;
+        self.reload = false;
         self.asleep = false;
         self.suspect_until = Duration::ZERO;
         self.problem = None;
@@ -192,6 +220,13 @@ impl Lane {
             // The hint to load the lane at startup has been followed.
             self.hint = None;
         }
+    }
+
+    /// Starts a new generation. Leases of earlier ones do not count any more.
+    pub(super) fn begin_generation(&mut self) {
+        self.generation = Generation(self.generation.0 + 1);
+        self.running = 0;
+        self.holders.clear();
     }
 
     /// Records that the engine exited unexpectedly, and schedules the next attempt to load it.

@@ -156,6 +156,12 @@ impl Queue {
         }
     }
 
+    /// Changes the number of lanes, which only grows, and the aging of priorities.
+    pub(super) fn configure(&mut self, lanes: usize, aging: Duration) {
+        self.lanes.resize_with(lanes.max(self.lanes.len()), LaneQueue::default);
+        self.aging = aging;
+    }
+
     pub(super) fn push(&mut self, lane: LaneId, waiter: Waiter) {
         let Some(queue) = self.lanes.get_mut(lane.index()) else { return };
         self.last_seq += 1;

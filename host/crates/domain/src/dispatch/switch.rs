@@ -60,7 +60,7 @@ impl Group {
 pub(super) struct Switch {
     pub(super) target: LaneId,
     pub(super) victims: Vec<LaneId>,
-    since: Duration,
+    pub(super) since: Duration,
     drained: Option<Duration>,
     overdue: bool,
     aborted: bool,
@@ -70,6 +70,7 @@ impl Dispatcher {
     /// Runs steps 1 to 4 for one group.
     pub(super) fn balance(&mut self, group: usize, now: Duration, effects: &mut Vec<Effect>) {
         let mut wake = WakeTime::default();
+        let changed = self.advance_leaving(group, now, effects);
         for index in 0..self.groups[group].lanes.len() {
             let id = self.groups[group].lanes[index];
             self.serve(id, now, effects);
@@ -84,6 +85,9 @@ impl Dispatcher {
             self.load_demanded(group, now, &mut wake, effects);
         }
         self.groups[group].wake = wake.at;
+        for other in changed {
+            self.balance(other, now, effects);
+        }
     }
 
     /// Returns the bytes that the lanes of a group hold.
@@ -129,7 +133,7 @@ impl Dispatcher {
         // 2.1
         if self.demand(switch.target, now).is_none() {
             for id in switch.victims {
-                if self.lanes[id.index()].transition(EngineTransition::Keep, now) {
+                if self.keep(id, now) {
                     self.serve(id, now, effects);
                 }
             }
@@ -173,6 +177,9 @@ impl Dispatcher {
 
     /// Returns the most urgent lane of a group for which memory is free.
     fn first_that_fits(&self, group: usize, now: Duration) -> Option<LaneId> {
+        if self.is_crowded(group) {
+            return None;
+        }
         let group = &self.groups[group];
         let free = self.free_memory(group);
         let demands = group.lanes.iter().filter_map(|id| self.demand(*id, now));
@@ -180,18 +187,34 @@ impl Dispatcher {
         fitting.min_by_key(Demand::rank).map(|demand| demand.lane)
     }
 
+    /// Keeps a victim that is still draining, unless it has to be unloaded anyway.
+    pub(super) fn keep(&mut self, id: LaneId, now: Duration) -> bool {
+        let lane = &mut self.lanes[id.index()];
+        !lane.leaving && lane.transition(EngineTransition::Keep, now)
+    }
+
     /// Unloads a draining lane that has no leases.
-    fn unload_drained(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
+    pub(super) fn unload_drained(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
         let lane = &mut self.lanes[id.index()];
         if lane.engine == EngineState::Draining
             && lane.running == 0
             && lane.transition(EngineTransition::Stop, now)
         {
-            effects.push(Effect::Unload { lane: id, fully: false });
-            // These requests only accept a loaded lane, and the lane is being unloaded now.
-            let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
-            reject_all(never, &AcquireError::NotLoaded, effects);
+            let (fully, is_loaded_again) = (lane.leaving, lane.reload);
+            self.unload(id, fully, effects);
+            if !is_loaded_again {
+                // These requests only accept a loaded lane, and the lane is being unloaded now.
+                let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
+                reject_all(never, &AcquireError::NotLoaded, effects);
+            }
         }
+    }
+
+    /// Commands that an engine is unloaded.
+    pub(super) fn unload(&mut self, id: LaneId, fully: bool, effects: &mut Vec<Effect>) {
+        let lane = &mut self.lanes[id.index()];
+        lane.unanswered = lane.unanswered.saturating_add(1);
+        effects.push(Effect::Unload { lane: id, fully });
     }
 
     /// Step 3: unloads lanes that have been unused for their idle time.
@@ -234,6 +257,10 @@ impl Dispatcher {
         effects: &mut Vec<Effect>,
     ) {
         self.end_backoffs(group, now, wake);
+        if self.is_crowded(group) {
+            // The lanes that leave are waited for.
+            return;
+        }
         let lanes = &self.groups[group].lanes;
         let mut demands: Vec<Demand> =
             lanes.iter().filter_map(|id| self.demand(*id, now)).collect();
@@ -290,7 +317,7 @@ impl Dispatcher {
             let lane = &mut self.lanes[id.index()];
             if lane.is_asleep() {
                 lane.transition(EngineTransition::Stop, now);
-                effects.push(Effect::Unload { lane: *id, fully: true });
+                self.unload(*id, true, effects);
             } else {
                 lane.transition(EngineTransition::Drain, now);
             }

@@ -3,6 +3,7 @@
 
 mod fairness;
 mod invariants;
+mod reconfigure;
 mod switching;
 
 use std::collections::HashMap;
@@ -69,6 +70,11 @@ impl DispatcherHarness {
     fn on(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.dispatcher.on(event, self.now, &mut effects);
+        self.note(effects);
+    }
+
+    /// Adds effects to the log.
+    fn note(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             let line = match effect {
                 Effect::Grant { ticket, lane, generation, flow, .. } => {
@@ -166,6 +172,7 @@ impl DispatcherHarness {
 fn describe(error: &AcquireError) -> String {
     match error {
         AcquireError::UnknownLane => "unknown-lane".to_owned(),
+        AcquireError::LaneRemoved => "lane-removed".to_owned(),
         AcquireError::NotServing { state, reason, .. } => {
             let reason = reason.as_ref().map_or("-".to_owned(), ToString::to_string);
             format!("not-serving {} {reason}", state.label())

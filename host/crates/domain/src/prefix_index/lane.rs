@@ -110,6 +110,14 @@ impl LanePrefixes {
         self.max_blocks = max_blocks.min(blocks as usize);
     }
 
+    /// Lowers the maximum number of blocks, because there are more lanes.
+    pub(super) fn limit(&mut self, max_blocks: usize) {
+        self.max_blocks = self.max_blocks.min(max_blocks);
+        while self.len() > self.max_blocks && self.generations.len() > 1 {
+            self.generations.pop_back();
+        }
+    }
+
     /// Returns the estimated number of cached tokens of a prompt.
     pub(super) fn cached_tokens(&self, prompt: &[u64]) -> u32 {
         let bytes = self.matched(prompt) * BLOCK_BYTES;

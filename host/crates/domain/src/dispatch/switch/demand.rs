@@ -63,7 +63,8 @@ impl Dispatcher {
     /// Returns the demand for a lane that could be loaded; `None` if there is none.
     pub(in super::super) fn demand(&self, id: LaneId, now: Duration) -> Option<Demand> {
         let lane = &self.lanes[id.index()];
-        if lane.engine != EngineState::Cold || lane.setup.residency == Residency::External {
+        let is_managed = lane.setup.residency != Residency::External;
+        if lane.engine != EngineState::Cold || !is_managed || lane.retired || lane.leaving {
             return None;
         }
         let always_on = lane.setup.residency == Residency::Always;
@@ -77,7 +78,9 @@ impl Dispatcher {
             (Some(_), _) => EvictionScope::Busy,
             (None, _) if always_on => EvictionScope::Busy,
             (None, Some(_)) => EvictionScope::Idle,
-            (None, None) if lane.hint_at(now) == Some(LaneHint::Load) => EvictionScope::Released,
+            (None, None) if lane.reload || lane.hint_at(now) == Some(LaneHint::Load) => {
+                EvictionScope::Released
+            }
             (None, None) => return None,
         };
         Some(Demand { always_on, ..Demand::new(id, scope, overdue_at, aged.unwrap_or(i64::MIN)) })

@@ -1,10 +1,13 @@
 //! Property tests of the dispatcher: simulated engines and clients send arbitrary events, and a
 //! model of the dispatcher's inputs and promises checks its effects.
 
+mod changes;
+
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 
+use self::changes::{Change, change};
 use super::super::*;
 use super::{rules, s, setup};
 use crate::advice::Switching;
@@ -47,6 +50,8 @@ enum Step {
         lane: u32,
         event: u8,
     },
+    /// The operator changes the configuration.
+    Configure(Change),
     Wait(u64),
 }
 
@@ -66,6 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Some(LaneHint::Keep))
     ];
     prop_oneof![
+        2 => change().prop_map(Step::Configure),
         8 => (0..LANES + 1, -2..3, 0..4u64, 0..2000u64, switching, any::<bool>()).prop_map(
             |(lane, priority, flow, wait, switching, has_fallback)| Step::Arrive {
                 lane, priority, flow, wait, switching, has_fallback
@@ -92,20 +98,31 @@ enum Engine {
     On,
     Stopping,
     StoppingFully,
+    /// Being stopped, and not put to sleep, while it holds all of its memory.
+    Ending,
     Dying,
     Asleep,
 }
 
 impl Engine {
     fn is_busy(self) -> bool {
-        matches!(self, Self::Loading | Self::Stopping | Self::StoppingFully | Self::Dying)
+        matches!(
+            self,
+            Self::Loading | Self::Stopping | Self::StoppingFully | Self::Ending | Self::Dying
+        )
     }
 }
 
 struct Model {
     dispatcher: Dispatcher,
-    setups: Vec<LaneSetup>,
+    /// The configuration; `None` for a lane that has been removed.
+    setups: Vec<Option<LaneSetup>>,
     budgets: [u64; 2],
+    /// The group, need and memory asleep of each engine when it was loaded.
+    held: Vec<(usize, u64, u64)>,
+    /// The most slots since the running requests last fitted.
+    max_running: Vec<u32>,
+    with_drain_timeout: bool,
     now: Duration,
     engines: Vec<Engine>,
     /// Waiting tickets, with their deadlines.
@@ -113,6 +130,9 @@ struct Model {
     leases: Vec<(LaneId, Generation, FlowId)>,
     generations: HashMap<LaneId, Generation>,
     tickets: u64,
+    rules: Rules,
+    /// The setups at the start.
+    first: Vec<LaneSetup>,
 }
 
 impl Model {
@@ -130,16 +150,22 @@ impl Model {
             Rules { queue: LIMITS, drain_timeout: with_drain_timeout.then_some(s(20)), ..rules() };
         let budgets = [20 << 30, 6 << 30];
         let groups = budgets.map(|budget| GroupSetup { budget });
+        let first = setups.clone();
         let mut model = Self {
             dispatcher: Dispatcher::new(setups.clone(), &groups, rules),
             engines: vec![Engine::Off; setups.len()],
-            setups,
+            held: setups.iter().map(|setup| (setup.group, setup.need, setup.asleep)).collect(),
+            max_running: setups.iter().map(|setup| setup.slots).collect(),
+            setups: setups.into_iter().map(Some).collect(),
             budgets,
+            with_drain_timeout,
             now: Duration::ZERO,
             waiting: BTreeMap::new(),
             leases: Vec::new(),
             generations: HashMap::new(),
             tickets: 0,
+            rules,
+            first,
         };
         model.engines[6] = Engine::Loading;
         model
@@ -175,8 +201,11 @@ impl Model {
                     matches!(engine, Engine::Off | Engine::Asleep),
                     "load while {engine:?}"
                 );
+                let setup = self.setups[lane.index()].as_ref();
+                let Some(setup) = setup else { panic!("loaded a lane that was removed") };
                 self.engines[lane.index()] = Engine::Loading;
-                let group = self.setups[lane.index()].group;
+                let group = setup.group;
+                self.held[lane.index()] = (group, setup.need, setup.asleep);
                 if let Some(budget) = self.budgets.get(group) {
                     prop_assert!(
                         self.held(group) <= *budget,
@@ -187,26 +216,33 @@ impl Model {
             }
             Effect::Unload { lane, fully } => {
                 let engine = self.engines[lane.index()];
-                let expected = if fully { Engine::Asleep } else { Engine::On };
-                prop_assert_eq!(engine, expected, "evicted a lane that does not serve");
-                prop_assert_eq!(self.held_leases(lane), 0, "unloaded a lane with leases");
-                prop_assert_ne!(self.setups[lane.index()].residency, Residency::Always);
-                self.engines[lane.index()] =
-                    if fully { Engine::StoppingFully } else { Engine::Stopping };
+                let is_on = engine == Engine::On;
+                prop_assert!(!is_on || self.held_leases(lane) == 0, "unloaded a lane with leases");
+                let is_leaving = self.dispatcher.lanes[lane.index()].leaving;
+                let residency = self.setups[lane.index()].as_ref().map(|setup| setup.residency);
+                prop_assert!(is_leaving || residency != Some(Residency::Always));
+                self.engines[lane.index()] = match (engine, fully) {
+                    (Engine::Asleep, true) => Engine::StoppingFully,
+                    (Engine::On, false) => Engine::Stopping,
+                    (Engine::On | Engine::Loading, true) if is_leaving => Engine::Ending,
+                    _ => return Err(TestCaseError::fail(format!("unloaded while {engine:?}"))),
+                };
             }
-            Effect::Abort { .. } | Effect::Switched(_) => {}
+            Effect::Abort { .. } => {
+                prop_assert!(self.with_drain_timeout, "aborted a stream without a timeout");
+            }
+            Effect::Switched(_) => {}
         }
         Ok(())
     }
 
     fn held(&self, group: usize) -> u64 {
-        let of_group =
-            self.setups.iter().zip(&self.engines).filter(|(setup, _)| setup.group == group);
+        let of_group = self.held.iter().zip(&self.engines).filter(|((of, ..), _)| *of == group);
         of_group
-            .map(|(setup, engine)| match engine {
+            .map(|((_, need, asleep), engine)| match engine {
                 Engine::Off => 0,
-                Engine::Asleep | Engine::StoppingFully => setup.asleep,
-                _ => setup.need,
+                Engine::Asleep | Engine::StoppingFully => *asleep,
+                _ => *need,
             })
             .sum()
     }
@@ -219,12 +255,16 @@ impl Model {
             .count()
     }
 
-    fn check(&self) -> Result<(), TestCaseError> {
+    fn check(&mut self) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.dispatcher.queued(), self.waiting.len());
         prop_assert!(self.waiting.len() <= LIMITS.total);
         for stat in self.dispatcher.stats(self.now) {
-            let slots = self.setups[stat.id.index()].slots;
-            prop_assert!(stat.running <= slots && stat.queued as usize <= LIMITS.per_lane);
+            let Some(setup) = &self.setups[stat.id.index()] else {
+                return Err(TestCaseError::fail("shows a lane that was removed"));
+            };
+            let (slots, max_running) = (setup.slots, &mut self.max_running[stat.id.index()]);
+            prop_assert!(stat.running <= *max_running && stat.queued as usize <= LIMITS.per_lane);
+            *max_running = slots.max(stat.running);
             if self.engines[stat.id.index()] == Engine::On {
                 prop_assert_eq!(stat.running as usize, self.held_leases(stat.id));
                 let state = self.dispatcher.engine_state(stat.id);
@@ -283,7 +323,8 @@ impl Model {
         let busy: Vec<usize> =
             (0..self.engines.len()).filter(|lane| self.engines[*lane].is_busy()).collect();
         let Some(lane) = busy.get(which % busy.len().max(1)).copied() else { return Ok(()) };
-        let sleeps = self.setups[lane].asleep > 0 && which.is_multiple_of(2);
+        let sleeps = self.held[lane].2 > 0 && which.is_multiple_of(2);
+        let stopped = EngineEvent::Stopped { asleep: false };
         match (self.engines[lane], fails) {
             (Engine::Loading, true) => {
                 self.engine_event(lane, Engine::Off, EngineEvent::LoadFailed("oom".into()))
@@ -295,7 +336,20 @@ impl Model {
             (Engine::Stopping, false) if sleeps => {
                 self.engine_event(lane, Engine::Asleep, EngineEvent::Stopped { asleep: true })
             }
-            (_, _) => self.engine_event(lane, Engine::Off, EngineEvent::Stopped { asleep: false }),
+            (Engine::Ending, true) => {
+                // It failed before it was stopped; the command is answered after that. The
+                // answer does not count if the engine has been replaced.
+                let id = LaneId(u32::try_from(lane).unwrap());
+                let was_pending = self.dispatcher.is_restart_pending(id);
+                self.engine_event(lane, Engine::Off, EngineEvent::LoadFailed("late".into()))?;
+                let is_replaced = was_pending || self.setups[lane].is_none();
+                if is_replaced {
+                    Ok(())
+                } else {
+                    self.send(Event::Engine { lane: id, news: stopped })
+                }
+            }
+            (_, _) => self.engine_event(lane, Engine::Off, stopped),
         }
     }
 
@@ -335,8 +389,9 @@ impl Model {
                 self.send(Event::Released { lane, generation, flow, report })
             }
             Step::FinishOperation { which, fails } => self.finish_operation(which, fails),
+            Step::Configure(change) => self.configure(&change),
             Step::Crash { lane, lingers } => match self.engines[lane as usize] {
-                Engine::On if lingers && lane != 6 => self.engine_event(
+                Engine::On if lingers && !self.is_external(lane as usize) => self.engine_event(
                     lane as usize,
                     Engine::Dying,
                     EngineEvent::Dying("crashed".into()),
@@ -363,7 +418,7 @@ impl Model {
                     _ => return Ok(()),
                 };
                 // An external engine may become ready without having been lost.
-                if self.setups[lane as usize].residency == Residency::External {
+                if self.is_external(lane as usize) {
                     return Ok(());
                 }
                 self.send(Event::Engine { lane: LaneId(lane), news: event })
@@ -372,13 +427,20 @@ impl Model {
         }
     }
 
+    fn is_external(&self, lane: usize) -> bool {
+        let setup = self.setups[lane].as_ref();
+        setup.is_some_and(|setup| setup.residency == Residency::External)
+    }
+
     /// Lets everything succeed without new requests: no request may be left waiting after a while.
     fn settle(&mut self) -> Result<(), TestCaseError> {
-        if self.engines[6] == Engine::Off {
-            self.engine_event(6, Engine::On, EngineEvent::Ready)?;
+        for lane in 0..self.engines.len() {
+            if self.is_external(lane) && self.engines[lane] == Engine::Off {
+                self.engine_event(lane, Engine::On, EngineEvent::Ready)?;
+            }
         }
         let started = self.now;
-        while !self.waiting.is_empty() || !self.leases.is_empty() {
+        while !self.waiting.is_empty() || !self.leases.is_empty() || !self.is_settled() {
             prop_assert!(self.now < started + s(4000), "stuck: {:?}", self.dispatcher);
             self.wait(s(5))?;
             for round in 0.. {
@@ -403,7 +465,8 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// At least 100,000 steps per run: every ticket ends exactly once; no lane runs more requests
+    /// At least 100,000 steps per run, also with lanes that are added, restarted, moved and
+    /// removed meanwhile: nothing is left of a removed lane at the end; every ticket ends exactly once; no lane runs more requests
     /// than it has slots or is unloaded with leases; no group exceeds its memory budget; no wait
     /// exceeds its deadline; no slot is free while a request waits for it; no wake-up is
     /// unnecessary; no request is left waiting once everything succeeds.
