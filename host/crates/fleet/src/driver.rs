@@ -112,6 +112,9 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     fn info(&self) -> &'static DriverInfo;
     /// Returns how the host runs the engine, or `None` for an external one.
     fn run(&self) -> Option<&ProcessSpec>;
+    /// Returns true if the other driver is of the same kind and has the same settings: see
+    /// [`is_equal`].
+    fn equals(&self, other: &dyn Driver) -> bool;
     /// Prepares to start the engine of a lane on `port`.
     fn prepare(&self, lane: &str, port: u16) -> Prepared;
     /// Returns the address of an engine that was started on `port`.
@@ -167,6 +170,12 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     fn limit_kv_cache(&mut self, _bytes: u64) {}
     /// Describes how the engine is started, and warns of settings that do not fit the lane.
     fn describe(&self, lane: &LaneContext<'_>) -> Description;
+}
+
+/// Returns true if two drivers are of the same type, and are equal.
+pub(crate) fn is_equal<D: Driver + PartialEq>(one: &D, other: &dyn Driver) -> bool {
+    let other: &dyn Any = other;
+    other.downcast_ref::<D>() == Some(one)
 }
 
 /// A driver as the configuration knows it: what an entry of the list of drivers declares.

@@ -28,7 +28,7 @@ pub enum UnloadMode {
 }
 
 /// How the host runs an engine process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {
     /// Working directory; the host's if `None`.
     pub directory: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(crate) const NO_BACK_OFF: Backoff = Backoff {
 };
 
 /// A secret text, which debug output does not show.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {

@@ -40,14 +40,21 @@ pub(super) fn start_lane(
     slots: u32,
     limits: QueueLimits,
 ) -> (Fleet, FleetTasks) {
-    let lane = LaneSpec {
-        name: "a".into(),
-        models: vec!["a".into()],
+    let spec = fleet_spec(vec![LaneSpec { slots, ..lane("a", engine, residency) }], limits);
+    let metrics = FleetMetrics::register(&mut Registry::default(), &[("a".into(), slots)]);
+    Fleet::start(&spec, &metrics).unwrap()
+}
+
+/// A lane with two slots and no group.
+pub(super) fn lane(name: &str, engine: EngineSpec, residency: Residency) -> LaneSpec {
+    LaneSpec {
+        name: name.to_owned(),
+        models: vec![name.to_owned()],
         names: Default::default(),
         labels: Vec::new(),
         max_context: 0,
         endpoints: None,
-        slots,
+        slots: 2,
         group: None,
         need: 0,
         asleep: 0,
@@ -64,25 +71,26 @@ pub(super) fn start_lane(
             probe_interval: Duration::ZERO,
             probe_timeout: Duration::ZERO,
         },
-    };
-    let metrics = FleetMetrics::register(&mut Registry::default(), &[("a".into(), slots)]);
-    let spec = FleetSpec {
-        lanes: vec![lane],
+    }
+}
+
+pub(super) fn fleet_spec(lanes: Vec<LaneSpec>, queue: QueueLimits) -> FleetSpec {
+    FleetSpec {
+        lanes,
         groups: Vec::new(),
-        rules: Rules { queue: limits, ..Rules::default() },
+        rules: Rules { queue, ..Rules::default() },
         state_dir: None,
         watchdog: None,
         secret_variables: Vec::new(),
         machine: "/".into(),
-    };
-    Fleet::start(&spec, &metrics).unwrap()
+    }
 }
 
 fn serving(view: &Arc<FleetView>) -> bool {
     view.stats().all(|stat| stat.state.serving())
 }
 
-const REQUEST: SlotRequest = SlotRequest {
+pub(super) const REQUEST: SlotRequest = SlotRequest {
     lane: LaneId(0),
     priority: 0,
     flow: FlowId(0),

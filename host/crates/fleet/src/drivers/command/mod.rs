@@ -8,6 +8,7 @@ use pointsman_settings::Section;
 use super::process_section::{SECOND, allow_foreign_listener, fill, read_command_line, read_run};
 use crate::driver::{
     Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
+    is_equal,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::proof::Reuse;
@@ -50,7 +51,7 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
 }
 
 /// A program with a command line.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Program {
     /// Program, arguments and environment.
     pub command_line: CommandLine,
@@ -65,6 +66,10 @@ pub struct Program {
 impl Driver for Program {
     fn info(&self) -> &'static DriverInfo {
         &DRIVER
+    }
+
+    fn equals(&self, other: &dyn Driver) -> bool {
+        is_equal(self, other)
     }
 
     fn run(&self) -> Option<&ProcessSpec> {

@@ -10,7 +10,7 @@ use pointsman_settings::{Code, Section, secret};
 
 use crate::driver::{
     API_PATH, Description, Driver, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
-    LaneDefaults, Prepared, Target,
+    LaneDefaults, Prepared, Target, is_equal,
 };
 use crate::engine_spec::{ProcessSpec, Secret};
 use crate::launch::Launch;
@@ -74,7 +74,7 @@ fn is_probe_path(path: &str) -> bool {
 }
 
 /// An engine that the host does not start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExternalSpec {
     pub(crate) https: bool,
     /// PEM of certificates to trust in addition to the system's.
@@ -189,6 +189,10 @@ impl From<ExternalSpec> for EngineSpec {
 impl Driver for ExternalSpec {
     fn info(&self) -> &'static DriverInfo {
         &DRIVER
+    }
+
+    fn equals(&self, other: &dyn Driver) -> bool {
+        is_equal(self, other)
     }
 
     fn run(&self) -> Option<&ProcessSpec> {

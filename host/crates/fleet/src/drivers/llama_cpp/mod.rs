@@ -9,7 +9,7 @@ use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 
 use super::process_section::fill;
 use crate::driver::{
-    Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared,
+    Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, is_equal,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::memory::Pool;
@@ -27,7 +27,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 /// A llama.cpp server.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct LlamaCpp {
     /// Program, arguments and environment.
     pub command_line: CommandLine,
@@ -38,6 +38,10 @@ pub struct LlamaCpp {
 impl Driver for LlamaCpp {
     fn info(&self) -> &'static DriverInfo {
         &DRIVER
+    }
+
+    fn equals(&self, other: &dyn Driver) -> bool {
+        is_equal(self, other)
     }
 
     fn run(&self) -> Option<&ProcessSpec> {

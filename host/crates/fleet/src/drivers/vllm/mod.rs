@@ -37,6 +37,7 @@ pub use self::progress::{Loading, Measurement, Phase, measure, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,
+    is_equal,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::format_size;
@@ -60,7 +61,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 /// A vLLM server.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Vllm {
     /// Settings of vLLM.
     pub settings: VllmSettings,
@@ -77,6 +78,10 @@ pub struct Vllm {
 impl Driver for Vllm {
     fn info(&self) -> &'static DriverInfo {
         &DRIVER
+    }
+
+    fn equals(&self, other: &dyn Driver) -> bool {
+        is_equal(self, other)
     }
 
     fn run(&self) -> Option<&ProcessSpec> {
