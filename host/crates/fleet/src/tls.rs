@@ -1,9 +1,11 @@
 //! TLS connections to external engines, such as a remote API as the last lane of a plan.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -15,6 +17,32 @@ pub(crate) struct TrustedRoots<'a> {
     pub(crate) additional: Option<&'a [u8]>,
 }
 
+/// How long the system's certificates are used without reading them again. Reading them takes
+/// milliseconds, which the lanes of one configuration share.
+const SYSTEM_ROOTS_FRESH: Duration = Duration::from_secs(60);
+
+/// Returns the certificates that the system trusts.
+fn system_roots() -> RootCertStore {
+    static KNOWN: Mutex<Option<(Instant, RootCertStore)>> = Mutex::new(None);
+    let mut known = KNOWN.lock();
+    if let Some((read, store)) = &*known
+        && read.elapsed() < SYSTEM_ROOTS_FRESH
+    {
+        return store.clone();
+    }
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::warn!(error = %error, "failed to read a system certificate");
+    }
+    let mut store = RootCertStore::empty();
+    let (_, invalid) = store.add_parsable_certificates(system.certs);
+    if invalid > 0 {
+        // Usual: systems ship certificates that rustls does not support.
+        tracing::debug!(count = invalid, "ignored invalid system certificates");
+    }
+    known.insert((Instant::now(), store)).1.clone()
+}
+
 /// Creates a connector that uses TLS for https URLs, and plain connections for http URLs. Without
 /// `roots`, no certificate is trusted and https fails.
 pub(crate) fn connector(
@@ -24,15 +52,7 @@ pub(crate) fn connector(
     http.enforce_http(false);
     let mut store = RootCertStore::empty();
     if let Some(roots) = roots {
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::warn!(error = %error, "failed to read a system certificate");
-        }
-        let (_, invalid) = store.add_parsable_certificates(system.certs);
-        if invalid > 0 {
-            // Usual: systems ship certificates that rustls does not support.
-            tracing::debug!(count = invalid, "ignored invalid system certificates");
-        }
+        store = system_roots();
         for certificate in CertificateDer::pem_slice_iter(roots.additional.unwrap_or_default()) {
             match certificate {
                 Ok(certificate) => {
