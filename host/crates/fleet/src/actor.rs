@@ -6,28 +6,36 @@
 //!   drop    ─Cancelled────┤                              ├─Load/Unload──> supervisors
 //!   Lease   ─Released─────┼──> mailbox ──> Dispatcher ───┤
 //!   engines ─Engine───────┤                              └─FleetView────> watch
-//!           ─EngineReport─┘
+//!           ─EngineReport─┤
+//!   Fleet   ─Reconfigure──┘
 //! ```
 
 mod effects;
+mod lane_factory;
 mod lane_handle;
+mod reconfigure;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Event, Ticket};
-use pointsman_domain::{EngineKind, FleetView, LaneId, LaneStat, PrefixIndex, Topology};
+use pointsman_domain::{
+    EngineKind, FleetView, LaneId, LaneInfo, LaneStat, PrefixIndex, Topology, TopologyUsage,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::lane_factory::{LaneFactory, SupervisorTasks};
 pub(crate) use self::lane_handle::LaneHandle;
-use crate::message::{GrantSender, Message};
+use crate::message::{EngineSource, GrantSender, Message};
 use crate::metrics::FleetMetrics;
 use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
+use crate::spec::FleetSpec;
+use crate::status::LaneStatus;
 
 #[derive(Debug)]
 struct Waiting {
@@ -35,12 +43,24 @@ struct Waiting {
     priority: i32,
 }
 
+/// The receivers of the status of each lane, in the order of their ids.
+pub(crate) type Statuses = Arc<[watch::Receiver<LaneStatus>]>;
+
 #[derive(Debug)]
 pub(crate) struct Actor {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) topology: Arc<Topology>,
+    /// Earlier topologies, by their generations, for as long as anything refers to them.
+    pub(crate) earlier: Vec<(u64, TopologyUsage)>,
     pub(crate) prefixes: Arc<PrefixIndex>,
+    /// By id. A lane that has been removed stays until its id is used again.
     pub(crate) lanes: Vec<LaneHandle>,
+    /// Lanes that change once their engines have been unloaded.
+    pub(crate) unsettled: Vec<LaneId>,
+    /// The configuration.
+    pub(crate) spec: FleetSpec,
+    pub(crate) factory: LaneFactory,
+    pub(crate) statuses: watch::Sender<Statuses>,
     pub(crate) started: Instant,
     pub(crate) mailbox: UnboundedSender<Message>,
     pub(crate) view: watch::Sender<Arc<FleetView>>,
@@ -61,6 +81,8 @@ impl Actor {
                 self.handle(message, now, &mut waiting, &mut effects);
             }
             self.dispatcher.on(Event::Tick, now, &mut effects);
+            // Before the effects, so that a load is commanded to the new supervisor.
+            self.settle();
             // Before the effects, so that a request that is granted or rejected finds a view that
             // includes its own result.
             self.publish(now);
@@ -103,7 +125,10 @@ impl Actor {
                 }
                 Event::Released { lane, generation, flow, report }
             }
-            Message::Engine { lane, event, target } => {
+            Message::Engine { source: EngineSource { lane, epoch }, event, target } => {
+                if self.lanes.get(lane.index()).is_none_or(|handle| handle.epoch != epoch) {
+                    return;
+                }
                 // An engine has nothing cached when it starts or wakes up.
                 self.prefixes.reset(lane, self.prefix_capacity(lane));
                 if let Some(handle) = self.lanes.get_mut(lane.index()) {
@@ -117,15 +142,24 @@ impl Actor {
                 }
                 Event::Engine { lane, news: event }
             }
-            Message::EngineReport { lane, metrics, rates } => {
-                if let Some(handle) = self.lanes.get_mut(lane.index()) {
+            Message::EngineReport { source: EngineSource { lane, epoch }, metrics, rates } => {
+                let handle = self.lanes.get_mut(lane.index());
+                if let Some(handle) = handle.filter(|handle| handle.epoch == epoch) {
                     handle.last_report = Some((metrics, rates, Instant::now()));
                     self.metrics.engine_report(lane, &metrics);
                 }
                 return;
             }
-            Message::Learned { lane, card } => {
-                self.learn(lane, &card);
+            Message::Learned { source, card } => {
+                self.learn(source, *card);
+                return;
+            }
+            Message::Reconfigure { spec, reply } => {
+                let changes = self.reconfigure(*spec, now, effects);
+                // The caller finds the new view.
+                self.publish(now);
+                // Fails only if the caller does not want to know.
+                drop(reply.send(changes));
                 return;
             }
             Message::Hinted { lane, hint, duration } => {
@@ -140,25 +174,25 @@ impl Actor {
     /// Notes what an engine says about its model. It stays known while the lane is unloaded; what
     /// the next start of the engine says replaces it. A different context, other adapters or other
     /// endpoints make a new topology. What the operator wrote stays.
-    fn learn(&mut self, lane: LaneId, learned: &ModelCard) {
-        let Some(handle) = self.lanes.get(lane.index()) else { return };
-        let (max_context, endpoints, card) = &handle.configured;
-        let card = card.clone().completed(learned);
+    fn learn(&mut self, EngineSource { lane, epoch }: EngineSource, card: ModelCard) {
+        let handle = self.lanes.get_mut(lane.index());
+        let Some(handle) = handle.filter(|handle| handle.epoch == epoch) else { return };
+        handle.learn(card);
         let mut lanes = self.topology.lanes().to_vec();
-        if let Some(info) = lanes.get_mut(lane.index()) {
-            info.names.adapters = card.adapter_names();
-            // An engine that does not say it once has not changed it.
-            info.max_context = match max_context {
-                0 => card.context.unwrap_or(info.max_context),
-                _ => *max_context,
-            };
-            info.endpoints = endpoints.or(card.endpoints).unwrap_or(info.endpoints);
+        if let Some(info) = lanes.iter_mut().find(|info| info.id == lane) {
+            handle.complete(info);
         }
-        handle.status.send_modify(|status| status.card = card);
         if lanes != self.topology.lanes() {
-            let generation = self.topology.generation() + 1;
-            self.topology = Arc::new(Topology::new(generation, lanes));
+            self.set_topology(lanes);
         }
+    }
+
+    /// Makes a new generation of the topology.
+    fn set_topology(&mut self, lanes: Vec<LaneInfo>) {
+        let generation = self.topology.generation() + 1;
+        self.earlier.retain(|(_, usage)| usage.is_in_use());
+        self.earlier.push((self.topology.generation(), self.topology.usage()));
+        self.topology = Arc::new(Topology::with_ids(generation, lanes));
     }
 
     /// Returns the capacity of a lane's prefix cache in tokens, if the engine has reported it.
@@ -174,7 +208,8 @@ impl Actor {
 
     fn publish(&self, now: Duration) {
         let mut stats = self.dispatcher.stats(now);
-        for (stat, handle) in stats.iter_mut().zip(&self.lanes) {
+        for stat in &mut stats {
+            let Some(handle) = self.lanes.get(stat.id.index()) else { continue };
             if let Some(report) = &handle.last_report {
                 merge_engine_report(stat, report);
             }

@@ -1,5 +1,6 @@
 //! The handle to all lanes, and the tasks behind it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,26 +12,24 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
-use crate::actor::{Actor, LaneHandle};
+use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
 use crate::lease::Lease;
 use crate::memory::Machine;
-use crate::memory_admission::MemoryReservation;
-use crate::message::{EngineReporter, Message};
+use crate::message::Message;
 use crate::metrics::FleetMetrics;
 use crate::process::{StateDir, StateDirError, reap_orphans};
-use crate::spec::{FleetSpec, GroupSpec, LaneSpec};
+use crate::reconfigure::LaneChange;
+use crate::spec::{FleetSpec, LaneSpec};
 use crate::status::LaneStatus;
-use crate::supervisor::{Links, Shared, Supervisor};
-use crate::upstream::Upstream;
+use crate::supervisor::Shared;
 
 /// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     mailbox: UnboundedSender<Message>,
     view: watch::Receiver<Arc<FleetView>>,
-    pub(crate) statuses: Arc<[watch::Receiver<LaneStatus>]>,
+    pub(crate) statuses: watch::Receiver<Statuses>,
     prefixes: Arc<PrefixIndex>,
     tickets: Arc<AtomicU64>,
     started: Instant,
@@ -41,8 +40,8 @@ pub struct Fleet {
 #[derive(Debug)]
 pub struct FleetTasks {
     mailbox: UnboundedSender<Message>,
-    supervisors: JoinSet<()>,
-    // Declared after the supervisors, so that it is aborted after them.
+    pub(crate) supervisors: SupervisorTasks,
+    // Aborted after the supervisors.
     _actor: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -77,62 +76,61 @@ impl Fleet {
         let (mailbox, messages) = unbounded_channel();
         let started = Instant::now();
         let stop = CancellationToken::new();
-        let machine = Arc::new(Machine::new(&spec.machine));
-        let shared = Shared {
-            metrics: Arc::clone(metrics),
-            stop: stop.clone(),
-            state_dir,
-            secret_variables: spec.secret_variables.as_slice().into(),
-        };
-        let mut supervisors = JoinSet::new();
-        let (reaper_stop, reaper_dir) = (stop.clone(), shared.state_dir.clone());
+        let supervisors = SupervisorTasks::default();
+        let (reaper_stop, reaper_dir) = (stop.clone(), state_dir.clone());
         supervisors.spawn(async move {
             let ended = reaper_stop.run_until_cancelled(reap_orphans(reaper_dir)).await;
             if let Some(Err(error)) = ended {
                 tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
             }
         });
-        let mut handles = Vec::new();
-        let mut statuses = Vec::new();
-        for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
-            let driver = Arc::clone(&lane.engine.0);
-            let upstream = Arc::new(Upstream::new(lane.timeouts, lane.slots, &*driver));
-            let (status, status_receiver) = watch::channel(LaneStatus {
-                name: lane.name.clone(),
-                card: lane.engine.card(),
-                ..LaneStatus::default()
-            });
-            statuses.push(status_receiver);
-            let (command_sender, commands) = unbounded_channel();
-            let can_abort = spec.rules.drain_timeout.is_some();
-            handles.push(LaneHandle::new(lane, &upstream, command_sender, &status, can_abort));
-            let reporter = EngineReporter::new(info.id, mailbox.clone());
-            let links = Links { upstream, reporter, commands, status };
-            let group = lane.group.and_then(|group| spec.groups.get(group));
-            let reservation = group.and_then(|group| reservation(group, lane, &machine));
-            // At the error level, because a log filter that drops the span would also drop the
-            // lane from the warnings and errors inside.
-            let span = tracing::error_span!("lane", lane = lane.name, driver = driver.info().key);
-            let supervisor =
-                Supervisor::new(info.id, lane, driver, links, shared.clone(), reservation);
-            supervisors.spawn(supervisor.run().instrument(span));
-        }
+        let mut factory = LaneFactory {
+            mailbox: mailbox.clone(),
+            shared: Shared {
+                metrics: Arc::clone(metrics),
+                stop: stop.clone(),
+                state_dir,
+                secret_variables: spec.secret_variables.as_slice().into(),
+            },
+            machine: Arc::new(Machine::new(&spec.machine)),
+            supervisors: supervisors.clone(),
+            epochs: 0,
+        };
+        let lanes = topology.lanes().iter().zip(&spec.lanes);
+        let lanes = lanes.map(|(info, lane)| factory.start(info.id, lane, spec)).collect();
         let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
+        let (statuses_sender, statuses) = watch::channel(Statuses::default());
         let actor = Actor {
             dispatcher: dispatcher(spec),
             prefixes: Arc::clone(&prefixes),
             topology,
-            lanes: handles,
+            earlier: Vec::new(),
+            lanes,
+            unsettled: Vec::new(),
+            spec: spec.clone(),
+            factory,
+            statuses: statuses_sender,
             started,
             mailbox: mailbox.clone(),
             view: view_sender,
             metrics: Arc::clone(metrics),
         };
+        actor.publish_statuses();
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
-        let statuses = statuses.into();
         (Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks)
+    }
+
+    /// Takes up another configuration of lanes, groups and rules, at once and as a whole. Returns
+    /// what has changed when the new topology is published; engines restart and end after that.
+    /// Requests in flight finish as they were granted. The configuration has to be valid; its state
+    /// directory, its watchdog and its machine are ignored.
+    pub async fn reconfigure(&self, new: FleetSpec) -> BTreeMap<String, LaneChange> {
+        let (reply, response) = oneshot::channel();
+        // Fails only if the actor has ended: nothing changes then.
+        self.mailbox.send(Message::Reconfigure { spec: Box::new(new), reply }).ok();
+        response.await.unwrap_or_default()
     }
 
     /// Returns the current state of the lanes.
@@ -156,9 +154,9 @@ impl Fleet {
         }
     }
 
-    /// Returns the status of each lane, in the order of their ids.
+    /// Returns the status of each lane, in the order of their ids, which may have gaps.
     pub fn status(&self) -> Vec<LaneStatus> {
-        self.statuses.iter().map(|status| status.borrow().clone()).collect()
+        self.statuses.borrow().iter().map(|status| status.borrow().clone()).collect()
     }
 
     /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;
@@ -189,11 +187,18 @@ impl Fleet {
 impl FleetTasks {
     /// Rejects all queued requests, stops all engines concurrently, and returns when none of their
     /// processes is left. In-flight responses are aborted: drain first.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(self) {
         // Fails only if the actor has ended; no request is queued then.
         self.mailbox.send(Message::Close).ok();
         self.stop.cancel();
-        while self.supervisors.join_next().await.is_some() {}
+        self.supervisors.join_all().await;
+    }
+}
+
+impl Drop for FleetTasks {
+    fn drop(&mut self) {
+        // The actor has a handle to these tasks, too.
+        self.supervisors.abort_all();
     }
 }
 
@@ -209,22 +214,6 @@ impl Drop for CancelOnDrop<'_> {
             self.mailbox.send(Message::Cancelled(ticket)).ok();
         }
     }
-}
-
-/// Returns the memory that a lane's engine reserves, or `None` if its group's memory is not
-/// measured.
-fn reservation(
-    group: &GroupSpec,
-    lane: &LaneSpec,
-    machine: &Arc<Machine>,
-) -> Option<MemoryReservation> {
-    group.pool.map(|pool| MemoryReservation {
-        machine: Arc::clone(machine),
-        pool,
-        need: lane.need,
-        asleep: lane.asleep,
-        timeout: group.free_timeout,
-    })
 }
 
 fn dispatcher(spec: &FleetSpec) -> Dispatcher {

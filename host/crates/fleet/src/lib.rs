@@ -20,6 +20,7 @@ mod fetch;
 mod fleet;
 mod footprint;
 mod health;
+mod lane_config;
 mod launch;
 mod learning;
 mod lease;
@@ -68,6 +69,8 @@ pub use self::upstream::{EngineBody, EngineError};
 
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod reconfigure_tests;
 #[cfg(test)]
 mod span_tests;
 #[cfg(test)]

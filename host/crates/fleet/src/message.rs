@@ -14,8 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Target;
+use crate::lane_config::LaneConfig;
 use crate::model_card::ModelCard;
+use crate::reconfigure::LaneChange;
 use crate::scrape::{EngineMetrics, Rates};
+use crate::spec::FleetSpec;
 use crate::upstream::Upstream;
 
 /// A message to the actor. The mailbox is unbounded: every message belongs to a request or to an
@@ -26,18 +29,28 @@ pub(crate) enum Message {
     SlotRequest { request: Enqueue, reply: GrantSender },
     Cancelled(Ticket),
     Released { lane: LaneId, generation: Generation, flow: FlowId, report: Report },
-    Engine { lane: LaneId, event: EngineEvent, target: Option<Arc<Target>> },
-    EngineReport { lane: LaneId, metrics: EngineMetrics, rates: Rates },
-    Learned { lane: LaneId, card: Box<ModelCard> },
+    Engine { source: EngineSource, event: EngineEvent, target: Option<Arc<Target>> },
+    EngineReport { source: EngineSource, metrics: EngineMetrics, rates: Rates },
+    Learned { source: EngineSource, card: Box<ModelCard> },
     Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
+    Reconfigure { spec: Box<FleetSpec>, reply: oneshot::Sender<BTreeMap<String, LaneChange>> },
     Close,
+}
+
+/// The supervisor that a message comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EngineSource {
+    pub(crate) lane: LaneId,
+    /// Distinguishes the supervisors that a lane has had, and those of earlier lanes with the same
+    /// id. What comes from an earlier one is too late.
+    pub(crate) epoch: u64,
 }
 
 /// The channel on which a request gets its result.
 pub(crate) type GrantSender = oneshot::Sender<Result<Grant, AcquireError>>;
 
 /// A command of the dispatcher to the supervisor of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum SupervisorCommand {
     /// Start the engine, or wake it up.
     Load,
@@ -46,6 +59,8 @@ pub(crate) enum SupervisorCommand {
         /// Stop the engine even if it could sleep.
         fully: bool,
     },
+    /// Apply settings with which the running engine can go on.
+    Configure(Box<LaneConfig>),
 }
 
 /// A granted slot, and what a request needs to use it.
@@ -117,13 +132,13 @@ impl Drop for Slot {
 /// Reports what happens to the engine of one lane.
 #[derive(Debug, Clone)]
 pub(crate) struct EngineReporter {
-    lane: LaneId,
+    source: EngineSource,
     mailbox: UnboundedSender<Message>,
 }
 
 impl EngineReporter {
-    pub(crate) fn new(lane: LaneId, mailbox: UnboundedSender<Message>) -> Self {
-        Self { lane, mailbox }
+    pub(crate) fn new(source: EngineSource, mailbox: UnboundedSender<Message>) -> Self {
+        Self { source, mailbox }
     }
 
     /// Reports that the engine is ready to serve at `target`.
@@ -140,17 +155,17 @@ impl EngineReporter {
     pub(crate) fn learned(&self, card: ModelCard) {
         let card = Box::new(card);
         // Fails only if the actor has ended; the card is not needed then.
-        self.mailbox.send(Message::Learned { lane: self.lane, card }).ok();
+        self.mailbox.send(Message::Learned { source: self.source, card }).ok();
     }
 
     /// Reports the engine's own metrics.
     pub(crate) fn metrics(&self, metrics: EngineMetrics, rates: Rates) {
         // Fails only if the actor has ended; the metrics are not needed then.
-        self.mailbox.send(Message::EngineReport { lane: self.lane, metrics, rates }).ok();
+        self.mailbox.send(Message::EngineReport { source: self.source, metrics, rates }).ok();
     }
 
     fn send(&self, event: EngineEvent, target: Option<Arc<Target>>) {
         // Fails only if the actor has ended, which needs no events.
-        self.mailbox.send(Message::Engine { lane: self.lane, event, target }).ok();
+        self.mailbox.send(Message::Engine { source: self.source, event, target }).ok();
     }
 }

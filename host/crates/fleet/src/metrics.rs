@@ -1,11 +1,14 @@
-//! The Prometheus metrics of the fleet.
+//! The Prometheus metrics of the fleet. The series of single lanes are added and removed with them
+//! (`metrics/lanes.rs`).
 
-use std::collections::BTreeMap;
+mod lanes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use pointsman_domain::dispatch::{AcquireError, SwitchReport};
 use pointsman_domain::{LaneId, LaneStat, LaneState};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -15,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
+use self::lanes::LaneGauges;
 use crate::scrape::EngineMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +89,7 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 #[derive(Debug)]
 struct LaneMetrics {
     name: String,
+    slots: Gauge,
     running: Gauge,
     queued: Gauge,
     waiting_in_engine: Gauge,
@@ -93,13 +98,17 @@ struct LaneMetrics {
     breaker: Gauge,
     /// Queue lengths of the priorities that have had a request.
     by_priority: Mutex<BTreeMap<i32, Gauge>>,
+    /// The reasons for which engines have ended.
+    exits: Mutex<BTreeSet<String>>,
     states: [(LaneState, Gauge); 6],
 }
 
 /// The metrics of all lanes.
 #[derive(Debug)]
 pub struct FleetMetrics {
-    lanes: Vec<LaneMetrics>,
+    /// By id; `None` for a lane that has been removed.
+    lanes: RwLock<Vec<Option<Arc<LaneMetrics>>>>,
+    gauges: LaneGauges,
     wait: Family<LanePriority, Histogram, WaitBuckets>,
     queued: Family<LanePriority, Gauge>,
     rejected: Family<Reason, Counter>,
@@ -118,61 +127,17 @@ impl FleetMetrics {
     /// Registers the metrics of lanes with these names and numbers of slots, in the order of their
     /// ids.
     pub fn register(registry: &mut Registry, lanes: &[(String, u32)]) -> Arc<Self> {
-        let slots: Family<Lane, Gauge> =
-            add(registry, "pointsman_lane_slots", "Maximum number of concurrent requests");
-        let running: Family<Lane, Gauge> =
-            add(registry, "pointsman_lane_running", "Requests that hold a slot");
-        let queued: Family<Lane, Gauge> =
-            add(registry, "pointsman_lane_queued", "Requests queued for the lane");
-        let waiting_in_engine: Family<Lane, Gauge> =
-            add(registry, "pointsman_engine_waiting", "Requests queued inside the engine");
-        let kv_used: Family<Lane, FloatGauge> = add(
-            registry,
-            "pointsman_engine_kv_used_ratio",
-            "Used part of the key-value cache, from 0 to 1",
-        );
-        let ready_in: Family<Lane, FloatGauge> = add(
-            registry,
-            "pointsman_lane_ready_in_seconds",
-            "Estimated time until the lane is ready",
-        );
-        let breaker: Family<Lane, Gauge> = add(
-            registry,
-            "pointsman_lane_breaker_open",
-            "1 while the circuit breaker of the lane is open",
-        );
-        let states: Family<LaneInState, Gauge> = add(
-            registry,
-            "pointsman_lane_state",
-            "1 for the current state of the lane, 0 for the others",
-        );
         let metrics = Self::new(registry);
-        let lane_metrics = |(name, count): &(String, u32)| {
-            let lane = Lane { lane: name.clone() };
-            slots.get_or_create(&lane).set(i64::from(*count));
-            let in_state = |state: LaneState| {
-                let labels = LaneInState { lane: name.clone(), state: state.label() };
-                (state, states.get_or_create_owned(&labels))
-            };
-            use LaneState::{Degraded, Down, Draining, Ready, Starting, Unloaded};
-            LaneMetrics {
-                name: name.clone(),
-                running: running.get_or_create_owned(&lane),
-                queued: queued.get_or_create_owned(&lane),
-                waiting_in_engine: waiting_in_engine.get_or_create_owned(&lane),
-                kv_used: kv_used.get_or_create_owned(&lane),
-                ready_in: ready_in.get_or_create_owned(&lane),
-                breaker: breaker.get_or_create_owned(&lane),
-                by_priority: Mutex::default(),
-                states: [Unloaded, Starting, Ready, Degraded, Draining, Down].map(in_state),
-            }
-        };
-        Arc::new(Self { lanes: lanes.iter().map(lane_metrics).collect(), ..metrics })
+        for (id, (name, slots)) in (0..).map(LaneId).zip(lanes) {
+            metrics.add_lane(id, name, *slots);
+        }
+        Arc::new(metrics)
     }
 
     fn new(registry: &mut Registry) -> Self {
         Self {
-            lanes: Vec::new(),
+            lanes: RwLock::default(),
+            gauges: LaneGauges::register(registry),
             wait: register(
                 registry,
                 "pointsman_queue_wait_seconds",
@@ -214,7 +179,7 @@ impl FleetMetrics {
 
     /// Records a granted request and its time in the queue.
     pub(crate) fn granted(&self, lane: LaneId, priority: i32, waited: Duration) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
+        if let Some(lane) = self.lane(lane) {
             let labels =
                 LanePriority { lane: lane.name.clone(), priority: priority_label(priority) };
             self.wait.get_or_create(&labels).observe(waited.as_secs_f64());
@@ -245,7 +210,8 @@ impl FleetMetrics {
         by_priority: &dyn Fn(LaneId) -> Vec<(i32, usize)>,
         memory: &dyn Fn(&LaneStat) -> Option<(u64, u64)>,
     ) {
-        for (lane, stat) in self.lanes.iter().zip(stats) {
+        for stat in stats {
+            let Some(lane) = self.lane(stat.id) else { continue };
             // The lengths by priority are only computed if there may be a difference: this runs for
             // every batch of messages.
             let queue_changed = lane.queued.set(i64::from(stat.queued)) != i64::from(stat.queued)
@@ -264,7 +230,7 @@ impl FleetMetrics {
                     .set(i64::try_from(held.min(budget)).unwrap_or(i64::MAX));
             }
             if queue_changed {
-                self.set_queue_lengths(lane, &by_priority(stat.id));
+                self.set_queue_lengths(&lane, &by_priority(stat.id));
             }
         }
     }
@@ -296,7 +262,7 @@ impl FleetMetrics {
 
     /// Sets the gauges that come from the engine's own metrics.
     pub(crate) fn engine_report(&self, lane: LaneId, metrics: &EngineMetrics) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
+        if let Some(lane) = self.lane(lane) {
             lane.waiting_in_engine.set(i64::from(metrics.waiting.unwrap_or(0)));
             lane.kv_used.set(f64::from(metrics.kv_used.unwrap_or(0)) / 1000.0);
         }
@@ -304,7 +270,7 @@ impl FleetMetrics {
 
     /// Records a completed switch and its parts.
     pub(crate) fn switched(&self, report: &SwitchReport) {
-        let Some(lane) = self.lanes.get(report.target.index()) else { return };
+        let Some(lane) = self.lane(report.target) else { return };
         let label = |value| if value { "yes" } else { "no" };
         let kind = SwitchKind {
             lane: lane.name.clone(),
@@ -330,7 +296,7 @@ impl FleetMetrics {
     }
 
     fn switch_part(&self, lane: LaneId, part: &'static str, duration: Duration) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
+        if let Some(lane) = self.lane(lane) {
             let labels = SwitchPart { lane: lane.name.clone(), part };
             self.switch_parts.get_or_create(&labels).observe(duration.as_secs_f64());
         }
@@ -338,14 +304,15 @@ impl FleetMetrics {
 
     /// Counts a start of the engine.
     pub(crate) fn started(&self, lane: LaneId) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
+        if let Some(lane) = self.lane(lane) {
             self.starts.get_or_create(&Lane { lane: lane.name.clone() }).inc();
         }
     }
 
     /// Counts a failure of the engine.
     pub(crate) fn exited(&self, lane: LaneId, reason: &str) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
+        if let Some(lane) = self.lane(lane) {
+            lane.exits.lock().insert(reason.to_owned());
             self.exits
                 .get_or_create(&LaneReason { lane: lane.name.clone(), reason: reason.to_owned() })
                 .inc();

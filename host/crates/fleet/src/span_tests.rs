@@ -129,7 +129,7 @@ async fn engine_events_are_inside_the_lane_and_engine_spans() {
     let _default = tracing::subscriber::set_default(collector.clone());
     let (fleet, tasks) = start_lane(sleeping_engine(None, true), Residency::Always, 1, LIMITS);
     // The supervisor logs the start before it waits for anything else.
-    let mut status = fleet.statuses[0].clone();
+    let mut status = fleet.statuses.borrow()[0].clone();
     let started = status.wait_for(|status| status.pid.is_some());
     let started = tokio::time::timeout(Duration::from_secs(30), started).await.unwrap();
     let status = started.unwrap().clone();

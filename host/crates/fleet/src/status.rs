@@ -1,13 +1,15 @@
 //! The status of a lane.
 
 use pointsman_domain::dispatch::Problem;
-use pointsman_domain::{EngineState, LaneState};
+use pointsman_domain::{EngineState, LaneId, LaneState};
 
 use crate::model_card::ModelCard;
 
 /// The status of a lane, as shown to operators.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LaneStatus {
+    /// The id of the lane.
+    pub lane: LaneId,
     /// The name of the lane.
     pub name: String,
     /// The state of the lane.
@@ -32,4 +34,11 @@ pub struct LaneStatus {
     pub kv_tokens: Option<u64>,
     /// What is known of the model; kept while the lane is unloaded.
     pub card: ModelCard,
+}
+
+impl LaneStatus {
+    /// Returns the status of a lane among those of all.
+    pub fn find(statuses: &[Self], lane: LaneId) -> Option<&Self> {
+        statuses.iter().find(|status| status.lane == lane)
+    }
 }

@@ -9,6 +9,7 @@
 //!      └── LoadFailed ┴─────────┘            └─ Lost           └─> asleep ─Load─> wake ─> serve
 //! ```
 
+mod configure;
 mod ending;
 mod start;
 
@@ -27,6 +28,7 @@ use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::Canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::health::{HealthEvent, HealthMonitor, ServingEngine};
+use crate::lane_config::LaneConfig;
 use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
 use crate::message::{EngineReporter, SupervisorCommand};
@@ -34,7 +36,7 @@ use crate::metrics::FleetMetrics;
 use crate::probing::watch_external;
 use crate::process::{Process, StateDir};
 use crate::sleeping::{Sleeper, UpstreamApi};
-use crate::spec::{LaneSpec, Liveness};
+use crate::spec::Liveness;
 use crate::status::LaneStatus;
 use crate::upstream::Upstream;
 
@@ -96,27 +98,25 @@ enum Outcome {
 }
 
 impl Supervisor {
-    /// Creates the supervisor of a lane. The memory of a lane without a `reservation` is not
-    /// measured.
+    /// Creates the supervisor of a lane.
     pub(crate) fn new(
         lane: LaneId,
-        spec: &LaneSpec,
-        driver: Arc<dyn Driver>,
+        name: &str,
+        config: LaneConfig,
         links: Links,
         shared: Shared,
-        reservation: Option<MemoryReservation>,
     ) -> Self {
         Self {
             lane,
-            name: spec.name.clone(),
-            slots: spec.slots,
-            models: spec.engine_model.iter().chain(&spec.models).cloned().collect(),
-            driver,
+            name: name.to_owned(),
+            slots: config.slots,
+            models: config.models,
+            driver: config.driver,
             links,
             shared,
-            reservation,
-            liveness: spec.liveness,
-            probe_interval: spec.engine.probe_interval(),
+            reservation: config.reservation,
+            liveness: config.liveness,
+            probe_interval: config.probe_interval,
             sleep_disabled: false,
             canary_baseline: None,
         }
@@ -136,9 +136,13 @@ impl Supervisor {
     /// Carries out the commands of the dispatcher, one after the other.
     async fn handle_commands(&mut self, spec: &ProcessSpec) {
         let mut asleep: Option<Engine> = None;
+        let first = spec;
         loop {
+            // It may have changed.
+            let spec = &self.driver.run().unwrap_or(first).clone();
             let command = match &mut asleep {
                 None => tokio::select! {
+                    biased;
                     () = self.shared.stop.cancelled() => return,
                     command = self.links.commands.recv() => command,
                 },
@@ -170,6 +174,9 @@ impl Supervisor {
                         self.stop_asleep(engine, spec).await;
                     }
                     self.links.reporter.event(EngineEvent::Stopped { asleep: false });
+                }
+                Some(SupervisorCommand::Configure(config)) => {
+                    self.configure(*config);
                 }
                 None => {
                     if let Some(engine) = asleep.take() {
@@ -218,6 +225,7 @@ impl Supervisor {
 
     /// Serves until the engine ends, hangs or has to be unloaded.
     async fn serve(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
+        let mut spec = spec.clone();
         engine.log.ready();
         let mut monitor = HealthMonitor::new(self.serving(&engine));
         self.links.reporter.ready(&engine.target);
@@ -227,7 +235,7 @@ impl Supervisor {
                 // A stop of the host comes first; health is the least urgent.
                 biased;
                 () = self.shared.stop.cancelled() => {
-                    self.stop(engine, spec).await;
+                    self.stop(engine, &spec).await;
                     return Outcome::HostStopping;
                 }
                 ended = engine.process.ended() => {
@@ -236,7 +244,14 @@ impl Supervisor {
                 }
                 command = self.links.commands.recv() => match command {
                     Some(SupervisorCommand::Unload { fully }) => {
-                        return self.unload(engine, spec, fully).await;
+                        return self.unload(engine, &spec, fully).await;
+                    }
+                    Some(SupervisorCommand::Configure(config)) => {
+                        if self.configure(*config) {
+                            monitor = HealthMonitor::new(self.serving(&engine));
+                        }
+                        spec = self.driver.run().cloned().unwrap_or(spec);
+                        continue;
                     }
                     Some(SupervisorCommand::Load) | None => continue,
                 },

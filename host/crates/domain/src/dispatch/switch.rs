@@ -3,6 +3,8 @@
 //! After every event, the group that the event concerns is balanced:
 //!
 //! ```text
+//!   0. Leave        unload lanes that were removed, restarted, or exceed the budget
+//!                   (`dispatch/leaving.rs`)
 //!   1. Serve        grant the free slots of every loaded lane to the requests waiting for it
 //!   2. Advance      the switch in progress:
 //!                     2.1 its target is no longer in demand: keep the victims still draining
@@ -67,7 +69,7 @@ pub(super) struct Switch {
 }
 
 impl Dispatcher {
-    /// Runs steps 1 to 4 for one group.
+    /// Runs steps 0 to 4 for one group.
     pub(super) fn balance(&mut self, group: usize, now: Duration, effects: &mut Vec<Effect>) {
         let mut wake = WakeTime::default();
         let changed = self.advance_leaving(group, now, effects);

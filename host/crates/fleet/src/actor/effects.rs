@@ -74,7 +74,7 @@ impl Actor {
         }
     }
 
-    fn command(&self, lane: LaneId, command: SupervisorCommand) {
+    pub(super) fn command(&self, lane: LaneId, command: SupervisorCommand) {
         if let Some(handle) = self.lanes.get(lane.index()) {
             tracing::debug!(lane = &*handle.name, ?command, "commanding supervisor");
             // Fails only if the supervisor has ended, which happens only when the host stops.
@@ -82,11 +82,15 @@ impl Actor {
         }
     }
 
-    fn grant(&self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
-        let handle = self.lanes.get(lane.index())?;
+    fn grant(&mut self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
+        let Some((handle, target)) =
+            self.lanes.get(lane.index()).and_then(|handle| Some((handle, handle.target.clone()?)))
+        else {
+            self.dispatcher.forget_lease(lane);
+            return None;
+        };
         Some(Grant {
-            // First, because a slot that is dropped is released.
-            target: handle.target.clone()?,
+            target,
             slot: Slot::new(lane, lease, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),

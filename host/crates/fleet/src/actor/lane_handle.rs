@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use pointsman_domain::{EndpointSet, Trigger};
+use pointsman_domain::{EndpointSet, LaneInfo, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,10 +25,16 @@ pub(crate) struct LaneHandle {
     pub(super) engine_model: Option<Arc<str>>,
     /// The maximum sequence length, the endpoints and the card of the configuration.
     pub(super) configured: (u32, Option<EndpointSet>, ModelCard),
+    /// What the engine has said about its model.
+    pub(super) learned: Option<ModelCard>,
     pub(super) fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
     pub(super) stream_usage: bool,
     pub(super) upstream: Arc<Upstream>,
     pub(super) commands: UnboundedSender<SupervisorCommand>,
+    /// The number of the supervisor.
+    pub(super) epoch: u64,
+    /// Cancelled to end the supervisor.
+    pub(super) stop: CancellationToken,
     pub(super) status: watch::Sender<LaneStatus>,
     pub(super) target: Option<Arc<Target>>,
     /// Cancelled to abort the leases of the current generation; `None` without a drain timeout.
@@ -36,30 +43,94 @@ pub(crate) struct LaneHandle {
     pub(super) last_report: Option<(EngineMetrics, Rates, Instant)>,
     /// The next first byte is the first one after a switch.
     pub(super) first_after_switch: bool,
+    /// Gets another supervisor once its engine has been unloaded.
+    pub(super) restarts: bool,
+    /// The last generation of the topology that had the lane, which was removed then.
+    pub(super) last_topology: Option<u64>,
 }
 
 impl LaneHandle {
-    /// Creates the handle of a lane. Its leases can be aborted if `can_abort`.
-    pub(crate) fn new(
+    /// Creates the handle of a lane. Its leases can be aborted if there is a drain timeout.
+    pub(super) fn new(
         lane: &LaneSpec,
-        upstream: &Arc<Upstream>,
         commands: UnboundedSender<SupervisorCommand>,
-        status: &watch::Sender<LaneStatus>,
-        can_abort: bool,
+        status: watch::Sender<LaneStatus>,
+        drain_timeout: Option<Duration>,
     ) -> Self {
         Self {
             name: lane.name.as_str().into(),
             engine_model: lane.engine_model.as_deref().map(Arc::from),
             configured: (lane.max_context, lane.endpoints, lane.engine.card()),
+            learned: None,
             fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
             stream_usage: lane.stream_usage,
-            upstream: Arc::clone(upstream),
+            upstream: upstream(lane),
             commands,
-            status: status.clone(),
+            epoch: 0,
+            stop: CancellationToken::new(),
+            status,
             target: None,
-            abort: can_abort.then(CancellationToken::new),
+            abort: drain_timeout.map(|_| CancellationToken::new()),
             last_report: None,
             first_after_switch: false,
+            restarts: false,
+            last_topology: None,
         }
     }
+
+    /// Applies what later leases get of a new configuration. Connections are only made anew if they
+    /// have other settings.
+    pub(super) fn configure(&mut self, before: &LaneSpec, lane: &LaneSpec) {
+        self.engine_model = lane.engine_model.as_deref().map(Arc::from);
+        self.configured = (lane.max_context, lane.endpoints, lane.engine.card());
+        if *self.fallback_statuses != lane.fallback_statuses {
+            self.fallback_statuses = Arc::new(lane.fallback_statuses.clone());
+        }
+        self.stream_usage = lane.stream_usage;
+        let has_same_connections = before.timeouts == lane.timeouts
+            && before.slots == lane.slots
+            && before.engine.0.equals(&*lane.engine.0);
+        if !has_same_connections {
+            self.upstream = upstream(lane);
+        }
+    }
+
+    /// Allows to abort the leases of the current generation, or no longer. Leases that have been
+    /// granted keep what they have.
+    pub(super) fn set_drain_timeout(&mut self, drain_timeout: Option<Duration>) {
+        if self.abort.is_some() != drain_timeout.is_some() {
+            self.abort = drain_timeout.map(|_| CancellationToken::new());
+        }
+    }
+
+    /// Adds what the engine has said about its model to what policies see. What the operator wrote
+    /// stays.
+    pub(super) fn complete(&self, info: &mut LaneInfo) {
+        let (max_context, endpoints, mut card) = self.configured.clone();
+        if let Some(learned) = &self.learned {
+            card = card.completed(learned);
+            info.names.adapters = card.adapter_names();
+            info.max_context = match max_context {
+                0 => card.context.unwrap_or(info.max_context),
+                _ => max_context,
+            };
+            info.endpoints = endpoints.or(card.endpoints).unwrap_or(info.endpoints);
+        }
+        self.status.send_modify(|status| status.card = card);
+    }
+
+    /// Notes what a ready engine says about its model. An engine that does not say its context or
+    /// its endpoints once has not changed them.
+    pub(super) fn learn(&mut self, mut learned: ModelCard) {
+        if let Some(before) = &self.learned {
+            learned.context = learned.context.or(before.context);
+            learned.endpoints = learned.endpoints.or(before.endpoints);
+        }
+        self.learned = Some(learned);
+    }
+}
+
+/// Returns new connections to the engine of a lane.
+fn upstream(lane: &LaneSpec) -> Arc<Upstream> {
+    Arc::new(Upstream::new(lane.timeouts, lane.slots, &*lane.engine.0))
 }

@@ -1,16 +1,18 @@
 //! The start of an engine: memory admission, process, readiness.
 
 use std::io;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::Problem;
+use pointsman_domain::dispatch::{EngineEvent, Problem};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
+use super::configure::abandoned;
 use super::ending::Failure;
 use super::{Engine, Outcome, Supervisor};
-use crate::driver::Target;
+use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::failures::{FailureKind, without_secrets};
@@ -19,6 +21,7 @@ use crate::learning::learn;
 use crate::loading::LoadLog;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Process, ProcessObserver, free_port};
+use crate::upstream::Upstream;
 
 /// The interval between readiness probes of an engine that is loading.
 const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
@@ -59,14 +62,35 @@ impl StartError {
     }
 }
 
+/// How the start of an engine ended.
+enum Start {
+    Ready,
+    Ended(io::Result<ExitStatus>),
+    TimedOut,
+    /// The lane was removed meanwhile, or has to be loaded in another way.
+    Abandoned,
+    HostStops,
+}
+
 impl Supervisor {
     /// Loads the engine, and serves until it ends.
     pub(super) async fn load(&mut self, spec: &ProcessSpec) -> Outcome {
-        let stop = self.shared.stop.clone();
-        if let Some(reservation) = &self.reservation {
-            let admitted = reservation.admit(reservation.need, &self.links.status);
-            match stop.run_until_cancelled(admitted).await {
-                None => return Outcome::HostStopping,
+        if let Some(reservation) = self.reservation.clone() {
+            let mut configs = Vec::new();
+            let admitted = tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => return Outcome::HostStopping,
+                () = abandoned(&mut self.links.commands, &mut configs) => None,
+                admitted = reservation.admit(reservation.need, &self.links.status) => {
+                    Some(admitted)
+                }
+            };
+            self.configure_all(configs);
+            match admitted {
+                None => {
+                    self.links.reporter.event(EngineEvent::Stopped { asleep: false });
+                    return Outcome::Ended;
+                }
                 Some(Ok(waited)) => self.shared.metrics.freed(self.lane, waited),
                 Some(Err(error)) => {
                     let kind = FailureKind::with_code("memory_not_free");
@@ -122,24 +146,35 @@ impl Supervisor {
     async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         let begun = Instant::now();
         let observer = spec.check_listener.then(|| engine.process.observer());
-        let until_ready = self.until_ready(&engine.target, engine.port, observer);
-        let ready = tokio::select! {
-            () = self.shared.stop.cancelled() => None,
-            ended = engine.process.ended() => Some(Err(ended)),
-            ready = tokio::time::timeout(spec.start_timeout, until_ready) => {
-                Some(Ok(ready))
-            }
+        let mut configs = Vec::new();
+        let driver = Arc::clone(&self.driver);
+        let (upstream, target) = (Arc::clone(&self.links.upstream), Arc::clone(&engine.target));
+        let ready = until_ready(&*driver, &upstream, &target, engine.port, observer);
+        let result = tokio::select! {
+            () = self.shared.stop.cancelled() => Start::HostStops,
+            () = abandoned(&mut self.links.commands, &mut configs) => Start::Abandoned,
+            ended = engine.process.ended() => Start::Ended(ended),
+            ready = tokio::time::timeout(spec.start_timeout, ready) => match ready {
+                Ok(()) => Start::Ready,
+                Err(_) => Start::TimedOut,
+            },
         };
-        match ready {
-            None => {
+        self.configure_all(configs);
+        match result {
+            Start::HostStops => {
                 self.stop(engine, spec).await;
                 Outcome::HostStopping
             }
-            Some(Err(ended)) => {
+            Start::Abandoned => {
+                self.stop(engine, spec).await;
+                self.links.reporter.event(EngineEvent::Stopped { asleep: false });
+                Outcome::Ended
+            }
+            Start::Ended(ended) => {
                 let Failure { problem, reason } = self.clean_up(engine, ended, false).await;
                 self.load_failed(problem, &reason)
             }
-            Some(Ok(Err(_))) => {
+            Start::TimedOut => {
                 let timeout = spec.start_timeout.as_secs_f32();
                 let progress = engine
                     .log
@@ -154,12 +189,13 @@ impl Supervisor {
                 let problem = FailureKind::with_code("start_timeout").problem_because(&what);
                 self.load_failed(problem.with_log(cause.unwrap_or_default()), "start-timeout")
             }
-            Some(Ok(Ok(()))) => {
+            Start::Ready => {
                 let after_s = begun.elapsed().as_secs_f32();
                 tracing::info!(event = "engine_ready", after_s, "engine is ready");
                 self.learn(&engine.target).await;
                 self.record_canary(&engine).await;
-                self.serve(engine, spec).await
+                let spec = self.driver.run().unwrap_or(spec).clone();
+                self.serve(engine, &spec).await
             }
         }
     }
@@ -186,37 +222,41 @@ impl Supervisor {
             Err(error) => self.disable_sleep(&error),
         }
     }
+}
 
-    /// Waits until the engine is ready to serve requests. Nothing is sent to the port before the
-    /// `observer` has found the engine's own processes listening on it.
-    async fn until_ready(&self, target: &Target, port: u16, observer: Option<ProcessObserver>) {
-        let mut unverified = observer;
-        let mut warned = false;
-        loop {
-            if let Some(observer) = &unverified
-                && is_bound(port).await
-            {
-                let listens = observer.listens_on(port).await;
-                if listens == Some(false) && !warned {
-                    warned = true;
-                    tracing::warn!(
-                        event = "foreign_listener",
-                        port,
-                        "another process listens on the engine's port; waiting for the engine \
-                         (`check-listener = false` for an engine in a container)"
-                    );
-                }
-                if listens != Some(false) {
-                    unverified = None;
-                }
+/// Waits until the engine is ready to serve requests. Nothing is sent to the port before the
+/// `observer` has found the engine's own processes listening on it.
+async fn until_ready(
+    driver: &dyn Driver,
+    upstream: &Upstream,
+    target: &Target,
+    port: u16,
+    observer: Option<ProcessObserver>,
+) {
+    let mut unverified = observer;
+    let mut warned = false;
+    loop {
+        if let Some(observer) = &unverified
+            && is_bound(port).await
+        {
+            let listens = observer.listens_on(port).await;
+            if listens == Some(false) && !warned {
+                warned = true;
+                tracing::warn!(
+                    event = "foreign_listener",
+                    port,
+                    "another process listens on the engine's port; waiting for the engine \
+                     (`check-listener = false` for an engine in a container)"
+                );
             }
-            if unverified.is_none()
-                && probe(&*self.driver, &self.links.upstream, target).await.is_ok()
-            {
-                return;
+            if listens != Some(false) {
+                unverified = None;
             }
-            tokio::time::sleep(LOADING_PROBE_INTERVAL).await;
         }
+        if unverified.is_none() && probe(driver, upstream, target).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(LOADING_PROBE_INTERVAL).await;
     }
 }
 
