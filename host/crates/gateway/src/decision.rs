@@ -12,7 +12,7 @@ use pointsman_domain::{
     Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason, Plan,
     RequestView as _, Serving, SlotRequest,
 };
-use pointsman_fleet::Fleet;
+use pointsman_fleet::{Fleet, LaneStatus};
 use pointsman_openai::{
     BodyKind, EndpointShape, ErrorForm, Head, Hold, LoadRequest, ModelNames, Request,
 };
@@ -293,7 +293,7 @@ fn down_lanes(merged: &Merged, view: &FleetView, fleet: &Fleet) -> Vec<DownLane>
     down.filter(|stat| !stat.state.can_serve())
         .map(|stat| DownLane {
             name: view.topology.name(stat.id).to_owned(),
-            problem: statuses.get(stat.id.index()).and_then(|status| status.problem.clone()),
+            problem: LaneStatus::find(&statuses, stat.id).and_then(|status| status.problem.clone()),
             retry_in: Duration::from_millis(stat.ready_in_ms.into()),
         })
         .collect()

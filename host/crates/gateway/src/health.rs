@@ -18,6 +18,7 @@ use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use pointsman_domain::dispatch::again;
 use pointsman_domain::{FleetView, LaneStat, LaneState};
+use pointsman_fleet::LaneStatus;
 use serde_json::json;
 
 use crate::error::RouteError;
@@ -104,7 +105,8 @@ fn describe(host: &StatusSources, view: &FleetView, lanes: &[LaneStat]) -> Strin
     let describe = |stat: &LaneStat| {
         let name = view.topology.name(stat.id);
         let ready_in = Duration::from_millis(stat.ready_in_ms.into());
-        let problem = statuses.get(stat.id.index()).and_then(|status| status.problem.as_ref());
+        let problem =
+            LaneStatus::find(&statuses, stat.id).and_then(|status| status.problem.as_ref());
         match (stat.state, problem) {
             (LaneState::Starting, _) => {
                 format!("{name} is loading, about {} s left", whole_seconds(ready_in))

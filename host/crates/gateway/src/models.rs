@@ -266,7 +266,7 @@ impl Catalog {
     }
 
     fn card(&self, lane: LaneId) -> Option<&ModelCard> {
-        self.statuses.get(lane.index()).map(|status| &status.card)
+        LaneStatus::find(&self.statuses, lane).map(|status| &status.card)
     }
 
     /// Returns the state of the lane that is nearest to serving.

@@ -56,7 +56,7 @@ pub(super) async fn loaded(State(pipeline): State<Arc<Pipeline>>, request: Reque
         let name = lane.models.iter().find(|name| catalog.allows(name));
         let entry = catalog.entry(name.unwrap_or(&lane.name))?;
         let mut card = card(&catalog, &entry);
-        let status = catalog.statuses.get(lane.id.index());
+        let status = LaneStatus::find(&catalog.statuses, lane.id);
         let memory = status.map_or(0, |status| weights(status) + status.kv_bytes.unwrap_or(0));
         card.insert("size".to_owned(), memory.into());
         card.insert("size_vram".to_owned(), memory.into());
@@ -158,7 +158,7 @@ fn lanes<'a>(
 
 /// Returns name, size and digest. The digest is that of the name: clients only compare it.
 fn card(catalog: &Catalog, entry: &ModelEntry<'_>) -> Map<String, Value> {
-    let status = |lane: &LaneInfo| catalog.statuses.get(lane.id.index()).map(weights);
+    let status = |lane: &LaneInfo| LaneStatus::find(&catalog.statuses, lane.id).map(weights);
     let size = lanes(catalog, entry).filter_map(status).max().unwrap_or(0);
     let digest = Sha256::digest(entry.id.as_bytes());
     let mut hex = String::with_capacity(64);
