@@ -26,7 +26,8 @@ fn next(code: Code) -> Option<Code> {
         Code::Conflict => Some(Code::Duplicate),
         Code::Duplicate => Some(Code::UnknownName),
         Code::UnknownName => Some(Code::Unavailable),
-        Code::Unavailable => Some(Code::OutOfMemory),
+        Code::Unavailable => Some(Code::CutOff),
+        Code::CutOff => Some(Code::OutOfMemory),
         Code::OutOfMemory => None,
     }
 }

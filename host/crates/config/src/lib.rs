@@ -5,6 +5,8 @@
 
 mod access;
 mod admin;
+mod difference;
+mod effects;
 mod folders;
 mod groups;
 mod keys;
@@ -31,6 +33,8 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::access::Access;
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
+pub use self::difference::{ChangeKind, KeyChange, differences};
+pub use self::effects::{EFFECTS, Effect, KeyGroup, effect_of, effects_table};
 pub use self::folders::default_cache;
 pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
@@ -188,6 +192,14 @@ impl Config {
     pub fn load_with_overrides(file: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
         Self::parse(&source, overrides, file).map_err(|errors| ConfigError::new(file, errors))
+    }
+
+    /// Validates the text of a file that has been read.
+    ///
+    /// # Errors
+    /// All errors in the text, in its order.
+    pub fn from_source(source: &str, file: &Path) -> Result<Self, ConfigError> {
+        Self::parse(source, &[], file).map_err(|errors| ConfigError::new(file, errors))
     }
 
     /// Reads the text of a file.

@@ -36,6 +36,8 @@ pub enum Code {
     UnknownName,
     /// A file, an environment variable or a program that the value names is missing or unusable.
     Unavailable,
+    /// The file ends early: it is the beginning of the one that is in force.
+    CutOff,
     /// The lane can never be loaded into its group's memory.
     OutOfMemory,
 }
@@ -55,6 +57,7 @@ impl Code {
             Self::Duplicate => "duplicate",
             Self::UnknownName => "unknown_name",
             Self::Unavailable => "unavailable",
+            Self::CutOff => "cut_off",
             Self::OutOfMemory => "out_of_memory",
         }
     }
