@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use pointsman_domain::{ChainInfo, FleetView, PlanLimits, Topology};
@@ -112,26 +112,60 @@ pub enum StartError {
 
 /// A handle that accepts records. Cloning is cheap.
 #[derive(Debug, Clone)]
-pub struct Recorder(Arc<Shared>);
+pub struct Recorder {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+}
 
+/// Which requests one configuration records, and how much of them.
 #[derive(Debug)]
-struct Shared {
-    queue: SyncSender<Message>,
-    /// Memory of the records in the queue, in bytes.
-    bytes: AtomicUsize,
-    closing: AtomicBool,
+struct Rules {
     sample: Sample,
     errors: bool,
     mode: Mode,
-    max_bytes: usize,
+    queue: QueueLimits,
+}
+
+/// What the handles and the thread share.
+#[derive(Debug)]
+struct Shared {
+    queue: Sender<Message>,
+    /// Number of the records in the queue, which its limit bounds.
+    records: AtomicUsize,
+    /// Memory of the records in the queue, in bytes.
+    bytes: AtomicUsize,
+    closing: AtomicBool,
     metrics: Arc<RecordMetrics>,
+}
+
+/// How one configuration has records written.
+#[derive(Debug)]
+struct Output {
+    redact: Redact,
+    host: String,
+    limits: PlanLimits,
+    files: Files,
+    max_batch: usize,
 }
 
 #[derive(Debug)]
 enum Message {
     Entry(Box<Entry>, usize),
+    /// Write what follows in another way.
+    Configure(Box<Output>),
     /// Check whether to stop.
     Wake,
+}
+
+/// Checks the settings, and creates the directory.
+fn prepare(settings: Settings) -> Result<(Rules, Output), StartError> {
+    let Settings { dir, mode, sample, errors, max_size, keep, queue, redact, host, limits } =
+        settings;
+    let files = Files::new(dir.clone(), max_size, keep)
+        .map_err(|source| StartError::CreateDir { path: dir, source })?;
+    let max_batch = usize::try_from(max_size).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES);
+    let output = Output { redact, host, limits, files, max_batch };
+    Ok((Rules { sample, errors, mode, queue }, output))
 }
 
 impl Recorder {
@@ -144,29 +178,18 @@ impl Recorder {
         settings: Settings,
         metrics: Arc<RecordMetrics>,
     ) -> Result<(Self, Writer), StartError> {
-        let Settings { dir, mode, sample, errors, max_size, keep, queue, redact, host, limits } =
-            settings;
-        let files = Files::new(dir.clone(), max_size, keep)
-            .map_err(|source| StartError::CreateDir { path: dir, source })?;
-        let (sender, receiver) = sync_channel(queue.records.max(1));
+        let (rules, output) = prepare(settings)?;
+        let (sender, receiver) = channel();
         let shared = Arc::new(Shared {
             queue: sender,
+            records: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
-            sample,
-            errors,
-            mode,
-            max_bytes: queue.bytes,
             metrics,
         });
-        let max_batch = usize::try_from(max_size).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            redact,
-            host,
-            limits,
-            files,
-            max_batch,
+            output,
             written: WrittenContext::default(),
             batch: Batch::default(),
             last_error_logged: None,
@@ -181,40 +204,39 @@ impl Recorder {
             .name("records".to_owned())
             .spawn(run)
             .map_err(StartError::SpawnThread)?;
-        Ok((Self(Arc::clone(&shared)), Writer { shared, finished }))
+        let recorder = Self { shared: Arc::clone(&shared), rules: Arc::new(rules) };
+        Ok((recorder, Writer { shared, finished }))
     }
 
     /// Returns whether a request is recorded.
     pub fn interest(&self, request_id: &str) -> Interest {
-        self.0.sample.interest(request_id, self.0.errors)
+        self.rules.sample.interest(request_id, self.rules.errors)
     }
 
     /// Returns how much of each request is recorded.
     pub fn mode(&self) -> Mode {
-        self.0.mode
+        self.rules.mode
     }
 
     /// Queues a record. Never blocks: a record that does not fit into the queue is dropped and
     /// counted.
     pub fn record(&self, entry: Entry) {
-        let shared = &*self.0;
+        let (shared, limits) = (&*self.shared, &self.rules.queue);
         let weight =
             entry.decision.weight() + entry.request.as_ref().map_or(0, |(bytes, _)| *bytes);
-        let before = shared.bytes.fetch_add(weight, Ordering::Relaxed);
-        let sent = if before.saturating_add(weight) > shared.max_bytes {
+        let bytes = shared.bytes.fetch_add(weight, Ordering::Relaxed).saturating_add(weight);
+        let records = shared.records.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let sent = if bytes > limits.bytes || records > limits.records.max(1) {
             Err(DropReason::Queue)
         } else if shared.closing.load(Ordering::Relaxed) {
             Err(DropReason::Stopped)
         } else {
-            shared.queue.try_send(Message::Entry(Box::new(entry), weight)).map_err(|error| {
-                match error {
-                    TrySendError::Full(_) => DropReason::Queue,
-                    TrySendError::Disconnected(_) => DropReason::Stopped,
-                }
-            })
+            let sent = shared.queue.send(Message::Entry(Box::new(entry), weight));
+            sent.map_err(|_| DropReason::Stopped)
         };
         if let Err(reason) = sent {
             shared.bytes.fetch_sub(weight, Ordering::Relaxed);
+            shared.records.fetch_sub(1, Ordering::Relaxed);
             shared.metrics.dropped(reason, 1);
         }
     }
@@ -228,12 +250,24 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Changes how records are written, from the next one on, and returns the handle that accepts
+    /// those of the new configuration. Handles of an earlier one still work.
+    ///
+    /// # Errors
+    /// If the directory cannot be created. Nothing has changed then.
+    pub fn reconfigure(&self, settings: Settings) -> Result<Recorder, StartError> {
+        let (rules, output) = prepare(settings)?;
+        // Fails only if the thread has ended.
+        self.shared.queue.send(Message::Configure(Box::new(output))).ok();
+        Ok(Recorder { shared: Arc::clone(&self.shared), rules: Arc::new(rules) })
+    }
+
     /// Stops accepting records and writes the queued ones. Blocks for at most `limit`; returns true
     /// if all queued records were handled.
     pub fn finish(self, limit: Duration) -> bool {
         self.shared.closing.store(true, Ordering::Relaxed);
-        // If the queue is full, the thread is awake anyway.
-        self.shared.queue.try_send(Message::Wake).ok();
+        // Fails only if the thread has ended.
+        self.shared.queue.send(Message::Wake).ok();
         !matches!(self.finished.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
     }
 }
@@ -264,11 +298,7 @@ struct WrittenContext {
 #[derive(Debug)]
 struct Worker {
     shared: Arc<Shared>,
-    redact: Redact,
-    host: String,
-    limits: PlanLimits,
-    files: Files,
-    max_batch: usize,
+    output: Output,
     /// Topologies and chains that need not be written again.
     written: WrittenContext,
     batch: Batch,
@@ -297,12 +327,17 @@ impl Worker {
     }
 
     fn take(&mut self, message: Message) {
-        let Message::Entry(entry, weight) = message else { return };
+        let (entry, weight) = match message {
+            Message::Entry(entry, weight) => (entry, weight),
+            Message::Configure(output) => return self.configure(*output),
+            Message::Wake => return,
+        };
         let Entry { mut decision, fleet, chain, request } = *entry;
         decision.fleet = fleet.stats().collect();
         decision.request = request.map(|(_, request)| request());
         self.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
-        self.redact.apply(&mut decision);
+        self.shared.records.fetch_sub(1, Ordering::Relaxed);
+        self.output.redact.apply(&mut decision);
         let mut line = Vec::new();
         if let Err(error) = write_line("decision", &decision, &mut line) {
             tracing::error!(error = %error, "failed to serialise a decision record");
@@ -310,11 +345,18 @@ impl Worker {
             self.shared.metrics.dropped(DropReason::Disk, 1);
             return;
         }
-        if self.batch.bytes + line.len() > self.max_batch {
+        if self.batch.bytes + line.len() > self.output.max_batch {
             self.flush();
         }
         self.batch.bytes += line.len();
         self.batch.lines.push(Line { topology: Arc::clone(&fleet.topology), chain, text: line });
+    }
+
+    /// Writes what was accepted before in the earlier way, and begins with another one.
+    fn configure(&mut self, output: Output) {
+        self.flush();
+        self.output = output;
+        self.written = WrittenContext::default();
     }
 
     fn flush(&mut self) {
@@ -338,7 +380,7 @@ impl Worker {
                 self.shared.metrics.dropped(DropReason::Disk, records);
                 if self.last_error_logged.is_none_or(|last| last.elapsed() >= ERROR_LOG_INTERVAL) {
                     self.last_error_logged = Some(Instant::now());
-                    let path = self.files.path();
+                    let path = self.output.files.path();
                     tracing::error!(
                         event = "records_dropped",
                         path = %path.display(),
@@ -351,7 +393,7 @@ impl Worker {
     }
 
     fn write(&mut self, batch: &Batch) -> io::Result<u64> {
-        if self.files.prepare(batch.bytes)? {
+        if self.output.files.prepare(batch.bytes)? {
             self.written = WrittenContext::default();
         }
         let mut text = Vec::with_capacity(batch.bytes);
@@ -359,10 +401,10 @@ impl Worker {
             let generation = topology.generation();
             if !self.written.topologies.contains(&generation) {
                 let record = TopologyRecord {
-                    host: self.host.clone(),
+                    host: self.output.host.clone(),
                     generation,
                     lanes: topology.lanes().to_vec(),
-                    limits: self.limits.clone(),
+                    limits: self.output.limits.clone(),
                 };
                 write_line("topology", &record, &mut text).map_err(io::Error::other)?;
                 self.written.topologies.push(generation);
@@ -371,13 +413,13 @@ impl Worker {
                 chain.as_ref().filter(|chain| !self.written.chains.contains(&chain.chain))
             {
                 let mut record = ChainInfo::clone(chain);
-                self.redact.apply_to_chain(&mut record);
+                self.output.redact.apply_to_chain(&mut record);
                 write_line("policies", &record, &mut text).map_err(io::Error::other)?;
                 self.written.chains.push(record.chain);
             }
             text.extend_from_slice(line);
         }
-        self.files.append(&text)?;
+        self.output.files.append(&text)?;
         Ok(text.len() as u64)
     }
 }

@@ -133,6 +133,32 @@ fn topology_is_written_before_its_first_decision_in_each_run() {
 }
 
 #[test]
+fn settings_change_without_losing_records() {
+    let harness = RecorderHarness::new(|_| {});
+    harness.record("a");
+    let mut changed = settings(harness.dir.path());
+    changed.dir = harness.dir.path().join("other");
+    changed.mode = Mode::Full { max_body: 7 };
+    changed.queue.records = 1;
+    let recorder = harness.writer.reconfigure(changed).unwrap();
+    assert_eq!(recorder.mode(), Mode::Full { max_body: 7 });
+    harness.wait_for(1);
+    // A request that has begun before still has the earlier handle.
+    harness.record("b");
+    harness.wait_for(2);
+    recorder.record(entry("c", 1));
+    harness.wait_for(3);
+    let mut broken = settings(harness.dir.path());
+    broken.dir = harness.file();
+    assert!(harness.writer.reconfigure(broken).is_err());
+    recorder.record(entry("d", 1));
+    let file = harness.file();
+    let (dir, _) = harness.finish();
+    assert_eq!(contents(&file), ["t1", "a"]);
+    assert_eq!(contents(&dir.path().join("other/decisions.jsonl")), ["t1", "b", "c", "d"]);
+}
+
+#[test]
 fn chain_is_written_before_its_first_decision() {
     let harness = RecorderHarness::new(|settings| settings.redact.text = Rule::Drop);
     let link = ChainLink {
