@@ -86,7 +86,7 @@ pub struct UsageBook {
     unwritten: Mutex<Unwritten>,
     /// `None` to keep nothing but what is in memory.
     store: Option<Store>,
-    settings: UsageSettings,
+    settings: Mutex<UsageSettings>,
 }
 
 /// What is being written, or could not be written.
@@ -108,7 +108,17 @@ pub struct Saved {
 impl UsageBook {
     /// Creates a book that is kept in a store.
     pub fn new(store: Store, settings: UsageSettings) -> Self {
-        Self { store: Some(store), settings, ..Self::default() }
+        Self { store: Some(store), settings: Mutex::new(settings), ..Self::default() }
+    }
+
+    /// Returns true if nothing outlives the process.
+    pub fn is_in_memory(&self) -> bool {
+        self.store.as_ref().is_none_or(Store::is_in_memory)
+    }
+
+    /// Changes how much is kept, from the next write on.
+    pub fn reconfigure(&self, settings: UsageSettings) {
+        *self.settings.lock() = settings;
     }
 
     /// Adds what a request has used. Does not wait for the disk.
@@ -157,7 +167,8 @@ impl UsageBook {
             None => *unwritten.number.insert(file::last_batch(store)? + 1),
         };
         let Unwritten { batch, budgets, .. } = &*unwritten;
-        let removed = file::write(store, batch, number, budgets, self.settings.max_rows)?;
+        let max_rows = self.settings.lock().max_rows;
+        let removed = file::write(store, batch, number, budgets, max_rows)?;
         *unwritten = Unwritten::default();
         Ok(removed)
     }
@@ -189,7 +200,8 @@ impl UsageBook {
         };
         BudgetTable::remove_before(store, before(BUDGET_AGE))?;
         let compact_before = hour_of(now_unix_ms).saturating_sub(COMPACT_AGE);
-        file::maintain(store, hour_of(before(self.settings.keep)), compact_before)
+        let keep = self.settings.lock().keep;
+        file::maintain(store, hour_of(before(keep)), compact_before)
     }
 
     /// Adds up what a query wants, up to now. Blocks.
