@@ -8,7 +8,7 @@ use pointsman_policy::{Command, CommandError, Policies, SlotError};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::reload::Reloader;
+use crate::reload::{Outcome, Reloader};
 
 // The configuration checks the length of the path, so that an error names its line.
 const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == SocketFile::MAX_PATH);
@@ -68,9 +68,22 @@ impl PolicyAdmin for AdminBackend {
 
     fn reload(&self) -> Value {
         // `None` means that the host stops; the list is still that of the running policies.
-        let _ = self.reloader.reload();
-        self.list()
+        let mut outcome = as_json(self.reloader.reload().as_ref());
+        if let Value::Object(fields) = &mut outcome {
+            fields.insert("policies".to_owned(), self.list());
+        }
+        outcome
     }
+
+    fn plan(&self, text: Option<String>) -> Value {
+        as_json(self.reloader.plan(text).as_ref())
+    }
+}
+
+/// Returns the result of a reload; an empty object while the host stops.
+fn as_json(outcome: Option<&Outcome>) -> Value {
+    let value = outcome.and_then(|outcome| serde_json::to_value(outcome).ok());
+    value.unwrap_or_else(|| Value::Object(serde_json::Map::new()))
 }
 
 impl AdminBackend {

@@ -1,23 +1,17 @@
 //! `pointsman serve`: builds the parts of the host, connects them, and runs them.
 
 use std::future::Future;
-use std::hash::{BuildHasher as _, RandomState};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures_util::future::{join, join_all};
-use pointsman_domain::PlanLimits;
+use futures_util::future::{join, join_all, join3};
+use parking_lot::Mutex;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
-use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
-    ResponseLimits, ResponseModel, Settings, SpoolSettings, StatusPart, raise_descriptor_limit,
-};
+use pointsman_gateway::{Drain, Gateway, GatewayMetrics, GatewayParts, StatusPart};
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
 };
-use pointsman_record::{RecordMetrics, Recorder};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
@@ -25,12 +19,16 @@ use crate::admin::AdminBackend;
 use crate::cli::Serve;
 use crate::key_source::KeySource;
 use crate::listeners::{self, Bound};
-use crate::reload::Reloader;
+use crate::records::Records;
+use crate::reload::{ReloadMetrics, Reloaded, Reloader, Target};
 use crate::shutdown::{Running, Signals};
 use crate::startup::EarlyConnections;
+use crate::stop_limits::StopLimits;
+use crate::telemetry::LogControl;
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, inherited, memory, service_manager, shutdown, state, store, telemetry, usage,
+    admin, facts, gateway_settings, inherited, memory, service_manager, shutdown, state, store,
+    telemetry, usage,
 };
 use pointsman_config::Config;
 
@@ -44,7 +42,8 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Serves until a signal stops the host.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
     let begun = Instant::now();
-    let config = Config::load(&options.config)?;
+    let text = Config::source(&options.config)?;
+    let config = Config::from_source(&text, &options.config)?;
     // Dropped last, which writes the last lines.
     let log = telemetry::start(&config.log, options.log.as_deref())?;
     let mut registry = Registry::default();
@@ -56,10 +55,11 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         .context("failed to start the async runtime")?;
     // On a worker: the kernel ends engines with the thread that started them (PR_SET_PDEATHSIG),
     // and the calling thread is not a worker.
-    let options = options.clone();
+    let (options, log_control) = (options.clone(), log.control());
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { run(config, &options, registry, begun).await });
+        let source = Source { text, log: log_control };
+        tasks.spawn(async move { run(config, &options, source, registry, begun).await });
         tasks.join_next().await
     });
     // A blocking task that compiles a policy, or reads from a disk that hangs, must not keep the
@@ -68,9 +68,17 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     main.transpose().context("the host failed")?.unwrap_or(Ok(()))
 }
 
+/// What a reload needs besides the configuration.
+struct Source {
+    /// The text of the configuration.
+    text: String,
+    log: LogControl,
+}
+
 async fn run(
     mut config: Config,
     options: &Serve,
+    source: Source,
     mut registry: Registry,
     begun: Instant,
 ) -> Result<()> {
@@ -85,9 +93,8 @@ async fn run(
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
 
     let operators = admin::open(&config.admin).await?;
-    let records = config.records.take();
-    let start = |records| Recorder::start(records, RecordMetrics::register(&mut registry));
-    let (recorder, records) = records.map(start).transpose()?.unzip();
+    let records = Records::new(&mut registry);
+    let recorder = records.apply(config.records.take())?;
     let spec = fleet_spec(&config, options);
     let opened = step.finish("engines of an earlier host were ended", open_state(&spec)).await?;
     let Some(state_dir) = opened else { return Ok(()) };
@@ -100,35 +107,55 @@ async fn run(
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let keys = key_source.keys();
-    let (reloader, backend) = start_reloader(options, &config, &policies, key_source)?;
+    let (reloader, reload_metrics) = (Reloader::new(), ReloadMetrics::register(&mut registry));
+    let backend = AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) };
     let drain = Drain::default();
+    let settings = gateway_settings::at_start(&config, spec.state_dir.as_deref(), responses);
     let gateway = Gateway::new(GatewayParts {
-        settings: gateway_settings(&config, spec.state_dir.as_deref(), responses),
+        settings: settings.clone(),
         keys: tokens.added_to(keys),
         accounts: metered.accounts,
-        usage: metered.book,
-        fleet,
+        usage: Arc::clone(&metered.book),
+        fleet: fleet.clone(),
         advisor: policies.slot(),
         config: reload_status(&reloader),
-        policies: Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default()),
-        recorder,
+        policies: policy_status(&policies),
+        recorder: recorder.clone(),
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
         drain: drain.clone(),
     });
+    let limits = StopLimits::new(config.server.drain_timeout, &config.fleet);
+    let limits = Arc::new(Mutex::new(limits));
+    let reloaded = Reloaded {
+        file: &options.config,
+        text: source.text,
+        config: &config,
+        policies,
+        keys: key_source,
+        target: Target {
+            fleet,
+            spec,
+            gateway: gateway.clone(),
+            first: settings,
+            records: records.clone(),
+            recorder,
+            usage: metered.book,
+            log: source.log,
+            stop: Arc::clone(&limits),
+            runtime: tokio::runtime::Handle::current(),
+        },
+        metrics: reload_metrics,
+    };
+    reloader.start(reloaded).context("failed to spawn the reload threads")?;
     let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
     let mut server = JoinSet::new();
     server.spawn(async move {
-        let serve = async {
-            let operators = operators.serve(&gateway, backend);
-            let clients = listeners
-                .into_iter()
-                .map(|Bound { listener, settings, .. }| gateway.serve(listener, settings));
-            tokio::join!(join_all(clients), operators, early.finish());
-        };
+        let operators = operators.serve(&gateway, Arc::new(backend));
+        let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
         let background = join(memory::trim_after_peaks(), tokens.refresh());
-        tokio::select! { () = serve => {}, _ = background => {} }
+        tokio::select! { _ = serve => {}, _ = background => {} }
     });
     listeners::announce(&addresses, begun, options.port_file.as_deref())?;
     service_manager::ready();
@@ -137,13 +164,18 @@ async fn run(
         server,
         fleet: fleet_tasks,
         drain,
-        drain_timeout: config.server.drain_timeout,
-        limit: shutdown::limit(config.server.drain_timeout, &config.fleet),
+        limits,
         records,
         usage: metered.writer,
         store,
     };
     shutdown::run(running, signals).await
+}
+
+/// Serves clients on all listeners until the drain is closed.
+async fn serve_clients(gateway: &Gateway, listeners: Vec<Bound>) {
+    let serve = |Bound { listener, settings, .. }| gateway.serve(listener, settings);
+    join_all(listeners.into_iter().map(serve)).await;
 }
 
 /// What goes on during a step of the start that takes long.
@@ -168,49 +200,6 @@ impl Step<'_> {
                 Ok(None)
             }
         }
-    }
-}
-
-fn gateway_settings(
-    config: &Config,
-    state_dir: Option<&Path>,
-    responses: ResponseLimits,
-) -> Settings {
-    let (server, max_wait) = (&config.server, config.queue.max_wait);
-    let default = || state_dir.map_or_else(std::env::temp_dir, |dir| dir.join("spool"));
-    let spool_dir = server.spool_dir.clone().unwrap_or_else(default);
-    Settings {
-        connections: ConnectionSettings {
-            max: raise_descriptor_limit(),
-            idle_timeout: server.idle_timeout,
-            write_timeout: server.write_timeout,
-            hosts: server.hosts.clone(),
-        },
-        max_body: server.max_body,
-        body_timeout: server.body_timeout,
-        body_memory: server.body_memory,
-        spool: SpoolSettings {
-            max_upload: server.max_upload,
-            memory: server.upload_memory,
-            folder: spool_dir,
-            max_size: server.spool_size,
-        },
-        plan: PlanLimits { max_wait, max_steps: server.max_attempts },
-        deadline: server.deadline,
-        keep_alive: server.keep_alive.unwrap_or_default(),
-        idempotency: IdempotencySettings {
-            keep: server.idempotency.keep,
-            grace: server.idempotency.grace,
-            memory: server.idempotency.memory,
-        },
-        response_model: match server.response_model {
-            pointsman_config::ResponseModel::Asked => ResponseModel::Asked,
-            pointsman_config::ResponseModel::Engine => ResponseModel::Engine,
-        },
-        responses,
-        // Random, from the keys that the standard library draws for each process.
-        nonce: RandomState::new().hash_one(()),
-        started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     }
 }
 
@@ -292,19 +281,10 @@ fn start_fleet(
     Fleet::start_with(spec, &metrics, state_dir)
 }
 
-/// Starts what applies changes of policies and keys, and what operators command it with.
-fn start_reloader(
-    options: &Serve,
-    config: &Config,
-    policies: &Arc<Policies>,
-    keys: KeySource,
-) -> Result<(Arc<Reloader>, Arc<AdminBackend>)> {
-    let watched = (Arc::clone(policies), keys);
-    let reloader = Reloader::start(&options.config, &config.policies, watched)
-        .context("failed to spawn the reload thread")?;
-    let reloader = Arc::new(reloader);
-    let (policies, status) = (Arc::clone(policies), Arc::clone(&reloader));
-    Ok((reloader, Arc::new(AdminBackend { policies, reloader: status })))
+/// Returns the status of the policies.
+fn policy_status(policies: &Arc<Policies>) -> StatusPart {
+    let policies = Arc::clone(policies);
+    Box::new(move || serde_json::to_value(policies.status()).unwrap_or_default())
 }
 
 /// Returns the status of the configuration.

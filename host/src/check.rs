@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::cli::Check;
 use crate::key_source::KeySource;
 use crate::output::print;
-use crate::{facts, listeners, tokens};
+use crate::{facts, listeners, reload_command, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -75,7 +75,13 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys_line = keys.keys_file().map(|file| format!("keys: {}", file.display()));
     let lines = on_failure.chain(keys_line).chain(tokens).chain(lines);
     let lines: String = lines.map(|line| format!("  {line}\n")).collect();
-    print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))
+    if !check.json {
+        print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))?;
+    }
+    match &check.against {
+        Some(running) => reload_command::against(check, running),
+        None => Ok(()),
+    }
 }
 
 /// Describes why a policy cannot be loaded, in the form of all other errors of a configuration:

@@ -2,6 +2,7 @@
 
 pub(crate) mod key;
 pub(crate) mod policy;
+pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod simulate;
 pub(crate) mod usage;
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Check a configuration and load its policies, without starting anything.
     Check(Check),
+    /// Reload the configuration of a running host, or show what that would change.
+    Reload(reload::Reload),
     /// Create policies and manage those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -69,6 +72,16 @@ pub(crate) struct Serve {
 pub(crate) struct Check {
     /// Configuration file (TOML).
     pub(crate) config: PathBuf,
+    /// Also show what the configuration would change in a running host: its admin socket or URL,
+    /// or the configuration that it runs with. Default: the host that runs with CONFIG.
+    #[arg(long, value_name = "RUNNING", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) against: Option<String>,
+    /// Environment variable with the token for a URL.
+    #[arg(long, value_name = "NAME", requires = "against")]
+    pub(crate) token_env: Option<String>,
+    /// Print what would change as JSON, and nothing else.
+    #[arg(long, requires = "against")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -25,24 +25,27 @@ pub(crate) struct KeySource {
     error: Option<String>,
 }
 
+/// The valid keys of a changed configuration, which are not in force yet.
+#[derive(Debug)]
+pub(crate) struct PreparedKeys {
+    access: Access,
+    own: Vec<pointsman_config::ApiKey>,
+    token_group: Option<(String, Location)>,
+    set: KeySet,
+    stamp: Stamp,
+}
+
 impl KeySource {
     /// Reads the keys of a configuration.
     ///
     /// # Errors
     /// All errors in the keys file, or groups that do not exist.
     pub(crate) fn load(file: &Path, config: &Config) -> Result<Self, ConfigError> {
-        let mut source = Self {
-            keys: Keys::default(),
-            file: file.to_owned(),
-            access: config.access.clone(),
-            own: config.keys.clone(),
-            token_group: token_group(config),
-            stamp: None,
-            error: None,
-        };
-        let set = source.read()?;
-        source.keys.replace(set);
-        Ok(source)
+        let PreparedKeys { access, own, token_group, set, stamp } = prepare(file, config)?;
+        let keys = Keys::default();
+        keys.replace(set);
+        let file = file.to_owned();
+        Ok(Self { keys, file, access, own, token_group, stamp, error: None })
     }
 
     /// Returns the keys, which change with their source.
@@ -60,12 +63,20 @@ impl KeySource {
         self.error.as_deref()
     }
 
-    /// Applies a changed configuration.
-    pub(crate) fn reconfigure(&mut self, config: &Config) {
-        self.access = config.access.clone();
-        self.own.clone_from(&config.keys);
-        self.token_group = token_group(config);
-        self.reload();
+    /// Reads the keys of a changed configuration.
+    ///
+    /// # Errors
+    /// All errors in the keys file, or groups that do not exist.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<PreparedKeys, ConfigError> {
+        prepare(&self.file, config)
+    }
+
+    /// Applies the keys of a changed configuration.
+    pub(crate) fn apply(&mut self, prepared: PreparedKeys) {
+        let PreparedKeys { access, own, token_group, set, stamp } = prepared;
+        (self.access, self.own, self.stamp) = (access, own, stamp);
+        self.token_group = token_group;
+        self.install(set);
     }
 
     /// Applies the keys file if it has changed, or could not be applied: reading it may have failed
@@ -78,25 +89,27 @@ impl KeySource {
     }
 
     fn reload(&mut self) {
-        match self.read() {
-            Ok(mut set) if set.is_open() && !self.keys.is_open() => {
-                // The file may be half written, or the last key be revoked: no client gets in by
-                // that.
-                set.close();
-                self.keys.replace(set);
-                self.note(
-                    "all keys were removed; the host does not become open before a restart"
-                        .to_owned(),
-                );
-            }
-            Ok(set) => {
-                let secrets = set.count();
-                self.keys.replace(set);
-                self.error = None;
-                tracing::info!(event = "keys_reloaded", secrets, "keys reloaded");
-            }
+        // Before it is read: a change meanwhile is found by the next look.
+        self.stamp = self.keys_file().and_then(stamp);
+        match read(&self.file, &self.access, &self.own, self.token_group.as_ref()) {
+            Ok(set) => self.install(set),
             Err(error) => self.note(error.to_string()),
         }
+    }
+
+    fn install(&mut self, mut set: KeySet) {
+        if set.is_open() && !self.keys.is_open() {
+            // The file may be half written, or the last key be revoked: no client gets in by that.
+            set.close();
+            self.keys.replace(set);
+            let error = "all keys were removed; the host does not become open before a restart";
+            self.note(error.to_owned());
+            return;
+        }
+        let secrets = set.count();
+        self.keys.replace(set);
+        self.error = None;
+        tracing::info!(event = "keys_reloaded", secrets, "keys reloaded");
     }
 
     /// Keeps why the files are not in force as they are, and logs it once.
@@ -111,37 +124,48 @@ impl KeySource {
         );
         self.error = Some(error);
     }
+}
 
-    fn read(&mut self) -> Result<KeySet, ConfigError> {
-        let mut set = match &self.access.keys {
-            None => KeySet::default(),
-            Some(file) => {
-                // Before it is read: a change meanwhile is found by the next look.
-                self.stamp = stamp(file);
-                KeySet::from_definitions(&Definitions::load(file)?)
-            }
+fn prepare(file: &Path, config: &Config) -> Result<PreparedKeys, ConfigError> {
+    let (access, own) = (config.access.clone(), config.keys.clone());
+    let token_group = token_group(config);
+    // Before it is read: a change meanwhile is found by the next look.
+    let stamp = access.keys.as_deref().and_then(stamp);
+    let set = read(file, &access, &own, token_group.as_ref())?;
+    Ok(PreparedKeys { access, own, token_group, set, stamp })
+}
+
+/// Reads the keys. `file` is the configuration, for errors.
+fn read(
+    file: &Path,
+    access: &Access,
+    own: &[pointsman_config::ApiKey],
+    token_group: Option<&(String, Location)>,
+) -> Result<KeySet, ConfigError> {
+    let mut set = match &access.keys {
+        None => KeySet::default(),
+        Some(file) => KeySet::from_definitions(&Definitions::load(file)?),
+    };
+    let mut unknown = Vec::new();
+    let mut report = |location: &Location, result: Result<(), UnknownGroup>| {
+        let problem = |error: UnknownGroup| {
+            Code::UnknownName.with(format!("{error}; groups are defined in the keys file"))
         };
-        let mut unknown = Vec::new();
-        let mut report = |location: &Location, result: Result<(), UnknownGroup>| {
-            let problem = |error: UnknownGroup| {
-                Code::UnknownName.with(format!("{error}; groups are defined in the keys file"))
-            };
-            unknown.extend(result.err().map(|error| location.error(problem(error))));
-        };
-        for key in &self.own {
-            report(&key.group_location, set.add(api_key(key)));
-        }
-        if let Some(group) = &self.access.anonymous {
-            report(&self.access.anonymous_location, set.accept_anonymous(group));
-        }
-        if let Some((group, location)) = &self.token_group {
-            report(location, set.check_group(group));
-        }
-        set.set_query_key(self.access.query_key);
-        match unknown.is_empty() {
-            true => Ok(set),
-            false => Err(ConfigError::new(&self.file, unknown)),
-        }
+        unknown.extend(result.err().map(|error| location.error(problem(error))));
+    };
+    for key in own {
+        report(&key.group_location, set.add(api_key(key)));
+    }
+    if let Some(group) = &access.anonymous {
+        report(&access.anonymous_location, set.accept_anonymous(group));
+    }
+    if let Some((group, location)) = token_group {
+        report(location, set.check_group(group));
+    }
+    set.set_query_key(access.query_key);
+    match unknown.is_empty() {
+        true => Ok(set),
+        false => Err(ConfigError::new(file, unknown)),
     }
 }
 
@@ -216,17 +240,24 @@ mod tests {
         source.look();
         assert!(!accepts(&keys, "two") && source.error().is_none());
         assert!(keys.identity(&HeaderMap::new()).is_err());
-        source.reconfigure(&config(&file, "[access]\nkeys = \"keys.toml\"\nanonymous = \"g\""));
-        assert!(source.error().unwrap().contains("p.toml:3: access.anonymous: "));
-        assert!(keys.identity(&HeaderMap::new()).is_err());
         let tokens = "[access]\nkeys = \"keys.toml\"\n[access.tokens]\nissuer = \"https://a.example\"\n\
                       audience = \"a\"\ndefault-group = \"g\"";
-        source.reconfigure(&config(&file, tokens));
-        assert!(source.error().unwrap().contains("p.toml:6: access.tokens.default-group: "));
-        source.reconfigure(&config(&file, ""));
+        for (text, place) in [
+            ("[access]\nkeys = \"keys.toml\"\nanonymous = \"g\"", "p.toml:3: access.anonymous: "),
+            (tokens, "p.toml:6: access.tokens.default-group: "),
+        ] {
+            let error = source.prepare(&config(&file, text)).unwrap_err().to_string();
+            assert!(error.contains(place), "{error}");
+        }
+        assert!(keys.identity(&HeaderMap::new()).is_err());
+        let apply = |source: &mut KeySource, config: &Config| {
+            let prepared = source.prepare(config).unwrap();
+            source.apply(prepared);
+        };
+        apply(&mut source, &config(&file, ""));
         assert!(keys.identity(&HeaderMap::new()).is_err() && source.error().is_some());
         assert!(!accepts(&keys, "two"));
-        source.reconfigure(&with_file);
+        apply(&mut source, &with_file);
         assert!(keys.identity(&HeaderMap::new()).is_err() && source.error().is_none());
     }
 }

@@ -10,11 +10,12 @@ use anyhow::{Context as _, Result};
 use pointsman_config::{Address, ClientCertificates, Listener};
 use pointsman_files::write_atomic;
 use pointsman_gateway::{
-    ClientListener, Cors, HealthRule, ListenAddress, ListenerSettings, SocketFile, Tls, TlsFiles,
+    ClientListener, ListenAddress, ListenerSettings, SocketFile, Tls, TlsFiles,
 };
 use tokio::net::TcpListener;
 
 use crate::cli::Serve;
+use crate::gateway_settings::of_listener;
 
 /// A listener that accepts connections.
 pub(crate) struct Bound {
@@ -57,7 +58,7 @@ async fn bind(
         let listening = ClientListener::with_tls(socket, tls)
             .with_http2(listener.http2)
             .with_proxy_protocol(listener.proxy_protocol);
-        bound.push(Bound::new(listening, settings(listener))?);
+        bound.push(Bound::new(listening, of_listener(listener))?);
     }
     Ok(bound)
 }
@@ -106,26 +107,6 @@ pub(crate) fn read_tls(
     });
     let read = read.collect();
     if errors.is_empty() { Ok(read) } else { Err(InvalidTls(errors.join("\n"))) }
-}
-
-fn settings(listener: &Listener) -> ListenerSettings {
-    ListenerSettings {
-        addresses: vec![listener.address.to_string()],
-        path_prefix: listener.path_prefix.clone(),
-        default_model: listener.default_model.clone(),
-        models: listener.models.iter().cloned().collect(),
-        health: match listener.health {
-            pointsman_config::HealthRule::AnyLane => HealthRule::AnyLane,
-            pointsman_config::HealthRule::AllLanes => HealthRule::AllLanes,
-        },
-        cors: listener.cors.clone().map(|cors| Cors {
-            origins: cors.origins,
-            credentials: cors.credentials,
-            headers: cors.headers,
-            max_age: cors.max_age,
-        }),
-        compression: listener.compression,
-    }
 }
 
 /// Logs where the host listens, and writes the ports for a process that waits for them.

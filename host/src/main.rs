@@ -9,6 +9,7 @@ mod chains;
 mod check;
 mod cli;
 mod facts;
+mod gateway_settings;
 mod import;
 mod inherited;
 mod key;
@@ -17,7 +18,9 @@ mod listeners;
 mod memory;
 mod output;
 mod policy;
+mod records;
 mod reload;
+mod reload_command;
 mod replay;
 mod service_manager;
 mod shutdown;
@@ -25,6 +28,7 @@ mod simulate;
 mod stamp;
 mod startup;
 mod state;
+mod stop_limits;
 mod store;
 mod telemetry;
 mod tokens;
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
             app::serve(&serve).map(success)
         }
         Command::Check(check) => check::check(&check).map(success),
+        Command::Reload(options) => reload_command::reload(&options).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::Usage(options) => usage::usage(&options).map(success),
         Command::Key(command) => key::key(command).map(success),
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
             let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<listeners::InvalidTls>()
+                || error.is::<reload_command::RejectedConfig>()
                 || error.is::<policy::PolicyLoadError>()
                 || error.is::<pointsman_simulate::ExperimentError>()
                 || error.is::<replay::ReplayFailure>();

@@ -1,112 +1,180 @@
-//! Applies changes of policy folders, of the keys file, and of `[policies]`, `[access]` and
-//! `[[keys]]` in the configuration, while the host serves.
+//! Applies changes of the configuration, of the keys file and of policy folders, while the host
+//! serves.
 //!
 //! ```text
-//!   notify ──event──> debounce ───────────┐
-//!   SIGHUP, admin ────────────────────────┼──> compare stamps ──> Policies, KeySource
-//!   every `policies.poll-interval` ───────┘
+//!   event: a file is complete ─────────────┐
+//!   other events ──> quiet for 250 ms ─────┤
+//!   SIGHUP, admin ─────────────────────────┼──> stamps differ ──> read, validate ──> plan
+//!   every `policies.poll-interval` ────────┘                                           │
+//!                                                                                      ▼
+//!     policies <── own thread <── keys <── records, usage, log <── gateway <── fleet <─┘
 //! ```
 //!
 //! Events only trigger a scan; what changed is found by comparing file stamps. That makes mounts
 //! that send no events, folders that are replaced through a symbolic link, and editors that write
-//! several files for one save behave alike.
+//! several files for one save behave alike. An invalid file changes nothing. Policies are loaded by
+//! a thread of their own (`policies.rs`): a revoked key never waits for a compiler.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+mod plan;
+mod policies;
+mod source;
+mod status;
+mod target;
+mod watched;
+mod watcher;
+
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use parking_lot::Mutex;
-use pointsman_policy::{Change, Policies};
+use pointsman_config::Config;
+use pointsman_policy::Policies;
 use serde::Serialize;
 
-use pointsman_config::Config;
-use pointsman_settings::folder_of;
-
+pub(crate) use self::plan::Plan;
+use self::policies::{PolicyChange, PolicyLoader};
+use self::source::Source;
+use self::status::ConfigStatus;
+pub(crate) use self::status::{ReloadMetrics, ReloadResult};
+pub(crate) use self::target::Target;
+use self::watched::{FileEvent, Watched};
+use self::watcher::{ConfigWatcher, watch};
 use crate::key_source::KeySource;
-use crate::stamp::{Stamp, stamp};
 
-/// Events that are closer together than this count as one change.
-const QUIET_PERIOD: Duration = Duration::from_millis(250);
-/// Maximum delay of a scan while events keep arriving.
-const MAX_DEBOUNCE: Duration = Duration::from_secs(2);
-
-/// Sections whose changes are applied without a restart.
-const APPLIED: [&str; 3] = ["policies", "keys", "access"];
-
-/// Which part of the configuration file is active.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct ConfigStatus {
-    /// Why the current content of the file is not active.
+/// What a reload has done, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) result: ReloadResult,
+    /// Number of the configuration in force.
+    pub(crate) generation: u64,
+    /// Why the file was rejected.
     pub(crate) error: Option<String>,
-    /// Sections that have changed since the start and need a restart to take effect.
-    pub(crate) restart_for: Vec<String>,
-    /// Why the current content of the keys file is not active.
+    /// Why the keys file is not in force as it is.
     pub(crate) keys_error: Option<String>,
+    pub(crate) plan: Plan,
+    /// Changed policies, and the result for each.
+    pub(crate) policy_changes: Vec<PolicyChange>,
 }
 
-/// The result of a reload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Reloaded {
-    pub(crate) config: ConfigStatus,
-    /// Changed policies, and the result for each.
-    pub(crate) policies: Vec<(String, String)>,
+impl Outcome {
+    fn new(result: ReloadResult, generation: u64, plan: Plan) -> Self {
+        let (error, keys_error, policy_changes) = Default::default();
+        Self { result, generation, error, keys_error, plan, policy_changes }
+    }
+
+    fn rejected(generation: u64, error: String) -> Self {
+        let rejected = Self::new(ReloadResult::Rejected, generation, Plan::default());
+        Self { error: Some(error), ..rejected }
+    }
+
+    fn of_reload(status: &ConfigStatus, policy_changes: Vec<PolicyChange>) -> Self {
+        let last = status.last_reload.clone();
+        let (result, plan) = last.map_or_else(
+            || (ReloadResult::Unchanged, Plan::default()),
+            |last| (last.result, last.plan),
+        );
+        Self {
+            error: status.error.clone(),
+            keys_error: status.keys_error.clone(),
+            policy_changes,
+            ..Self::new(result, status.generation, plan)
+        }
+    }
 }
 
 enum Wake {
-    Changed,
-    Reload(Option<Sender<Reloaded>>),
+    Changed(FileEvent),
+    Reload(Option<Sender<Outcome>>),
+    /// What would the file, or this text, change?
+    Plan(Option<String>, Sender<Outcome>),
     Stop,
 }
 
-/// A handle to the thread that scans for changes.
+/// A handle to the thread that looks for changes. It works from [`Reloader::start`] on; what is
+/// asked before waits.
 #[derive(Debug)]
 pub(crate) struct Reloader {
     wake: Sender<Wake>,
+    woken: Mutex<Option<Receiver<Wake>>>,
     status: Arc<Mutex<ConfigStatus>>,
 }
 
+/// The files and parts that a reload is about.
+pub(crate) struct Reloaded<'a> {
+    pub(crate) file: &'a Path,
+    /// The text with which the host was started.
+    pub(crate) text: String,
+    pub(crate) config: &'a Config,
+    pub(crate) policies: Arc<Policies>,
+    pub(crate) keys: KeySource,
+    pub(crate) target: Target,
+    pub(crate) metrics: ReloadMetrics,
+}
+
 impl Reloader {
-    /// Starts watching the file that `config` was read from and the folders of its policies.
-    pub(crate) fn start(
-        file: &Path,
-        config: &pointsman_config::Policies,
-        (policies, keys): (Arc<Policies>, KeySource),
-    ) -> std::io::Result<Self> {
+    /// Creates a handle, for parts that are made before those that are reloaded.
+    pub(crate) fn new() -> Arc<Self> {
         let (wake, woken) = channel();
-        let status = Arc::<Mutex<ConfigStatus>>::default();
-        let mut watcher = ConfigWatcher {
-            file: file.to_owned(),
-            stamp: stamp(file),
-            started_with: sections(file).unwrap_or_default(),
-            policies,
-            keys,
-            poll_interval: config.poll_interval,
-            has_store: config.chain.store.is_some(),
-            watched: Watched::new(wake.clone()),
-            status: Arc::clone(&status),
-        };
-        watcher.watched.watch(file, config, watcher.keys.keys_file());
-        let run = move || watcher.run(&woken);
-        std::thread::Builder::new().name("policy-reload".into()).spawn(run)?;
-        Ok(Self { wake, status })
+        let status = ConfigStatus { generation: 1, ..ConfigStatus::default() };
+        let (woken, status) = (Mutex::new(Some(woken)), Arc::new(Mutex::new(status)));
+        Arc::new(Self { wake, woken, status })
     }
 
-    /// Triggers a scan without waiting for its result.
+    /// Starts the threads, and watches the files and the folders of policies.
+    ///
+    /// # Errors
+    /// If a thread cannot be spawned.
+    pub(crate) fn start(&self, reloaded: Reloaded<'_>) -> std::io::Result<()> {
+        let Reloaded { file, text, config, policies, keys, target, metrics } = reloaded;
+        let Some(woken) = self.woken.lock().take() else { return Ok(()) };
+        let wake = self.wake.clone();
+        let mut watched = Watched::new(move |event| {
+            wake.send(Wake::Changed(event)).ok(); // Fails only while the host stops.
+        });
+        let source = Source::new(file, text);
+        watch(&mut watched, &source, &keys, config);
+        let mut watcher = ConfigWatcher {
+            source,
+            target,
+            keys,
+            policies: PolicyLoader::start(policies)?,
+            poll_interval: config.policies.poll_interval,
+            store: config.policies.chain.store.clone(),
+            watched,
+            status: Arc::clone(&self.status),
+            metrics,
+        };
+        let run = move || watcher.run(&woken);
+        std::thread::Builder::new().name("reload".into()).spawn(run).map(drop)
+    }
+
+    /// Triggers a reload without waiting for its result.
     pub(crate) fn wake(&self) {
         self.wake.send(Wake::Reload(None)).ok(); // Fails only while the host stops.
     }
 
-    /// Scans now and returns the result; `None` if the host is stopping.
-    pub(crate) fn reload(&self) -> Option<Reloaded> {
+    /// Reloads now and returns the result; `None` if the host is stopping.
+    pub(crate) fn reload(&self) -> Option<Outcome> {
         let (reply, replied) = channel();
         self.wake.send(Wake::Reload(Some(reply))).ok()?;
         replied.recv().ok()
     }
 
-    /// Returns which part of the configuration is active.
+    /// Returns what a reload of the file, or of `text`, would do; `None` if the host is stopping.
+    pub(crate) fn plan(&self, text: Option<String>) -> Option<Outcome> {
+        let (reply, replied) = channel();
+        self.wake.send(Wake::Plan(text, reply)).ok()?;
+        replied.recv().ok()
+    }
+
+    /// Ends the thread, which then gives up the parts of the host that it changes, such as the store.
+    /// Does not wait for it: it may be reading from a disk that hangs.
+    pub(crate) fn stop(&self) {
+        self.wake.send(Wake::Stop).ok(); // Fails only if the thread has ended.
+    }
+
+    /// Returns which configuration is in force.
     pub(crate) fn status(&self) -> ConfigStatus {
         self.status.lock().clone()
     }
@@ -114,190 +182,6 @@ impl Reloader {
 
 impl Drop for Reloader {
     fn drop(&mut self) {
-        // Not joined: the thread may be compiling a policy, which can take seconds.
-        self.wake.send(Wake::Stop).ok(); // Fails only if the thread has ended.
-    }
-}
-
-struct ConfigWatcher {
-    file: PathBuf,
-    stamp: Stamp,
-    /// The sections of the file when the host started.
-    started_with: toml::Table,
-    policies: Arc<Policies>,
-    keys: KeySource,
-    poll_interval: Duration,
-    /// False if the host runs without a state directory.
-    has_store: bool,
-    watched: Watched,
-    status: Arc<Mutex<ConfigStatus>>,
-}
-
-impl ConfigWatcher {
-    fn run(&mut self, woken: &Receiver<Wake>) {
-        loop {
-            let reply = match woken.recv_timeout(self.poll_interval) {
-                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Wake::Reload(reply)) => reply,
-                Ok(Wake::Changed) => match debounce(woken) {
-                    Ok(reply) => reply,
-                    Err(Stopped) => return,
-                },
-                Err(RecvTimeoutError::Timeout) => None,
-            };
-            let reloaded = self.scan();
-            if let Some(reply) = reply {
-                reply.send(reloaded).ok(); // The caller may have stopped waiting.
-            }
-        }
-    }
-
-    fn scan(&mut self) -> Reloaded {
-        let stamp = stamp(&self.file);
-        let mut changes = Vec::new();
-        if stamp != self.stamp {
-            self.stamp = stamp;
-            changes.extend(self.apply_config());
-        }
-        // Before policies, whose compilation may take seconds: a revoked key must not wait for it.
-        self.keys.look();
-        self.status.lock().keys_error = self.keys.error().map(str::to_owned);
-        changes.extend(self.policies.look());
-        let policies =
-            changes.into_iter().map(|(name, change)| (name, describe(&change))).collect();
-        let config = self.status.lock().clone();
-        Reloaded { config, policies }
-    }
-
-    fn apply_config(&mut self) -> Vec<(String, Change)> {
-        let config = match Config::load(&self.file) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(
-                    event = "config_reload_failed",
-                    %error,
-                    "configuration reload failed; keeping the current one"
-                );
-                self.set_status(ConfigStatus {
-                    error: Some(error.to_string()),
-                    ..ConfigStatus::default()
-                });
-                return Vec::new();
-            }
-        };
-        let now = sections(&self.file).unwrap_or_default();
-        let names: BTreeSet<&String> = now.keys().chain(self.started_with.keys()).collect();
-        let differs =
-            |name: &str| !APPLIED.contains(&name) && now.get(name) != self.started_with.get(name);
-        let mut restart_for: Vec<String> =
-            names.into_iter().filter(|name| differs(name)).cloned().collect();
-        if tokens(&now) != tokens(&self.started_with) {
-            restart_for.push("access.tokens".to_owned());
-        }
-        if !restart_for.is_empty() {
-            let sections = restart_for.join(", ");
-            tracing::warn!(sections, "configuration changes need a restart to take effect");
-        }
-        self.poll_interval = config.policies.poll_interval;
-        self.keys.reconfigure(&config);
-        self.watched.watch(&self.file, &config.policies, self.keys.keys_file());
-        let mut chain = config.policies.chain;
-        chain.store.take_if(|_| !self.has_store);
-        let changes = self.policies.apply(chain);
-        // Last: who reads the status of a new configuration can rely on its policies being active.
-        self.set_status(ConfigStatus { restart_for, ..ConfigStatus::default() });
-        changes
-    }
-
-    fn set_status(&self, status: ConfigStatus) {
-        *self.status.lock() = status;
-    }
-}
-
-/// Returns the settings of tokens, which are read at the start only.
-fn tokens(sections: &toml::Table) -> Option<&toml::Value> {
-    sections.get("access")?.get("tokens")
-}
-
-struct Stopped;
-
-/// Waits until no change has arrived for [`QUIET_PERIOD`]. Returns a reload request that arrived
-/// meanwhile, to be answered after the scan.
-fn debounce(woken: &Receiver<Wake>) -> Result<Option<Sender<Reloaded>>, Stopped> {
-    let begun = Instant::now();
-    while begun.elapsed() < MAX_DEBOUNCE {
-        match woken.recv_timeout(QUIET_PERIOD) {
-            Ok(Wake::Changed) => {}
-            Ok(Wake::Reload(reply)) => return Ok(reply),
-            Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
-            Err(RecvTimeoutError::Timeout) => break,
-        }
-    }
-    Ok(None)
-}
-
-/// Describes the result of a change for the operator.
-fn describe(change: &Change) -> String {
-    match change {
-        Change::Active(version) => format!("{version} is active"),
-        Change::Candidate(version) => format!("{version} is staged as a candidate"),
-        Change::Unchanged => "unchanged".to_owned(),
-        Change::Failed(error) => format!("unchanged, because loading failed: {error}"),
-        Change::Removed => "removed from the chain".to_owned(),
-    }
-}
-
-/// Reads the top-level tables of a configuration file.
-fn sections(file: &Path) -> Option<toml::Table> {
-    Config::source(file).ok()?.parse().ok()
-}
-
-/// The watched folders. Without a watcher only polling finds changes.
-struct Watched {
-    watcher: Option<RecommendedWatcher>,
-    folders: BTreeSet<PathBuf>,
-}
-
-impl Watched {
-    fn new(wake: Sender<Wake>) -> Self {
-        let changed = move |event: notify::Result<notify::Event>| {
-            // Reads are not changes: reading a policy would trigger the next scan, endlessly.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                wake.send(Wake::Changed).ok(); // Fails only while the host stops.
-            }
-        };
-        let watcher = notify::recommended_watcher(changed);
-        if let Err(error) = &watcher {
-            tracing::warn!(%error, "file watching is unavailable; falling back to polling");
-        }
-        Self { watcher: watcher.ok(), folders: BTreeSet::new() }
-    }
-
-    fn watch(
-        &mut self,
-        file: &Path,
-        config: &pointsman_config::Policies,
-        keys_file: Option<&Path>,
-    ) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let mut wanted = BTreeSet::from([folder_of(file).to_owned(), config.dir.clone()]);
-        wanted.extend(keys_file.map(|file| folder_of(file).to_owned()));
-        wanted.extend(config.chain.policies.iter().map(|policy| policy.dir.clone()));
-        for folder in self.folders.difference(&wanted) {
-            watcher.unwatch(folder).ok(); // Fails if the folder was removed.
-        }
-        // Watches are renewed on every call: a folder that was replaced by another one of the same
-        // name is not watched any more.
-        self.folders = wanted
-            .into_iter()
-            .filter(|folder| match watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => true,
-                Err(error) => {
-                    let folder = folder.display();
-                    tracing::debug!(%folder, %error, "cannot watch the folder; polling it");
-                    false
-                }
-            })
-            .collect();
+        self.stop();
     }
 }

@@ -13,31 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use pointsman_fleet::{FleetSpec, FleetTasks};
+use parking_lot::Mutex;
+use pointsman_fleet::FleetTasks;
 use pointsman_gateway::Drain;
 use pointsman_record::Writer;
 use pointsman_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::records::Records;
 use crate::reload::Reloader;
 use crate::service_manager;
+use crate::stop_limits::{
+    ABORT_TIMEOUT, CLOSE_TIMEOUT, RECORDS_TIMEOUT, STORE_TIMEOUT, StopLimits,
+};
 use crate::usage::UsageWriter;
-
-/// Time for clients to read the error event that ends an aborted stream.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Time for connections to close at the end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time for engines to stop after a second signal.
 const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Time to write the decision records that are still queued.
-const RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Time to write what is still queued for the store.
-const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The signals that the host handles.
 #[derive(Debug)]
@@ -89,31 +82,19 @@ pub(crate) struct Running {
     pub(crate) server: JoinSet<()>,
     pub(crate) fleet: FleetTasks,
     pub(crate) drain: Drain,
-    pub(crate) drain_timeout: Duration,
-    /// Maximum duration of the whole shutdown, see [`limit`].
-    pub(crate) limit: Duration,
+    /// How long the shutdown may take, which a reload can change.
+    pub(crate) limits: Arc<Mutex<StopLimits>>,
     /// Writes decision records.
-    pub(crate) records: Option<Writer>,
+    pub(crate) records: Records,
     /// Writes usage and budgets.
     pub(crate) usage: UsageWriter,
     /// What outlives the restart.
     pub(crate) store: Store,
 }
 
-/// Returns the maximum duration of a shutdown.
-pub(crate) fn limit(drain_timeout: Duration, fleet: &FleetSpec) -> Duration {
-    /// Time for the system to end killed processes, and for what else is not counted.
-    const MARGIN: Duration = Duration::from_secs(5);
-    let engines = fleet.lanes.iter().filter_map(|lane| lane.engine.run());
-    let longest_grace = engines.map(|engine| engine.stop_grace).max().unwrap_or_default();
-    [drain_timeout, ABORT_TIMEOUT, longest_grace, CLOSE_TIMEOUT, RECORDS_TIMEOUT]
-        .into_iter()
-        .chain([STORE_TIMEOUT, MARGIN])
-        .fold(Duration::ZERO, Duration::saturating_add)
-}
-
 /// Serves until a signal arrives, then shuts down.
 pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()> {
+    let limits;
     tokio::select! {
         ended = running.server.join_next() => {
             running.fleet.shutdown().await;
@@ -121,16 +102,17 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
             anyhow::bail!("the server ended unexpectedly");
         }
         name = signals.next(&running.reloader) => {
-            let timeout_s = running.drain_timeout.as_secs_f32();
-            let limit_s = running.limit.as_secs_f32();
+            limits = *running.limits.lock();
+            let timeout_s = limits.drain_timeout.as_secs_f32();
+            let limit_s = limits.limit.as_secs_f32();
             tracing::info!(event = "draining", signal = name, timeout_s, limit_s, "draining; a \
                 second signal skips it");
         }
     }
-    service_manager::stopping(running.limit);
+    service_manager::stopping(limits.limit);
     running.drain.begin();
     let (drained, is_forced) = tokio::select! {
-        drained = tokio::time::timeout(running.drain_timeout, running.drain.drained()) => {
+        drained = tokio::time::timeout(limits.drain_timeout, running.drain.drained()) => {
             (drained.is_ok(), false)
         }
         name = signals.next(&running.reloader) => {
@@ -155,10 +137,11 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         () = forced => tracing::warn!("engines are left to the watchdog, which kills them"),
     }
     running.drain.close();
+    running.reloader.stop();
     if tokio::time::timeout(CLOSE_TIMEOUT, running.server.join_next()).await.is_err() {
         running.server.shutdown().await;
     }
-    finish_records(running.records).await;
+    finish_records(running.records.take_writer()).await;
     finish_store(running.usage, running.store).await;
     tracing::info!("stopped");
     Ok(())

@@ -10,6 +10,7 @@
 //! values. The JSON format has them in `span` for the innermost span and in `spans` for all of
 //! them, outermost first.
 
+mod control;
 mod fields;
 mod format;
 mod layer;
@@ -26,12 +27,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use prometheus_client::registry::Registry;
 use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
 use pointsman_config::Log;
 
+use self::control::CurrentFormat;
+pub(crate) use self::control::LogControl;
 use self::format::Format;
 use self::layer::{LogLayer, dropped_line, suppressed_line};
 use self::metrics::LogMetrics;
@@ -49,12 +52,18 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct LogHandle {
     sink: Sink,
     metrics: LogMetrics,
+    control: LogControl,
 }
 
 impl LogHandle {
     /// Registers the metrics of the log.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
+    }
+
+    /// Returns what changes the log while the host runs.
+    pub(crate) fn control(&self) -> LogControl {
+        self.control.clone()
     }
 }
 
@@ -71,7 +80,7 @@ impl Drop for LogHandle {
 /// # Errors
 /// If the filter is invalid or a subscriber is already installed.
 pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<LogHandle> {
-    let text = filter.unwrap_or(&log.filter);
+    let (text, is_overridden) = (filter.unwrap_or(&log.filter), filter.is_some());
     let filter: EnvFilter = text.parse().with_context(|| {
         format!("--log: invalid level or filter \"{text}\": expected for example \"info\"")
     })?;
@@ -80,8 +89,9 @@ pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<LogHandle> {
     let descriptor = std::io::stderr().as_fd().try_clone_to_owned();
     let out = File::from(descriptor.context("failed to open standard error")?);
     let format = Format { format: log.format, has_colors };
-    let (subscriber, handle) =
+    let (subscriber, mut handle) =
         subscriber(filter, format, out).context("failed to spawn the log thread")?;
+    handle.control.is_overridden = is_overridden;
     subscriber.try_init().context("failed to initialize logging")?;
     log_panics();
     Ok(handle)
@@ -94,8 +104,11 @@ fn subscriber(
 ) -> std::io::Result<(impl Subscriber + Send + Sync, LogHandle)> {
     let (limiter, metrics) = (Arc::<RateLimiter>::default(), LogMetrics::default());
     let limits = Arc::clone(&limiter);
+    let format = CurrentFormat::new(format);
+    let own_format = format.clone();
     let mut swept_at = Instant::now();
     let own_lines = move |dropped: u64| {
+        let format = own_format.get();
         let dropped = (dropped > 0).then(|| dropped_line(format, dropped));
         // Not each time that a line is written, because all kinds of events are looked at.
         let is_due = swept_at.elapsed() >= SWEEP_INTERVAL;
@@ -107,7 +120,9 @@ fn subscriber(
         dropped.into_iter().chain(suppressed).collect()
     };
     let sink = Sink::start(out, metrics.clone(), own_lines)?;
-    let handle = LogHandle { sink: sink.clone(), metrics: metrics.clone() };
+    let (filter, handle) = reload::Layer::new(filter);
+    let control = LogControl { filter: handle, format: format.clone(), is_overridden: false };
+    let handle = LogHandle { sink: sink.clone(), metrics: metrics.clone(), control };
     let layer = LogLayer { format, limiter, metrics, sink };
     Ok((tracing_subscriber::registry().with(filter).with(layer), handle))
 }

@@ -46,11 +46,16 @@ pub(crate) fn start(
     registry: &mut Registry,
 ) -> Result<Metered> {
     let pointsman_config::Usage { keep, max_rows } = *config;
-    let max_rows = if store.is_in_memory() { max_rows.min(MAX_IN_MEMORY) } else { max_rows };
+    let max_rows = self::max_rows(max_rows, store.is_in_memory());
     let book = Arc::new(UsageBook::new(store.clone(), UsageSettings { keep, max_rows }));
     let accounts = Arc::new(Accounts::default());
     let writer = UsageWriter::start(Arc::clone(&book), Arc::clone(&accounts), registry)?;
     Ok(Metered { accounts, book, writer })
+}
+
+/// Returns the maximum number of rows, of which fewer are kept without a file.
+pub(crate) fn max_rows(wanted: u64, is_in_memory: bool) -> u64 {
+    if is_in_memory { wanted.min(MAX_IN_MEMORY) } else { wanted }
 }
 
 /// The thread that writes.

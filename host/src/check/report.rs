@@ -9,7 +9,8 @@ use pointsman_fleet::{
     Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
 };
 
-use crate::{inherited, shutdown};
+use crate::inherited;
+use crate::stop_limits::StopLimits;
 use pointsman_config::{Config, format_duration, format_pool};
 
 /// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
@@ -63,7 +64,7 @@ fn shutdown_line(config: &Config) -> String {
     const DOCKER: Duration = Duration::from_secs(10);
     /// `DefaultTimeoutStopSec` of systemd.
     const SYSTEMD: Duration = Duration::from_secs(90);
-    let limit = shutdown::limit(config.server.drain_timeout, &config.fleet);
+    let limit = StopLimits::new(config.server.drain_timeout, &config.fleet).limit;
     let seconds = format_duration(Duration::from_secs(limit.as_secs()));
     let warning = match limit {
         limit if limit > SYSTEMD => {

@@ -11,6 +11,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::control::CurrentFormat;
 use super::fields::{ENGINE, Fields, MESSAGE};
 use super::format::{Format, Line};
 use super::metrics::{DropReason, LogMetrics};
@@ -25,7 +26,7 @@ pub(super) const MAX_FOREIGN_LINES: u32 = 1000;
 /// Makes lines of events.
 #[derive(Debug)]
 pub(super) struct LogLayer {
-    pub(super) format: Format,
+    pub(super) format: CurrentFormat,
     pub(super) limiter: Arc<RateLimiter>,
     pub(super) metrics: LogMetrics,
     pub(super) sink: Sink,
@@ -74,7 +75,7 @@ where
                 (span.name(), span.extensions().get::<Fields>().cloned().unwrap_or_default())
             })
             .collect();
-        self.sink.push(&self.format.line(&Line::new(metadata, &fields, &spans)));
+        self.sink.push(&self.format.get().line(&Line::new(metadata, &fields, &spans)));
     }
 }
 
@@ -94,7 +95,7 @@ impl LogLayer {
         match self.limiter.admit(key, max, Instant::now(), kind) {
             Admission::Log(suppressed) => {
                 if let Some(suppressed) = suppressed {
-                    self.sink.push(&suppressed_line(self.format, &suppressed));
+                    self.sink.push(&suppressed_line(self.format.get(), &suppressed));
                 }
                 true
             }

@@ -46,6 +46,33 @@ fn dropped(handle: &LogHandle, reason: &str) -> u64 {
     value.parse().unwrap()
 }
 
+#[test]
+fn level_and_format_change_while_the_host_runs() {
+    let (buffer, format) =
+        (Buffer::default(), Format { format: LogFormat::Text, has_colors: false });
+    let (subscriber, handle) = subscriber(EnvFilter::new("info"), format, buffer.clone()).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info!("one");
+        tracing::debug!("two");
+        let mut control = handle.control();
+        let log = |filter: &str| Log { filter: filter.to_owned(), format: LogFormat::Json };
+        control.apply(&log("debug"));
+        tracing::debug!("three");
+        control.is_overridden = true;
+        control.apply(&log("error"));
+        tracing::debug!("four");
+    });
+    assert!(handle.sink.flush(Duration::from_secs(60)));
+    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[0].contains(" INFO ") && lines[0].contains("one"), "{text}");
+    for (line, message) in [(lines[1], "three"), (lines[2], "four")] {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["message"], message);
+    }
+}
+
 fn log_one_event() {
     let span = tracing::info_span!("request", request_id = "the-id", lane = Empty);
     span.record("lane", "a");

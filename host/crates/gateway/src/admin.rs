@@ -7,6 +7,8 @@
 //!   POST /policies/{name}/promote              promote the candidate, or {"version": "ab12cd34"}
 //!   POST /policies/{name}/disable, …/enable    disable or re-enable a policy
 //!   POST /reload                               reload changed files now
+//!   POST /reload?dry-run=true                  tell what that would change
+//!   POST /reload?check=true                    tell what the configuration in the body would change
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
@@ -16,9 +18,11 @@
 //! The admin API never shares a listener with clients: the permission to send requests does not
 //! include the permission to change policies.
 
+mod reload;
 mod respond;
 mod usage;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,16 +40,17 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use self::reload::reload;
 use self::respond::respond;
 use crate::admin_error::AdminError;
 use crate::client_listener::address_of;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
-use crate::hosts::AllowedHosts;
 use crate::idle::ConnectionPool;
-use crate::listen::Limits;
+use crate::listen::Fixed;
 use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
+use crate::served::{Served, ServedSlot};
 use crate::socket::SocketFile;
 use crate::upstream_routes::{self, Access};
 use crate::{listen, request_id, status};
@@ -57,6 +62,8 @@ const GUESS_DELAY: Duration = Duration::from_millis(100);
 const MAX_CONNECTIONS: usize = 64;
 /// Bytes of a command's body.
 const MAX_BODY: usize = 64 << 10;
+/// Bytes of a configuration.
+const MAX_CONFIG: usize = 8 << 20;
 
 /// The administration of the policies. Calls may block for seconds and run on a blocking thread.
 pub trait PolicyAdmin: Send + Sync {
@@ -72,8 +79,13 @@ pub trait PolicyAdmin: Send + Sync {
     /// If the command cannot be executed. Nothing has changed then.
     fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError>;
 
-    /// Reloads changed files and returns the details of all policies after it.
+    /// Reloads changed files, and returns an object with the result, and the details of all
+    /// policies after it.
     fn reload(&self) -> Value;
+
+    /// Returns an object with what a reload would change. `text` takes the place of the
+    /// configuration file.
+    fn plan(&self, text: Option<String>) -> Value;
 }
 
 /// A command for one policy.
@@ -107,38 +119,42 @@ pub struct Admin {
 impl Admin {
     /// Serves until the drain is closed.
     pub async fn serve(self, gateway: &Gateway, policies: Arc<dyn PolicyAdmin>) {
-        let drain = gateway.drain();
-        let metrics = gateway.metrics();
         let socket = async {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
-                let router = router(gateway, Arc::clone(&policies), Keys::default());
-                let limits = limits(gateway, None);
-                listen::listen(socket, router, limits, drain.clone(), Arc::clone(metrics)).await;
+                let served = served(gateway, &policies, Keys::default(), None);
+                listen::listen(socket, served, fixed(gateway)).await;
             }
         };
         let port = async {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([ApiKey::new(&token, "operator")]);
-                let router = router(gateway, Arc::clone(&policies), keys);
-                let hosts = Some(gateway.allowed_hosts(address_of(&listener)));
-                let limits = limits(gateway, hosts);
-                listen::listen(listener, router, limits, drain.clone(), Arc::clone(metrics)).await;
+                let served = served(gateway, &policies, keys, Some(address_of(&listener)));
+                listen::listen(listener, served, fixed(gateway)).await;
             }
         };
         tokio::join!(socket, port);
     }
 }
 
-/// Returns the limits of a listener, which has its own connections.
-fn limits(gateway: &Gateway, hosts: Option<AllowedHosts>) -> Limits {
-    gateway.limits(ConnectionPool::new(MAX_CONNECTIONS), hosts, Protocols::default())
+/// Returns what does not change of a listener, which has its own connections.
+fn fixed(gateway: &Gateway) -> Fixed {
+    gateway.fixed(ConnectionPool::new(MAX_CONNECTIONS), Protocols::default())
+}
+
+/// Adds a listener. `ip` is its address if it is a port.
+fn served(gateway: &Gateway, policies: &Policies, keys: Keys, ip: Option<IpAddr>) -> ServedSlot {
+    let (policies, gate) = (Arc::clone(policies), Arc::new(Gate::new(keys)));
+    gateway.add_listener(Box::new(move |gateway, _| {
+        let router = router(gateway, Arc::clone(&policies), Arc::clone(&gate));
+        let hosts = ip.map(|ip| gateway.allowed_hosts(ip));
+        Served::new(router, gateway.timeouts(), hosts)
+    }))
 }
 
 type Policies = Arc<dyn PolicyAdmin>;
 
-fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
-    let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
+fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
@@ -146,8 +162,7 @@ fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
     let usage_routes = Router::new()
         .route("/usage", only("GET, HEAD", get(usage::usage)))
         .with_state(Arc::clone(gateway.pipeline().meter.usage()));
-    let engine_routes =
-        upstream_routes::routes(Access::Operator).with_state(Arc::clone(gateway.pipeline()));
+    let engine_routes = upstream_routes::routes(Access::Operator).with_state(gateway.pipeline());
     Router::new()
         .route("/policies", only("GET, HEAD", get(list)))
         .route("/policies/{name}", only("GET, HEAD", get(show)))
@@ -159,7 +174,7 @@ fn router(gateway: &Gateway, policies: Policies, keys: Keys) -> Router {
         .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.
-        .layer(middleware::from_fn_with_state(Arc::new(gate), authenticate))
+        .layer(middleware::from_fn_with_state(gate, authenticate))
 }
 
 /// The token of a listener, and what slows guesses down.
@@ -171,6 +186,10 @@ struct Gate {
 }
 
 impl Gate {
+    fn new(keys: Keys) -> Self {
+        Self { keys, next_check: Mutex::new(Instant::now()) }
+    }
+
     /// Checks the token of a request. All requests of a listener take turns, so that neither more
     /// connections nor leaving early makes guesses faster.
     async fn check(&self, headers: &HeaderMap) -> Result<(), Unauthorized> {
@@ -235,11 +254,6 @@ async fn command(
             respond(request, move || policies.command(&name, command)).await
         }
     }
-}
-
-async fn reload(State(policies): State<Policies>, request: Request) -> Response {
-    tracing::info!("reload requested by an operator");
-    respond(request, move || Ok(json!({ "policies": policies.reload() }))).await
 }
 
 fn not_found(policies: &dyn PolicyAdmin, name: &str) -> AdminError {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use pointsman_store::Store;
@@ -17,7 +19,7 @@ use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
 use crate::idle::ConnectionPool;
-use crate::listen::{self, Limits};
+use crate::listen::{self, Fixed};
 use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
@@ -25,9 +27,10 @@ use crate::policy_threads::PolicyThreads;
 use crate::protocols::Protocols;
 use crate::responses::Responses;
 use crate::routes;
+use crate::served::{Served, ServedSlot};
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
 use crate::status::StatusSources;
-use crate::upload::{BodyMemory, MAX_DECODERS, Spool, Uploads};
+use crate::upload::Uploads;
 use pointsman_access::{Accounts, Keys, UsageBook};
 
 /// The components that a gateway is made of.
@@ -71,15 +74,39 @@ impl fmt::Debug for GatewayParts {
     }
 }
 
+/// The part of a configuration that a running gateway takes over.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    /// Settings of the HTTP side. The maximum number of connections, the nonce, the time of the
+    /// start and the limits of stored responses stay those of the start.
+    pub settings: Settings,
+    /// Writes decision records; `None` if recording is disabled.
+    pub recorder: Option<Recorder>,
+    /// Settings of listeners, each for the listener with the same first address. A listener that
+    /// has none keeps its own.
+    pub listeners: Vec<ListenerSettings>,
+}
+
 /// Serves requests of clients. A clone shares all parts.
 #[derive(Clone)]
 pub struct Gateway {
-    pipeline: Arc<Pipeline>,
+    /// Replaced as a whole by a reload; each request keeps the one that it began with.
+    pipeline: Arc<ArcSwap<Pipeline>>,
+    listeners: Arc<Mutex<Vec<Listening>>>,
     status: Arc<StatusSources>,
     drain: Drain,
     /// The connections of clients, on all listeners.
     connections: Arc<ConnectionPool>,
 }
+
+/// A listener that listens, and how what it serves is made of a configuration.
+struct Listening {
+    served: ServedSlot,
+    make: MakeServed,
+}
+
+/// Makes what a listener serves with. The settings are those of the listeners for clients.
+pub(crate) type MakeServed = Box<dyn FnMut(&Gateway, &[ListenerSettings]) -> Served + Send>;
 
 impl Gateway {
     /// Creates a gateway, which gives each of its parts what it needs.
@@ -93,19 +120,8 @@ impl Gateway {
             keys: keys.clone(),
             stop: drain.stopping().clone(),
         };
-        let gauge = metrics.body_bytes.clone();
-        let memory = BodyMemory::new(settings.body_memory, settings.max_body, gauge);
-        let uploads = Uploads {
-            max_body: settings.max_body,
-            timeout: settings.body_timeout,
-            deadline: settings.deadline,
-            memory: Arc::new(memory),
-            max_upload: settings.spool.max_upload,
-            form_memory: settings.spool.memory,
-            spool: Spool::new(&settings.spool, metrics.spool_bytes.clone()),
-            decoders: FairPermits::new(MAX_DECODERS),
-            stop: drain.stopping().clone(),
-        };
+        let gauges = (metrics.body_bytes.clone(), metrics.spool_bytes.clone());
+        let uploads = Uploads::new(&settings, gauges, drain.stopping().clone());
         let connections = ConnectionPool::new(settings.connections.max);
         let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone());
         let responses = Arc::new(Responses::new(&parts.store, &settings.responses));
@@ -115,33 +131,54 @@ impl Gateway {
             keys,
             meter: Meter::new(parts.accounts, parts.usage),
             uploads,
-            parsers: FairPermits::new(MAX_PARSERS),
+            parsers: Arc::new(FairPermits::new(MAX_PARSERS)),
             fleet,
             advisor,
-            policy_threads: PolicyThreads::default(),
+            policy_threads: Arc::new(PolicyThreads::default()),
             recorder,
             metrics,
             responses,
             drain: drain.clone(),
             abort: drain.aborting().clone(),
         };
-        Self { pipeline: Arc::new(pipeline), status: Arc::new(status), drain, connections }
+        Self {
+            pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
+            listeners: Arc::default(),
+            status: Arc::new(status),
+            drain,
+            connections,
+        }
+    }
+
+    /// Applies a changed configuration. Requests that have begun keep the one that they have;
+    /// connections that are open keep their time limits.
+    pub fn reconfigure(&self, config: GatewayConfig) {
+        // Held until the end, so that no listener begins with the earlier configuration meanwhile.
+        let mut listeners = self.listeners.lock();
+        let pipeline = self.pipeline().reconfigured(config.settings, config.recorder);
+        self.pipeline.store(Arc::new(pipeline));
+        for Listening { served, make } in listeners.iter_mut() {
+            served.store(Arc::new(make(self, &config.listeners)));
+        }
+    }
+
+    /// Adds a listener, whose snapshot follows the configuration from then on.
+    pub(crate) fn add_listener(&self, mut make: MakeServed) -> ServedSlot {
+        let mut listeners = self.listeners.lock();
+        let served = Arc::new(ArcSwap::from_pointee(make(self, &[])));
+        listeners.push(Listening { served: Arc::clone(&served), make });
+        served
     }
 
     /// Serves `listener` until the drain is closed. The maximum number of connections is that of
     /// all listeners together.
     pub async fn serve(&self, listener: impl Into<ClientListener>, settings: ListenerSettings) {
         let listener = listener.into();
-        let settings = Arc::new(settings);
-        let (pipeline, status) = (Arc::clone(&self.pipeline), Arc::clone(&self.status));
-        let router = routes::for_listener(pipeline, status, &settings);
-        let hosts = listener.ip().map(|ip| self.allowed_hosts(ip));
         let protocols = listener.protocols().clone();
         let tls = protocols.tls.clone();
-        let limits = self.limits(Arc::clone(&self.connections), hosts, protocols);
-        let limits = Limits { cors: settings.cors.clone().map(Arc::new), ..limits };
-        let metrics = Arc::clone(&self.pipeline.metrics);
-        let serve = listen::listen(listener, router, limits, self.drain.clone(), metrics);
+        let fixed = self.fixed(Arc::clone(&self.connections), protocols);
+        let served = self.add_listener(make_served(settings, listener.ip()));
+        let serve = listen::listen(listener, served, fixed);
         match tls {
             Some(tls) => tokio::select! { () = serve => {}, () = tls.reload_on_changes() => {} },
             None => serve.await,
@@ -150,19 +187,19 @@ impl Gateway {
 
     /// Returns the names by which a listener may be addressed.
     pub(crate) fn allowed_hosts(&self, listener: IpAddr) -> AllowedHosts {
-        AllowedHosts::new(listener, &self.pipeline.settings.connections.hosts)
+        AllowedHosts::new(listener, &self.pipeline.load().settings.connections.hosts)
     }
 
-    /// Returns the limits of a listener.
-    pub(crate) fn limits(
-        &self,
-        pool: Arc<ConnectionPool>,
-        hosts: Option<AllowedHosts>,
-        protocols: Protocols,
-    ) -> Limits {
-        let settings = &self.pipeline.settings.connections;
-        let timeouts = Timeouts { idle: settings.idle_timeout, write: settings.write_timeout };
-        Limits { pool, timeouts, hosts, protocols, cors: None }
+    /// Returns the limits of time of a listener's connections.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        let settings = &self.pipeline.load().settings.connections;
+        Timeouts { idle: settings.idle_timeout, write: settings.write_timeout }
+    }
+
+    /// Returns what does not change while a listener listens.
+    pub(crate) fn fixed(&self, pool: Arc<ConnectionPool>, protocols: Protocols) -> Fixed {
+        let metrics = Arc::clone(&self.pipeline.load().metrics);
+        Fixed { pool, protocols, drain: self.drain.clone(), metrics }
     }
 
     /// Returns what the status pages show, which the admin API serves as well.
@@ -170,27 +207,34 @@ impl Gateway {
         &self.status
     }
 
-    /// Returns the phases of the shutdown.
-    pub(crate) fn drain(&self) -> &Drain {
-        &self.drain
+    /// Returns what the requests of clients need now.
+    pub(crate) fn pipeline(&self) -> Arc<Pipeline> {
+        self.pipeline.load_full()
     }
+}
 
-    /// Returns the metrics of the gateway.
-    pub(crate) fn metrics(&self) -> &Arc<GatewayMetrics> {
-        &self.pipeline.metrics
-    }
-
-    /// Returns what the requests of clients need.
-    pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
-        &self.pipeline
-    }
+/// Returns what makes the snapshots of a listener for clients.
+fn make_served(settings: ListenerSettings, ip: Option<IpAddr>) -> MakeServed {
+    let mut settings = Arc::new(settings);
+    Box::new(move |gateway, all| {
+        let changed = all.iter().find(|new| new.addresses.first() == settings.addresses.first());
+        if let Some(changed) = changed {
+            // The addresses are also those that are listened on, which may have another port.
+            let addresses = settings.addresses.clone();
+            settings = Arc::new(ListenerSettings { addresses, ..changed.clone() });
+        }
+        let status = Arc::clone(&gateway.status);
+        let router = routes::for_listener(gateway.pipeline(), status, &settings);
+        let hosts = ip.map(|ip| gateway.allowed_hosts(ip));
+        let cors = settings.cors.clone().map(Arc::new);
+        Served { cors, ..Served::new(router, gateway.timeouts(), hosts) }
+    })
 }
 
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway")
-            .field("settings", &self.pipeline.settings)
-            .field("keys", &self.pipeline.keys)
+            .field("settings", &self.pipeline.load().settings)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, Request, Version, header};
@@ -21,16 +20,16 @@ use tower_service::Service as _;
 
 use crate::activity::{Activity, RequestGuard};
 use crate::body::{GuardedBody, RequestBody, UnreadBody, discard};
-use crate::connection::{ClientStream, Timeouts};
-use crate::cors::{Cors, CorsHeaders};
+use crate::connection::ClientStream;
+use crate::cors::CorsHeaders;
 use crate::drain::Drain;
 use crate::error::RouteError;
-use crate::hosts::AllowedHosts;
 use crate::http_version::{http1, http2};
 use crate::idle::IdleConnections;
 use crate::metrics::GatewayMetrics;
 use crate::protocols::{HttpVersion, Protocols};
 use crate::response;
+use crate::served::{Served, ServedSlot};
 use crate::unsent::StreamTasks;
 
 /// Announces the idle timeout, so that clients do not send a request when it is about to expire.
@@ -40,15 +39,9 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What the connections of a listener share.
 pub(crate) struct Listener {
-    pub(crate) router: Router,
-    pub(crate) timeouts: Timeouts,
-    /// Host names of the listener; `None` for a Unix socket.
-    pub(crate) hosts: Option<AllowedHosts>,
+    /// What requests are served with.
+    pub(crate) served: ServedSlot,
     pub(crate) protocols: Protocols,
-    /// Which pages of other origins may use the listener; `None` for none.
-    pub(crate) cors: Option<Arc<Cors>>,
-    /// The value of the header `Keep-Alive`.
-    pub(crate) keep_alive: Option<HeaderValue>,
     pub(crate) drain: Drain,
     pub(crate) idle: Arc<IdleConnections>,
     /// Places of requests on connections with HTTP/2.
@@ -65,7 +58,7 @@ pub(crate) async fn serve_connection(
 ) {
     let _open = listener.metrics.open_connection();
     let activity = Activity::new(listener.drain.clone(), Arc::clone(&listener.idle));
-    let stream = ClientStream::new(stream, Arc::clone(&activity), listener.timeouts);
+    let stream = ClientStream::new(stream, Arc::clone(&activity), listener.served.load().timeouts);
     // A connection that is accepted after the cut only ends when the listener closes.
     let cutting = listener.drain.cutting();
     let cut = match cutting.is_cancelled() {
@@ -120,7 +113,8 @@ async fn serve_requests(
             // The streams are tasks of their own, which end with the connection.
             let ended = CancellationToken::new();
             let _ended_on_drop = ended.clone().drop_guard();
-            let tasks = StreamTasks::new(listener.tasks.clone(), ended, listener.timeouts.write);
+            let write_timeout = listener.served.load().timeouts.write;
+            let tasks = StreamTasks::new(listener.tasks.clone(), ended, write_timeout);
             let mut connection = pin!(http2(tasks).serve_connection(stream, service));
             tokio::select! {
                 result = connection.as_mut() => result,
@@ -156,6 +150,7 @@ async fn serve(
     request: Request<Incoming>,
     mut guard: RequestGuard,
 ) -> Response<GuardedBody> {
+    let served: Arc<Served> = listener.served.load_full();
     let has_place = request.version() < Version::HTTP_2 || guard.take_place(&listener.requests);
     let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
     let rest = is_upload(&request).then(UnreadBody::default);
@@ -164,9 +159,9 @@ async fn serve(
     let (version, is_head) = (request.version(), request.method() == Method::HEAD);
     // Only then a client does not expect to keep the connection.
     let is_last = version < Version::HTTP_11 || request.headers().contains_key(header::CONNECTION);
-    let cors = listener.cors.as_ref();
+    let cors = served.cors.as_ref();
     let cors = cors.map(|cors| cors.headers_for(request.method(), request.headers()));
-    let checked = match &listener.hosts {
+    let checked = match &served.hosts {
         Some(hosts) => hosts.check(version, request.uri(), request.headers()),
         None => Ok(()),
     };
@@ -175,7 +170,7 @@ async fn serve(
         Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => response::no_content(),
         Ok(()) if !has_place => response::error(request, RouteError::TooManyRequests),
         Ok(()) => {
-            let mut router = listener.router.clone();
+            let mut router = served.router.clone();
             router.call(request).await.unwrap_or_else(|never| match never {})
         }
         Err(error) => {
@@ -207,7 +202,7 @@ async fn serve(
     let headers = response.headers_mut();
     if listener.drain.stopping().is_cancelled() || leaves_body_unread {
         headers.insert(header::CONNECTION, CLOSE);
-    } else if let Some(keep_alive) = &listener.keep_alive
+    } else if let Some(keep_alive) = &served.keep_alive
         && !is_last
         && !headers.contains_key(header::CONNECTION)
     {

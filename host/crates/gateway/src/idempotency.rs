@@ -88,6 +88,17 @@ impl Idempotency {
         Self { table, tasks: TaskTracker::new(), grace: settings.grace, stop }
     }
 
+    /// Returns the same requests with changed settings.
+    pub(crate) fn reconfigured(&self, settings: &IdempotencySettings) -> Self {
+        self.table.reconfigure(settings);
+        Self {
+            table: Arc::clone(&self.table),
+            tasks: self.tasks.clone(),
+            grace: settings.grace,
+            stop: self.stop.clone(),
+        }
+    }
+
     /// Returns the key of a request; `None` if it has none, or keys are not used for it.
     ///
     /// # Errors

@@ -72,6 +72,7 @@ mod rewrite;
 mod rights;
 mod routes;
 mod serve;
+mod served;
 mod settings;
 mod socket;
 mod status;
@@ -92,7 +93,7 @@ pub use self::descriptors::raise_descriptor_limit;
 pub use self::drain::Drain;
 pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
-pub use self::gateway::{Gateway, GatewayParts};
+pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};
 pub use self::metrics::GatewayMetrics;
 pub use self::responses::{ResponseLimits, response_namespace};
 pub use self::settings::{

@@ -8,21 +8,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use http::HeaderValue;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
-use crate::connection::Timeouts;
-use crate::cors::Cors;
 use crate::drain::Drain;
-use crate::hosts::AllowedHosts;
 use crate::http_connection::{Listener, serve_connection};
 use crate::idle::ConnectionPool;
 use crate::metrics::GatewayMetrics;
 use crate::protocols::Protocols;
+use crate::served::ServedSlot;
 
 /// Pause after a failed `accept`, which fails again immediately while descriptors are exhausted.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -62,40 +58,26 @@ pub(crate) fn limit_send_buffer(socket: SockRef<'_>) {
     }
 }
 
-/// The limits of a listener, and what is spoken on it.
+/// What does not change while a listener listens.
 #[derive(Debug, Clone)]
-pub(crate) struct Limits {
+pub(crate) struct Fixed {
     /// The places of connections.
     pub(crate) pool: Arc<ConnectionPool>,
-    pub(crate) timeouts: Timeouts,
-    /// Host names of the listener; `None` for a Unix socket.
-    pub(crate) hosts: Option<AllowedHosts>,
     pub(crate) protocols: Protocols,
-    /// Which pages of other origins may use the listener; `None` for none.
-    pub(crate) cors: Option<Arc<Cors>>,
+    pub(crate) drain: Drain,
+    pub(crate) metrics: Arc<GatewayMetrics>,
 }
 
-/// Serves `router` until the drain is closed, and then closes all connections. Dropping the future
-/// closes them, too.
-pub(crate) async fn listen(
-    acceptor: impl Acceptor,
-    router: Router,
-    limits: Limits,
-    drain: Drain,
-    metrics: Arc<GatewayMetrics>,
-) {
+/// Serves what `served` has until the drain is closed, and then closes all connections. Dropping
+/// the future closes them, too.
+pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: Fixed) {
+    let Fixed { pool, protocols, drain, metrics } = fixed;
     let tasks = TaskTracker::new();
     let close = drain.closing().child_token();
     let _close_on_drop = close.clone().drop_guard();
-    let Limits { pool, timeouts, hosts, protocols, cors } = limits;
-    let keep_alive = HeaderValue::from_str(&format!("timeout={}", timeouts.idle.as_secs())).ok();
     let listener = Arc::new(Listener {
-        router,
-        timeouts,
-        hosts,
+        served,
         protocols,
-        cors,
-        keep_alive,
         drain,
         idle: Arc::clone(pool.idle()),
         requests: Arc::clone(pool.requests()),

@@ -27,10 +27,10 @@ pub(crate) struct Pipeline {
     pub(crate) idempotency: Idempotency,
     pub(crate) uploads: Uploads,
     /// Limits the large bodies that are parsed at a time.
-    pub(crate) parsers: FairPermits,
+    pub(crate) parsers: Arc<FairPermits>,
     pub(crate) fleet: Fleet,
     pub(crate) advisor: AdvisorSlot,
-    pub(crate) policy_threads: PolicyThreads,
+    pub(crate) policy_threads: Arc<PolicyThreads>,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) metrics: Arc<GatewayMetrics>,
     /// The responses that the host keeps.
@@ -39,4 +39,28 @@ pub(crate) struct Pipeline {
     pub(crate) drain: Drain,
     /// When cancelled, requests that are left get an error.
     pub(crate) abort: CancellationToken,
+}
+
+impl Pipeline {
+    /// Returns the components of a changed configuration. What is counted and kept for requests is
+    /// shared with this one.
+    pub(crate) fn reconfigured(&self, settings: Settings, recorder: Option<Recorder>) -> Self {
+        self.responses.set_max_background(settings.responses.max_background);
+        Self {
+            meter: self.meter.clone(),
+            idempotency: self.idempotency.reconfigured(&settings.idempotency),
+            uploads: self.uploads.reconfigured(&settings),
+            settings,
+            keys: self.keys.clone(),
+            parsers: Arc::clone(&self.parsers),
+            fleet: self.fleet.clone(),
+            advisor: Arc::clone(&self.advisor),
+            policy_threads: Arc::clone(&self.policy_threads),
+            recorder,
+            metrics: Arc::clone(&self.metrics),
+            responses: Arc::clone(&self.responses),
+            drain: self.drain.clone(),
+            abort: self.abort.clone(),
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod http_layer;
 mod limits;
 mod listener;
 mod protocols;
+mod reconfigure;
 mod recovery;
 mod responses;
 mod spans;
@@ -223,7 +224,7 @@ impl TestGateway {
     /// Returns the routes for clients.
     pub(crate) fn router(&self) -> Router {
         let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
-        routes::router(Arc::clone(pipeline), Arc::clone(status))
+        routes::router(pipeline, Arc::clone(status))
     }
 
     /// Stops an engine, so that its port refuses connections.
@@ -253,7 +254,7 @@ impl TestGateway {
             .header("authorization", format!("Bearer {API_KEY}"))
             .body(Body::from(body))
             .unwrap();
-        once::serve(Arc::clone(self.gateway.pipeline()), Endpoint::ChatCompletions, request).await
+        once::serve(self.gateway.pipeline(), Endpoint::ChatCompletions, request).await
     }
 
     /// Sends a request and returns status, headers and body of the response.

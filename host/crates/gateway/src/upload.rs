@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use parking_lot::RwLock;
 use pointsman_fleet::{ContentEncoding, UnsupportedEncoding, decode};
 use pointsman_openai::{BodyKind, Form};
 use prometheus_client::metrics::gauge::Gauge;
@@ -28,6 +29,7 @@ pub(crate) use self::spool::Spool;
 use crate::error::RouteError;
 use crate::fair_permits::FairPermits;
 use crate::pace::Pace;
+use crate::settings::Settings;
 
 /// Bytes per second that a client has to send on average while the host waits for it, before they
 /// are decoded, so that a trickle does not hold memory for long: 32 MiB take nine minutes at most.
@@ -37,7 +39,7 @@ const MIN_UPLOAD_RATE: u32 = 64 << 10;
 const SMALL_SHARE: usize = 1 << 20;
 /// Encoded bodies that are decoded at a time. A decoder takes one or two megabytes for its tables,
 /// and its window, which is not larger than what it has decoded.
-pub(crate) const MAX_DECODERS: usize = 64;
+const MAX_DECODERS: usize = 64;
 /// Capacity that a body begins with, if it has no known length.
 const FIRST_CAPACITY: usize = 8 << 10;
 
@@ -58,19 +60,53 @@ pub(crate) struct Uploads {
     /// Where what exceeds this goes.
     pub(crate) spool: Spool,
     /// Limits the encoded bodies that are decoded at a time.
-    pub(crate) decoders: FairPermits,
+    pub(crate) decoders: Arc<FairPermits>,
     /// Cancelled when the host stops: bodies that have not been received are rejected.
     pub(crate) stop: CancellationToken,
+}
+
+impl Uploads {
+    /// Creates the limits.
+    pub(crate) fn new(
+        settings: &Settings,
+        (body_bytes, spool_bytes): (Gauge, Gauge),
+        stop: CancellationToken,
+    ) -> Self {
+        let memory = BodyMemory::new(settings.body_memory, settings.max_body, body_bytes);
+        Self {
+            max_body: settings.max_body,
+            timeout: settings.body_timeout,
+            deadline: settings.deadline,
+            memory: Arc::new(memory),
+            max_upload: settings.spool.max_upload,
+            form_memory: settings.spool.memory,
+            spool: Spool::new(&settings.spool, spool_bytes),
+            decoders: Arc::new(FairPermits::new(MAX_DECODERS)),
+            stop,
+        }
+    }
+
+    /// Returns the limits of a changed configuration. What bodies use counts against them, too.
+    pub(crate) fn reconfigured(&self, settings: &Settings) -> Self {
+        self.memory.set_limit(settings.body_memory, settings.max_body);
+        Self {
+            max_body: settings.max_body,
+            timeout: settings.body_timeout,
+            deadline: settings.deadline,
+            memory: Arc::clone(&self.memory),
+            max_upload: settings.spool.max_upload,
+            form_memory: settings.spool.memory,
+            spool: self.spool.reconfigured(&settings.spool),
+            decoders: Arc::clone(&self.decoders),
+            stop: self.stop.clone(),
+        }
+    }
 }
 
 /// The memory that all bodies of requests in flight use.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
-    limit: usize,
-    /// Limit for bodies larger than [`SMALL_SHARE`].
-    large_limit: usize,
-    /// Limit for such bodies of one tenant.
-    tenant_limit: usize,
+    limits: RwLock<MemoryLimits>,
     used: AtomicUsize,
     /// The bytes that each tenant uses for bodies larger than [`SMALL_SHARE`], if any.
     large_by_tenant: Mutex<HashMap<String, usize>>,
@@ -78,19 +114,38 @@ pub(crate) struct BodyMemory {
     gauge: Gauge,
 }
 
+/// How much memory there is, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct MemoryLimits {
+    all: usize,
+    /// Limit for bodies larger than [`SMALL_SHARE`].
+    large: usize,
+    /// Limit for such bodies of one tenant.
+    tenant: usize,
+}
+
+impl MemoryLimits {
+    fn new(all: usize, max_body: usize) -> Self {
+        let one_body = max_body.min(all);
+        let large = (all - all / 4).max(one_body);
+        Self { all, large, tenant: (large / 2).max(one_body) }
+    }
+}
+
 impl BodyMemory {
     /// Creates the memory of `limit` bytes, of which one body has at most `max_body`.
     pub(crate) fn new(limit: usize, max_body: usize, gauge: Gauge) -> Self {
-        let one_body = max_body.min(limit);
-        let large_limit = (limit - limit / 4).max(one_body);
         Self {
-            limit,
-            large_limit,
-            tenant_limit: (large_limit / 2).max(one_body),
+            limits: RwLock::new(MemoryLimits::new(limit, max_body)),
             used: AtomicUsize::new(0),
             large_by_tenant: Mutex::default(),
             gauge,
         }
+    }
+
+    /// Changes the limit. What exceeds a lower one stays until its requests end.
+    pub(crate) fn set_limit(&self, limit: usize, max_body: usize) {
+        *self.limits.write() = MemoryLimits::new(limit, max_body);
     }
 
     fn large_by_tenant(&self) -> MutexGuard<'_, HashMap<String, usize>> {
@@ -102,7 +157,7 @@ impl BodyMemory {
     fn add_large(&self, tenant: &str, bytes: usize) -> Result<(), RouteError> {
         let mut tenants = self.large_by_tenant();
         let used = tenants.get(tenant).copied().unwrap_or(0).saturating_add(bytes);
-        if used > self.tenant_limit {
+        if used > self.limits.read().tenant {
             return Err(RouteError::BodyMemory);
         }
         tenants.insert(tenant.to_owned(), used);
@@ -156,7 +211,8 @@ impl Reservation {
             memory.add_large(tenant, length - self.tenant_bytes)?;
             self.tenant_bytes = length;
         }
-        let limit = if is_large { memory.large_limit } else { memory.limit };
+        let limits = *memory.limits.read();
+        let limit = if is_large { limits.large } else { limits.all };
         let add = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
         // Relaxed: the counter guards no other memory.
         memory

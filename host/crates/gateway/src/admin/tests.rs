@@ -28,7 +28,11 @@ impl PolicyAdmin for TestPolicies {
     }
 
     fn reload(&self) -> Value {
-        json!(["reloaded"])
+        json!({ "policies": ["reloaded"] })
+    }
+
+    fn plan(&self, text: Option<String>) -> Value {
+        json!({ "text": text })
     }
 }
 
@@ -40,7 +44,8 @@ async fn send(
     body: &'static str,
 ) -> (StatusCode, Value) {
     let test = TestGateway::new(BuiltIn).await;
-    let mut router = router(&test.gateway, Arc::new(TestPolicies), keys.clone());
+    let gate = Arc::new(Gate::new(keys.clone()));
+    let mut router = router(&test.gateway, Arc::new(TestPolicies), gate);
     let mut request = Request::builder().method(method).uri(path);
     if let Some(header) = header {
         request = request.header("authorization", header);
@@ -77,6 +82,8 @@ async fn queries_and_commands_reach_policies() {
         (Method::POST, "/policies/one/promote", " {} ", one("Promote { version: None }")),
         (Method::POST, "/policies/one/disable", "{\"version\": null}", one("Disable")),
         (Method::POST, "/reload", "", json!({ "policies": ["reloaded"] })),
+        (Method::POST, "/reload?dry-run=true", "", json!({ "text": null })),
+        (Method::POST, "/reload?check=true", "x = 1", json!({ "text": "x = 1" })),
     ] {
         assert_eq!(
             send(&open, &method, path, None, body).await,
@@ -140,6 +147,7 @@ async fn errors_have_codes_and_messages() {
         (Method::POST, "/policies/one/enable", "", 500, "internal_error", "host log (request "),
         (Method::POST, "/policies", "", 405, "method_not_allowed", "use GET, HEAD"),
         (Method::GET, "/reload", "", 405, "method_not_allowed", "use POST"),
+        (Method::POST, "/reload?dryrun=true", "", 400, "invalid_request", "dryrun"),
         (Method::POST, "/v1/chat/completions", "{}", 404, "not_found", "/v1/chat/completions"),
     ] {
         let (actual, reply) = send(&open, &method, path, None, body).await;
@@ -182,7 +190,7 @@ async fn port_requires_token_for_every_path() {
 #[tokio::test(start_paused = true)]
 async fn guesses_take_turns_even_if_the_client_leaves() {
     let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
-    let gate = Gate { keys, next_check: Mutex::new(Instant::now()) };
+    let gate = Gate::new(keys);
     let headers = |token: &str| {
         let value = format!("Bearer {token}").parse().unwrap();
         HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])

@@ -11,12 +11,12 @@ pub(super) const MAX_JOINABLE: usize = 4 << 20;
 /// The memory of the executions that run, of all tenants.
 #[derive(Debug)]
 pub(super) struct Memory {
-    limit: usize,
     used: Mutex<Used>,
 }
 
 #[derive(Debug, Default)]
 struct Used {
+    limit: usize,
     bytes: usize,
     by_tenant: HashMap<Option<Arc<str>>, TenantUse>,
 }
@@ -29,7 +29,12 @@ struct TenantUse {
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: Mutex::default() })
+        Arc::new(Self { used: Mutex::new(Used { limit, ..Used::default() }) })
+    }
+
+    /// Changes the limit. What exceeds a lower one stays until its executions end.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.used.lock().limit = limit;
     }
 
     /// Returns the number of a tenant's executions.
@@ -60,13 +65,13 @@ impl Charge {
 
     /// Adds bytes; returns false if there is no memory for them.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
-        let limit = self.memory.limit;
+        let mut used = self.memory.used.lock();
+        let limit = used.limit;
         // One tenant must not take the memory of all others, but may have one long response.
         let share = match self.tenant {
             Some(_) => (limit / 2).max(MAX_JOINABLE.min(limit)),
             None => limit,
         };
-        let mut used = self.memory.used.lock();
         let total = used.bytes + bytes;
         let tenant = used.by_tenant.entry(self.tenant.clone()).or_default();
         if total > limit || tenant.bytes + bytes > share {

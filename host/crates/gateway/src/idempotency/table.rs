@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -26,19 +27,44 @@ type Key = [u8; 32];
 /// All executions with a key.
 pub(super) struct Table {
     running: Mutex<Running>,
-    /// Responses that are replayed; those that were used least recently make room for others.
-    kept: Cache<Key, Arc<Execution>>,
-    keeps: bool,
     memory: Arc<Memory>,
-    /// Maximum weight of all responses that are kept.
-    kept_limit: usize,
 }
 
-#[derive(Default)]
 struct Running {
     executions: HashMap<Key, Entry>,
+    kept: Kept,
     /// Of each tenant, the responses that are kept, oldest first, with their weights.
     kept_by_tenant: HashMap<Option<Arc<str>>, VecDeque<(Key, usize)>>,
+}
+
+/// Responses that are replayed; those that were used least recently make room for others.
+struct Kept {
+    cache: Cache<Key, Arc<Execution>>,
+    time: Duration,
+    /// Maximum weight of all of them; zero ignores keys.
+    limit: usize,
+}
+
+impl Kept {
+    fn new(settings: &IdempotencySettings) -> Self {
+        let limit = half(settings);
+        let weigh = move |_: &Key, execution: &Arc<Execution>| {
+            let weight = weight(execution.kept_size().unwrap_or(0), limit);
+            u32::try_from(weight).unwrap_or(u32::MAX)
+        };
+        let cache = Cache::builder()
+            .max_capacity(limit as u64)
+            .weigher(weigh)
+            .time_to_live(settings.keep)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self { cache, time: settings.keep, limit }
+    }
+}
+
+/// Returns one half of the memory for what runs, and one for what is kept.
+fn half(settings: &IdempotencySettings) -> usize {
+    settings.memory / 2
 }
 
 struct Entry {
@@ -56,30 +82,30 @@ pub(super) enum Found {
 
 impl Table {
     pub(super) fn new(settings: &IdempotencySettings) -> Self {
-        // One half for what runs, and one for what is kept.
-        let limit = settings.memory / 2;
-        let weigh = move |_: &Key, execution: &Arc<Execution>| {
-            let weight = weight(execution.kept_size().unwrap_or(0), limit);
-            u32::try_from(weight).unwrap_or(u32::MAX)
-        };
-        let kept = Cache::builder()
-            .max_capacity(limit as u64)
-            .weigher(weigh)
-            .time_to_live(settings.keep)
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Self {
-            running: Mutex::default(),
-            kept,
-            keeps: !settings.keep.is_zero(),
-            memory: Memory::new(limit),
-            kept_limit: limit,
+        let (executions, kept_by_tenant) = Default::default();
+        let running = Running { executions, kept: Kept::new(settings), kept_by_tenant };
+        Self { running: Mutex::new(running), memory: Memory::new(half(settings)) }
+    }
+
+    /// Changes the limits. Responses that are kept stay, for the new time from now on.
+    pub(super) fn reconfigure(&self, settings: &IdempotencySettings) {
+        let mut running = self.running.lock();
+        if running.kept.time == settings.keep && running.kept.limit == half(settings) {
+            return;
         }
+        self.memory.set_limit(half(settings));
+        let kept = Kept::new(settings);
+        if !settings.keep.is_zero() {
+            for (key, execution) in &running.kept.cache {
+                kept.cache.insert(*key, execution);
+            }
+        }
+        running.kept = kept;
     }
 
     /// Returns true if keys are ignored.
     pub(super) fn is_disabled(&self) -> bool {
-        self.kept_limit == 0
+        self.running.lock().kept.limit == 0
     }
 
     /// Joins the execution of a request, or starts one. A key that may not use all lanes and models
@@ -96,7 +122,7 @@ impl Table {
         let mut running = self.running.lock();
         let found = running.executions.get(&key).map(|entry| Arc::clone(&entry.execution));
         // Kept before it ceases to be a running one, so that it is one of them at any time.
-        if let Some(execution) = found.or_else(|| self.kept.get(&key)) {
+        if let Some(execution) = found.or_else(|| running.kept.cache.get(&key)) {
             if !execution.has_content(&content) {
                 return Err(RouteError::IdempotencyKeyReused);
             }
@@ -136,33 +162,14 @@ impl Table {
         let is_current = |entry: &&Entry| Arc::ptr_eq(&entry.execution, execution);
         let Some(entry) = running.executions.get(&key).filter(is_current) else { return };
         let tenant = entry.tenant.clone();
-        if let Some(size) = execution.kept_size().filter(|_| self.keeps) {
+        let Kept { cache, time, limit } = &running.kept;
+        if let Some(size) = execution.kept_size().filter(|_| !time.is_zero()) {
             execution.release_charge();
-            self.kept.insert(key, Arc::clone(execution));
-            self.limit_tenant(&mut running, tenant, key, weight(size, self.kept_limit));
+            cache.insert(key, Arc::clone(execution));
+            let weight = weight(size, *limit);
+            running.limit_tenant(tenant, key, weight);
         }
         running.executions.remove(&key);
-    }
-
-    /// Removes the oldest responses of a tenant that has more than its share.
-    fn limit_tenant(
-        &self,
-        running: &mut Running,
-        tenant: Option<Arc<str>>,
-        key: Key,
-        weight: usize,
-    ) {
-        let share = if tenant.is_some() { self.kept_limit / 2 } else { self.kept_limit };
-        let kept = running.kept_by_tenant.entry(tenant).or_default();
-        kept.push_back((key, weight));
-        let mut total: usize = kept.iter().map(|(_, weight)| weight).sum();
-        while total > share
-            && let Some((oldest, weight)) = kept.pop_front()
-        {
-            total -= weight;
-            // If the response was kept anew since, it is only forgotten early.
-            self.kept.invalidate(&oldest);
-        }
     }
 
     /// Returns the bytes of the executions that run.
@@ -174,8 +181,27 @@ impl Table {
     /// Returns the number of executions that run, and of responses that are kept.
     #[cfg(test)]
     pub(super) fn entries(&self) -> (usize, u64) {
-        self.kept.run_pending_tasks();
-        (self.running.lock().executions.len(), self.kept.entry_count())
+        let running = self.running.lock();
+        running.kept.cache.run_pending_tasks();
+        (running.executions.len(), running.kept.cache.entry_count())
+    }
+}
+
+impl Running {
+    /// Removes the oldest responses of a tenant that has more than its share.
+    fn limit_tenant(&mut self, tenant: Option<Arc<str>>, key: Key, weight: usize) {
+        let limit = self.kept.limit;
+        let share = if tenant.is_some() { limit / 2 } else { limit };
+        let kept = self.kept_by_tenant.entry(tenant).or_default();
+        kept.push_back((key, weight));
+        let mut total: usize = kept.iter().map(|(_, weight)| weight).sum();
+        while total > share
+            && let Some((oldest, weight)) = kept.pop_front()
+        {
+            total -= weight;
+            // If the response was kept anew since, it is only forgotten early.
+            self.kept.cache.invalidate(&oldest);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -94,7 +95,7 @@ pub(crate) struct Responses {
     live: Mutex<HashMap<String, Live>>,
     /// Their tasks.
     pub(super) tasks: TaskTracker,
-    max_background: usize,
+    max_background: AtomicUsize,
 }
 
 struct Live {
@@ -108,8 +109,13 @@ impl Responses {
             table: store.table(NAMESPACE),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
-            max_background: limits.max_background,
+            max_background: AtomicUsize::new(limits.max_background),
         }
+    }
+
+    /// Changes the maximum number of responses of a tenant in the background at a time.
+    pub(crate) fn set_max_background(&self, max: usize) {
+        self.max_background.store(max, Ordering::Relaxed);
     }
 
     /// Returns a response of this owner. `None` for an unknown id and for one of another owner.
@@ -127,8 +133,9 @@ impl Responses {
     pub(super) fn begin(&self, turn: &Turn) -> Result<(), RouteError> {
         let mut live = self.live.lock();
         let of_tenant = live.values().filter(|live| live.owner.tenant == turn.owner.tenant);
-        if of_tenant.count() >= self.max_background {
-            return Err(RouteError::TooManyBackground { max: self.max_background });
+        let max = self.max_background.load(Ordering::Relaxed);
+        if of_tenant.count() >= max {
+            return Err(RouteError::TooManyBackground { max });
         }
         let (owner, cancelled) = (turn.owner.clone(), turn.cancelled.clone());
         live.insert(turn.id.clone(), Live { owner, cancelled });

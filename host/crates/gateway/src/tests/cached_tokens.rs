@@ -108,7 +108,8 @@ async fn failed_requests_are_not_remembered() {
     assert_eq!(gateway.send(turn(4000, 0)).await.0, 400);
     assert_eq!(gateway.send(turn(4000, 1)).await.0, 200);
     assert_eq!(advisor.last(), [0, 0, 0]);
-    let index = gateway.gateway.pipeline().fleet.prefix_index();
+    let pipeline = gateway.gateway.pipeline();
+    let index = pipeline.fleet.prefix_index();
     let before = gateway.send(turn(4000, 2)).await.0;
     index.reset(LaneId(0), None);
     assert_eq!((before, gateway.send(turn(4000, 3)).await.0), (200, 200));

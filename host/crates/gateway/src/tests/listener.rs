@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// Reads until the response contains `end`, or the connection ends.
-    async fn read_until(&mut self, end: &str) -> String {
+    pub(super) async fn read_until(&mut self, end: &str) -> String {
         let (mut text, mut buffer) = (String::new(), [0; 4096]);
         while !text.contains(end) {
             match self.0.read(&mut buffer).await {
@@ -253,8 +253,8 @@ async fn client_that_does_not_read_frees_the_lane() {
     while !test.metric("pointsman_client_gone_total").ends_with(" 1") {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let fleet = &test.gateway.pipeline().fleet;
-    let idle = fleet.wait_for(|view| view.stats().all(|stat| stat.running == 0));
+    let pipeline = test.gateway.pipeline();
+    let idle = pipeline.fleet.wait_for(|view| view.stats().all(|stat| stat.running == 0));
     tokio::time::timeout(Duration::from_secs(5), idle).await.unwrap();
 }
 

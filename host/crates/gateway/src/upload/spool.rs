@@ -32,6 +32,12 @@ impl Spool {
         Self { folder: Arc::new(settings.folder.clone()), space: Arc::new(space) }
     }
 
+    /// Returns the spool of a changed configuration. Files that exist count against its size, too.
+    pub(super) fn reconfigured(&self, settings: &SpoolSettings) -> Self {
+        self.space.set_limit(settings.max_size, settings.max_upload);
+        Self { folder: Arc::new(settings.folder.clone()), space: Arc::clone(&self.space) }
+    }
+
     /// Creates a file.
     pub(super) async fn create(&self, tenant: Option<&str>) -> Result<SpoolFile, RouteError> {
         let folder = Arc::clone(&self.folder);

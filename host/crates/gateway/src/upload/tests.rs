@@ -12,7 +12,7 @@ fn uploads(max_body: usize, memory: usize) -> Uploads {
         timeout: Duration::from_secs(30),
         deadline: Duration::from_secs(3_600),
         memory: Arc::new(BodyMemory::new(memory, max_body, Gauge::default())),
-        decoders: FairPermits::new(MAX_DECODERS),
+        decoders: Arc::new(FairPermits::new(MAX_DECODERS)),
         max_upload: max_body,
         form_memory: MIB,
         spool: Spool::new(&crate::settings::SpoolSettings::default(), Gauge::default()),

@@ -40,7 +40,7 @@ impl Harness {
             max_upload: settings.max_upload,
             form_memory: settings.memory,
             spool: Spool::new(&settings, gauge.clone()),
-            decoders: FairPermits::new(MAX_DECODERS),
+            decoders: Arc::new(FairPermits::new(MAX_DECODERS)),
             stop: CancellationToken::new(),
         };
         Self { uploads, gauge, folder }
