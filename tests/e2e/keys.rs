@@ -360,11 +360,12 @@ fn configuration_of_keys_is_applied_without_a_restart() {
     wait_until("anonymous requests are accepted", || anonymous().status == 403);
     assert_eq!(anonymous().error_code(), json!("model_not_allowed"));
     assert_eq!(ask(&host, "two").0, 401);
-    assert_eq!(host.status()["config"]["restart_for"], json!([]));
+    assert_eq!(host.status()["config"]["handover_for"], json!([]));
     let tokens = "[access.tokens]\nissuer = \"https://issuer.example\"\naudience = [\"a\"]\n";
     write(&["[access]\nkeys = \"keys.toml\"\nanonymous = \"g\"\n", tokens, &lanes].concat());
     wait_until("the change of tokens is reported", || {
-        host.status()["config"]["restart_for"] == json!(["access.tokens"])
+        host.status()["config"]["handover_for"]
+            == json!(["access.tokens.audience", "access.tokens.issuer"])
     });
     assert_eq!(host.engine_pid("a"), pid);
     host.stop();

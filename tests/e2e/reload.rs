@@ -1,8 +1,12 @@
 //! Reload: policy files, folders, symbolic links and the configuration change under load, and no
 //! request or engine is affected.
 
+mod commands;
 mod configuration;
+mod effects;
+mod files;
 mod load;
+mod random;
 mod restart;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,4 @@
-//! Reload of the configuration: changes of `[policies]` apply immediately, all others need a
-//! restart.
+//! Reload of `[policies]`.
 
 use std::fs;
 
@@ -7,7 +6,6 @@ use pointsman_tests::deployment::{Deployment, chain, policy_dir};
 use pointsman_tests::guests::Guest;
 use pointsman_tests::load::LoadGenerator;
 use pointsman_tests::wait_until;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{config, engines, start_deployment};
@@ -138,23 +136,4 @@ fn invalid_config_changes_nothing_and_is_reported() {
     deployment.reload();
     assert_ne!(deployment.host.status()["config"]["error"], Value::Null);
     assert_eq!(deployment.reason("auto"), "one");
-}
-
-#[test]
-fn sections_that_need_restart_are_named() {
-    let deployment =
-        start_deployment(&[Guest::new("p").reason("one"), Guest::new("q").reason("two")]);
-    let before = engines(&deployment);
-    let with_lane = config(&chain(&["p"], "")) + &crate::lane("c", &["c"], &[]);
-    deployment.write_config(&with_lane);
-    // SIGHUP reloads, too.
-    deployment.host.signal(Signal::HUP);
-    wait_until("the section is named", || {
-        deployment.host.status()["config"]["restart_for"] == json!(["lanes"])
-    });
-    assert_eq!(deployment.reason("auto"), "one");
-    assert_eq!((engines(&deployment), deployment.send_chat("c").status), (before, 404));
-    deployment.write_config(&config(&chain(&["p", "q"], "")));
-    deployment.reload();
-    assert_eq!(deployment.host.status()["config"]["restart_for"], json!([]));
 }
