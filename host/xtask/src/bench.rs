@@ -4,6 +4,7 @@
 
 mod instructions;
 mod keys;
+mod reload;
 mod simulation;
 mod waiting;
 
@@ -27,7 +28,7 @@ const SECRET: &str = "pm_bench";
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("parts", "the parts", parts),
     (
         "turns",
@@ -42,6 +43,7 @@ const PARTS: [Part; 8] = [
     ),
     ("whole", "the whole: one local engine that responds immediately", whole),
     ("keys", "keys, limits and usage: CPU time per request", keys::keys),
+    ("reload", "reload of a configuration with 100 lanes under load", reload::reload),
     ("truth", "a workload in real time and simulated", simulation::truth),
     ("simulation", "the speed of the simulator", simulation::speed),
 ];
