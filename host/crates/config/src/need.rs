@@ -1,8 +1,8 @@
 //! How much memory a lane needs, and whether its group's budget covers it.
 
 use pointsman_fleet::{
-    EngineConfig, Footprint, GroupSpec, LaneSpec, Model, Remedies, Residency, Serving, UnloadMode,
-    estimate_footprint, format_size,
+    EngineConfig, Footprint, GroupSpec, LaneSpec, Model, Remedies, Residency, UnloadMode,
+    format_size,
 };
 use pointsman_settings::{Code, Problem, Section};
 
@@ -161,14 +161,12 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
         return Err(ComputeError { in_engine: false, key: "max-context", problem });
     };
     let sequences = if model.cache.is_some() { 1 } else { model.sequences };
-    let serving =
-        Serving { context: context.into(), sequences: sequences.into(), eager: model.eager };
-    let mut footprint =
-        estimate_footprint(&model.path, &serving).map_err(|error| ComputeError {
-            in_engine: true,
-            key: "model",
-            problem: Code::Unavailable.with(error.to_string()),
-        })?;
+    let computed = model.footprint(context, sequences);
+    let mut footprint = computed.map_err(|error| ComputeError {
+        in_engine: true,
+        key: "model",
+        problem: Code::Unavailable.with(error.to_string()),
+    })?;
     let mut text = footprint.explain();
     if let Some(cache) = model.cache {
         if cache < footprint.kv {
@@ -184,8 +182,9 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
         }
         footprint.kv = cache;
         let (weights, overhead) = (format_size(footprint.weights), format_size(footprint.overhead));
+        let extras: String = footprint.extras.iter().map(|extra| format!(" + {extra}")).collect();
         text = format!(
-            "weights {weights} + KV {} (`kv-cache-memory`) + overhead {overhead} = {}",
+            "weights {weights} + KV {} (`kv-cache-memory`){extras} + overhead {overhead} = {}",
             format_size(cache),
             format_size(footprint.total())
         );
@@ -198,14 +197,16 @@ fn compute(model: &Model) -> Result<Need, ComputeError> {
 
 /// Limits the engine's KV cache to what the weights leave of the need: without a limit vLLM takes
 /// nearly the whole GPU. If the rest does not hold one sequence, vLLM would not start; then no
-/// limit is set, since the operator may know better.
+/// limit is set, since the operator may know better. The parts are kept, to be compared with what
+/// the engine reports.
 fn limit_cache(engine: &mut EngineConfig, need: &Need) {
     let Some((footprint, _)) = &need.remedy.computed else { return };
-    let left = need.bytes.saturating_sub(footprint.weights).saturating_sub(footprint.overhead);
+    let left = need.bytes.saturating_sub(footprint.fixed());
     let one = footprint.kv / need.remedy.sequences.max(1);
     if left >= one.max(1) {
         engine.limit_kv_cache(left);
     }
+    engine.set_estimate(footprint.estimate());
 }
 
 impl Remedy {
@@ -216,7 +217,7 @@ impl Remedy {
                 the budget"
                 .to_owned();
         };
-        let fixed = footprint.weights.saturating_add(footprint.overhead);
+        let fixed = footprint.fixed();
         let room = (fixed < budget).then(|| budget - fixed);
         let mut hints = Vec::new();
         if let Some(room) = room {

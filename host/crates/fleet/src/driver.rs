@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use pointsman_settings::Section;
 
 use crate::activity::Activity;
 use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
-use crate::footprint::Footprint;
 use crate::launch::{HOST, Launch};
 use crate::memory::Pool;
+use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::ModelCard;
+use crate::model_need::Model;
 use crate::progress::Evidence;
 use crate::proof::Reuse;
 use crate::scrape::EngineMetrics;
@@ -168,6 +169,12 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     }
     /// Limits the engine's KV cache, if it takes all free memory without a limit.
     fn limit_kv_cache(&mut self, _bytes: u64) {}
+    /// Returns the memory that was computed from the model's files, if it was.
+    fn estimate(&self) -> Option<MemoryEstimate> {
+        None
+    }
+    /// Keeps the memory that was computed from the model's files.
+    fn set_estimate(&mut self, _estimate: MemoryEstimate) {}
     /// Describes how the engine is started, and warns of settings that do not fit the lane.
     fn describe(&self, lane: &LaneContext<'_>) -> Description;
 }
@@ -291,32 +298,16 @@ impl EngineConfig {
         self.driver.limit_kv_cache(bytes);
     }
 
+    /// Keeps the memory that was computed from the model's files, to compare it with what the
+    /// engine reports.
+    pub fn set_estimate(&mut self, estimate: MemoryEstimate) {
+        self.driver.set_estimate(estimate);
+    }
+
     /// Returns the engine of the lane.
     pub fn into_spec(self) -> EngineSpec {
         EngineSpec(self.driver.into())
     }
-}
-
-/// What an engine with this footprint offers against a need that exceeds the budget, for people.
-/// The number is the bytes that the budget leaves for the KV cache; `None` if the weights alone
-/// exceed it.
-pub type Remedies = fn(&Footprint, Option<u64>) -> Vec<String>;
-
-/// A model on disk, and how it is served: what its memory need is computed from.
-#[derive(Debug)]
-pub struct Model {
-    /// The model's folder or file.
-    pub path: PathBuf,
-    /// Maximum sequence length in tokens, if known.
-    pub context: Option<u32>,
-    /// Number of concurrent sequences.
-    pub sequences: u32,
-    /// The engine captures no graphs.
-    pub eager: bool,
-    /// Size of the KV cache in bytes, if configured instead of computed from the sequences.
-    pub cache: Option<u64>,
-    /// What this kind of engine offers against a need that exceeds the budget.
-    pub remedies: Remedies,
 }
 
 /// The lane around an engine, for its description.

@@ -9,9 +9,16 @@ use std::path::{Path, PathBuf};
 use pointsman_files::{open_regular, read_regular};
 use serde_json::{Map, Value};
 
+use self::cache::Cache;
+pub use self::cache_type::CacheType;
 use self::config::Config;
+pub use self::extras::Extra;
+use crate::memory_estimate::MemoryEstimate;
 
+mod cache;
+mod cache_type;
 mod config;
+mod extras;
 mod gguf;
 #[cfg(test)]
 mod tests;
@@ -19,8 +26,6 @@ mod tests;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// Tokens in a block of vLLM's KV cache (`--block-size`); a sequence takes whole blocks.
-const BLOCK: u64 = 16;
 /// vLLM's activations, buffers and contexts take at least this, or this fraction (one in 20) of the
 /// weights: a rule of thumb.
 const MIN_VLLM_OVERHEAD: u64 = 2 * GIB;
@@ -29,18 +34,35 @@ const OVERHEAD_DIVISOR: u64 = 20;
 const VLLM_GRAPHS: u64 = GIB;
 /// Maximum size of a JSON file; the index of a model of 700 GB has 9 MB.
 const MAX_JSON: u64 = 64 * MIB;
+/// Maximum number of entries that are read of a model's folder.
+const MAX_ENTRIES: usize = 4096;
 /// The keys under which multimodal models describe their language model.
 const NESTED: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
-/// The workload that a model has to serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The workload that a model has to serve, and how its engine is told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Serving {
-    /// Maximum sequence length in tokens.
+    /// Maximum sequence length in tokens; 0 for what the model was trained for, which llama.cpp
+    /// divides among the sequences.
     pub context: u64,
     /// Number of concurrent sequences of that length.
     pub sequences: u64,
     /// Graphs are not captured (vLLM's `--enforce-eager`).
     pub eager: bool,
+    /// Type of the keys in the KV cache; `None` for the engine's default.
+    pub keys: Option<CacheType>,
+    /// Type of the values in the KV cache; `None` for the engine's default.
+    pub values: Option<CacheType>,
+    /// All sequences share the cells of one cache (llama.cpp's `--kv-unified`).
+    pub unified: bool,
+    /// Layers with a sliding window store all tokens (llama.cpp's `--swa-full`).
+    pub full_windows: bool,
+    /// Attention is computed without flash attention (llama.cpp's `--flash-attn off`).
+    pub no_flash_attention: bool,
+    /// Tokens that are computed at once; 0 for the engine's default.
+    pub step: u64,
+    /// Weights and activations have 32 bits (vLLM's `--dtype float32`).
+    pub single_precision: bool,
 }
 
 /// The bytes that a model needs.
@@ -48,12 +70,17 @@ pub struct Serving {
 pub struct Footprint {
     /// Bytes of the weights.
     pub weights: u64,
-    /// Bytes of the KV cache of all sequences.
+    /// Bytes of the KV cache of all sequences, and of the states of recurrent layers.
     pub kv: u64,
+    /// Bytes of the buffers for activations, if they follow from the model's files. Part of
+    /// `overhead`.
+    pub compute: Option<u64>,
     /// Bytes of everything else: a rule of thumb.
     pub overhead: u64,
     /// Bytes of the KV cache for one token, before a sliding window drops it.
     pub kv_per_token: u64,
+    /// What is loaded with the model.
+    pub extras: Vec<Extra>,
     /// Short name for people.
     pub model: String,
     /// Data type of the weights as written in the files: `bfloat16`, `float16, awq`, `Q4_K_M`.
@@ -68,16 +95,6 @@ pub struct Footprint {
 enum Kind {
     Safetensors,
     Gguf,
-}
-
-/// Bytes of the KV cache for each token of a sequence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Cache {
-    /// In layers with full attention.
-    full: u64,
-    /// In layers that attend to the last `window` tokens only.
-    sliding: u64,
-    window: u64,
 }
 
 /// The reason why the memory of a model cannot be computed.
@@ -101,6 +118,9 @@ pub enum FootprintError {
     /// The path is a later part of a split model; the second path is the first part.
     #[error("{0} is not the first part of the model, which llama.cpp needs: use {1}")]
     LaterPart(PathBuf, PathBuf),
+    /// llama.cpp does not start with these settings.
+    #[error("quantised values in the KV cache need flash attention; remove `--flash-attn off`")]
+    NeedsFlashAttention,
     /// The file is the placeholder that Git LFS keeps for a large file.
     #[error("{0} is a Git LFS pointer, not the model; run `git lfs pull` in its folder")]
     Pointer(PathBuf),
@@ -115,7 +135,34 @@ pub enum FootprintError {
 impl Footprint {
     /// Returns the sum of all parts.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv).saturating_add(self.overhead)
+        let extras = self.extras.iter().map(Extra::total);
+        [self.weights, self.kv, self.overhead]
+            .into_iter()
+            .chain(extras)
+            .fold(0, |sum: u64, part| sum.saturating_add(part))
+    }
+
+    /// Returns the bytes of all parts but the KV cache.
+    pub fn fixed(&self) -> u64 {
+        self.total().saturating_sub(self.kv)
+    }
+
+    /// Returns the length of a sequence in tokens.
+    pub fn context(&self) -> u64 {
+        self.serving.context
+    }
+
+    /// Returns the parts that engines report when they start.
+    pub fn estimate(&self) -> MemoryEstimate {
+        let sum = |part: fn(&Extra) -> u64| {
+            self.extras.iter().fold(0, |sum: u64, extra| sum.saturating_add(part(extra)))
+        };
+        MemoryEstimate {
+            weights: self.weights.saturating_add(sum(|extra| extra.reported)),
+            kv: Some(self.kv.saturating_add(sum(|extra| extra.kv))),
+            compute: self.compute,
+            total: self.total(),
+        }
     }
 
     /// Returns the computation as text.
@@ -131,47 +178,17 @@ impl Footprint {
             }
             Kind::Safetensors | Kind::Gguf => String::new(),
         };
+        let extras: String = self.extras.iter().map(|extra| format!(" + {extra}")).collect();
         format!(
-            "weights {} ({} {kind} {}{dtype}) + KV {} ({} x {} {}) + overhead {}{graphs} = {}",
+            "weights {} ({} {kind} {}{dtype}) + KV {} ({}){extras} + overhead {}{graphs} = {}",
             format_size(self.weights),
             self.files,
             plural(self.files == 1, "file"),
             format_size(self.kv),
-            self.cache.explain(self.serving.context),
-            self.serving.sequences,
-            plural(self.serving.sequences == 1, "sequence"),
+            self.cache.explain(&self.serving),
             format_size(self.overhead),
             format_size(self.total()),
         )
-    }
-}
-
-impl Cache {
-    /// Returns the tokens held in layers with full attention, and in layers with a window.
-    fn tokens(&self, context: u64) -> (u64, u64) {
-        let blocks = |tokens: u64| tokens.div_ceil(BLOCK).saturating_mul(BLOCK);
-        (blocks(context), blocks(context.min(self.window)))
-    }
-
-    fn bytes(&self, serving: &Serving) -> u64 {
-        let (full, sliding) = self.tokens(serving.context);
-        let sequence =
-            self.full.saturating_mul(full).saturating_add(self.sliding.saturating_mul(sliding));
-        sequence.saturating_mul(serving.sequences)
-    }
-
-    fn per_token(&self) -> u64 {
-        self.full.saturating_add(self.sliding)
-    }
-
-    fn explain(&self, context: u64) -> String {
-        let (full, sliding) = self.tokens(context);
-        let product = |bytes, tokens| format!("{} per token x {tokens} tokens", format_size(bytes));
-        if self.sliding == 0 || sliding == full {
-            return product(self.per_token(), full);
-        }
-        let window = format!("{} in sliding windows", product(self.sliding, sliding));
-        if self.full == 0 { window } else { format!("({} + {window})", product(self.full, full)) }
     }
 }
 
@@ -202,9 +219,6 @@ pub fn format_size(bytes: u64) -> String {
 
 /// Computes the memory for the model at `path`: a folder with safetensors and config.json (vLLM),
 /// or a .gguf file (llama.cpp), where the first of several parts stands for all.
-///
-/// For sliding windows, the size of the window is counted. vLLM needs memory for the tokens of one
-/// step (`max_num_batched_tokens`) beyond that.
 ///
 /// # Errors
 /// Returns an error if the model is incomplete, or its description lacks a value.
@@ -279,14 +293,24 @@ fn folder_footprint(folder: &Path, serving: &Serving) -> Result<Footprint, Footp
     let nested = NESTED.iter().find_map(|key| top.get(*key)?.as_object());
     let config = Config { file: &file, text: nested.unwrap_or(&top), top: &top };
     let dtype = config.dtype()?;
-    let cache = config.cache(if matches!(dtype, Some("float32" | "float")) { 4 } else { 2 })?;
-    let graphs = if serving.eager { 0 } else { VLLM_GRAPHS };
     let quantization =
         top.get("quantization_config").and_then(|config| config.get("quant_method")?.as_str());
+    // vLLM computes with 16 bits unless it is told otherwise, also if the files have 32.
+    let is_wide = matches!(dtype, Some("float32" | "float"));
+    let weights = match (is_wide, serving.single_precision) {
+        _ if quantization.is_some() => weights,
+        (true, false) => weights / 2,
+        (false, true) => weights.saturating_mul(2),
+        (true, true) | (false, false) => weights,
+    };
+    let cache = config.cache(serving)?;
+    let graphs = if serving.eager { 0 } else { VLLM_GRAPHS };
     let parts: Vec<&str> = dtype.into_iter().chain(quantization).collect();
     Ok(Footprint {
         weights,
         kv: cache.bytes(serving),
+        compute: None,
+        extras: Vec::new(),
         overhead: MIN_VLLM_OVERHEAD.max(weights / OVERHEAD_DIVISOR).saturating_add(graphs),
         kv_per_token: cache.per_token(),
         model: short_name(folder),
@@ -365,4 +389,21 @@ fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, FootprintError> 
 
 fn key_error(file: &Path, key: &str, problem: &'static str) -> FootprintError {
     FootprintError::Key(file.to_owned(), key.to_owned(), problem)
+}
+
+/// Returns the files with the weights of the model at `path`: a file with all of its parts, or the
+/// files of a folder. Empty if there are none.
+pub(crate) fn weight_files(path: &Path) -> Vec<PathBuf> {
+    if path.is_dir() {
+        let extensions = ["safetensors", "bin", "pt", "pth", "gguf"];
+        let has_weights = |path: &PathBuf| {
+            path.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted))
+        };
+        let entries = fs::read_dir(path).into_iter().flatten().take(MAX_ENTRIES);
+        let mut files: Vec<PathBuf> =
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(has_weights).collect();
+        files.sort();
+        return files;
+    }
+    if path.is_file() { gguf::parts(path) } else { Vec::new() }
 }

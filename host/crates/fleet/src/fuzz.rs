@@ -8,6 +8,7 @@ use pointsman_fuzz::Fuzz;
 
 use crate::drivers::llama_cpp::metrics::{llama_cpp, slots};
 use crate::drivers::vllm::metrics::vllm;
+use crate::drivers::vllm::{Measurement, measure};
 use crate::scrape::{EngineMetrics, rates};
 use crate::{Serving, estimate_footprint};
 
@@ -40,7 +41,9 @@ fn replace(file: &Path, content: &[u8]) {
     fs::write(file, content).unwrap();
 }
 
-const SERVING: Serving = Serving { context: 4096, sequences: 2, eager: true };
+fn serving() -> Serving {
+    Serving { context: 4096, sequences: 2, eager: true, ..Serving::default() }
+}
 
 /// The estimate of a model's memory is the sum of its parts, and at least the file's size.
 #[test]
@@ -54,7 +57,7 @@ fn model_configurations() {
     File::create(folder.path().join("model.safetensors")).unwrap().set_len(weights).unwrap();
     Fuzz::new("model_configurations").input(config).run(|input| {
         replace(&folder.path().join("config.json"), input);
-        let Ok(need) = estimate_footprint(folder.path(), &SERVING) else { return false };
+        let Ok(need) = estimate_footprint(folder.path(), &serving()) else { return false };
         assert!(need.total() >= need.kv.max(weights), "{need:?}");
         assert!(need.explain().contains(" = "), "{need:?}");
         true
@@ -87,8 +90,40 @@ fn gguf_files() {
     ]);
     Fuzz::new("gguf_files").input(model).run(|input| {
         replace(&file, input);
-        let Ok(need) = estimate_footprint(&file, &SERVING) else { return false };
+        let Ok(need) = estimate_footprint(&file, &serving()) else { return false };
         assert!(need.total() >= need.kv.max(input.len() as u64), "{need:?}");
         true
+    });
+}
+
+/// Sizes in the log of an engine are plausible, and lines without a size do not matter.
+#[test]
+fn engine_logs() {
+    const LLAMA_CPP: &str = "llama_context: constructing llama_context
+load_tensors:   CPU_Mapped model buffer size =    92.10 MiB
+llama_kv_cache: size =   90.00 MiB (  2048 cells,  30 layers,  2/2 seqs), K (f16):   45.00 MiB
+llama_memory_recurrent: size =   16.00 MiB (     1 cells,  48 layers,  1 seqs), R (f32): 1.00 MiB
+sched_reserve:        CPU compute buffer size =    16.64 MiB
+x_memory_breakdown_print: | memory breakdown [MiB] | total   free    self   model   context |
+x_memory_breakdown_print: |   - ROCm0 (a) | 9 = 8 + ( 7 = 3 + 5 + 4) + 3 |
+KV self size  = 1024.00 MiB, K (f16):  512.00 MiB
+Free memory on device cuda:0 (10.5/64.0 GiB) on startup is less than desired
+Initial free memory 11.28 GiB, reserved 6.0 GiB memory for KV Cache as specified by the config
+model weights take 15.00GiB; PyTorch activation peak memory takes 1.50GiB; memory reserved for KV \
+Cache is 4.50GiB.
+# GPU blocks: 2,304, # CPU blocks: 2048
+Graph capturing finished in 5 secs, took 0.50 GiB";
+    let read = |text: &str| {
+        let mut measured = Measurement::default();
+        text.lines().for_each(|line| measure(line, &mut measured));
+        measured.completed()
+    };
+    let fuzz = Fuzz::new("engine_logs").files("tests/captures", "log").input(LLAMA_CPP);
+    fuzz.run(|input| {
+        let text = String::from_utf8_lossy(input);
+        let found = read(&text);
+        assert_eq!(read(&format!("a line\n{text}\nand another one\n")), found);
+        let sizes = [found.weights_bytes, found.kv_bytes, found.device.total, found.device.free];
+        found.compute_bytes.is_some() || sizes.iter().any(Option::is_some)
     });
 }

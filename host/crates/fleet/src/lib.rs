@@ -22,14 +22,17 @@ mod footprint;
 mod health;
 mod lane_config;
 mod launch;
+mod launch_memory;
 mod learning;
 mod lease;
 mod loading;
 mod memory;
 mod memory_admission;
+mod memory_estimate;
 mod message;
 mod metrics;
 mod model_card;
+mod model_need;
 mod probing;
 mod process;
 mod progress;
@@ -47,7 +50,7 @@ mod upstream;
 pub use self::content_encoding::{ContentEncoding, DecodedBody, UnsupportedEncoding, decode};
 pub use self::driver::{
     ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
-    LaneDefaults, Model, Remedies,
+    LaneDefaults,
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::{DRIVERS, vllm};
@@ -55,11 +58,16 @@ pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMod
 pub use self::failures::{FAILURES, FailureKind};
 pub use self::fetch::{FetchError, FetchUrl, FetchUrlError, Fetcher};
 pub use self::fleet::{Fleet, FleetTasks};
-pub use self::footprint::{Footprint, FootprintError, Serving, estimate_footprint, format_size};
+pub use self::footprint::{
+    CacheType, Extra, Footprint, FootprintError, Serving, estimate_footprint, format_size,
+};
+pub use self::launch_memory::DeviceMemory;
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
+pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
+pub use self::model_need::{ExtraSpec, Model, Remedies};
 pub use self::process::{StateDir, StateDirError, watchdog_main};
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};

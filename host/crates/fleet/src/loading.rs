@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use crate::drivers::vllm::{Loading, Measurement, Phase, measure, message, read};
 use crate::failures::{Certainty, FailureKind, quote, recognise};
+use crate::footprint::format_size;
+use crate::memory_estimate::MemoryEstimate;
 use crate::status::LaneStatus;
 
 /// A reader of an engine's log lines from its start until it serves. Clones share the same state.
@@ -23,6 +25,8 @@ pub(crate) struct LoadLog {
 struct LoadState {
     furthest: Option<(Phase, Option<u8>)>,
     measured: Measurement,
+    /// What was computed from the model's files, until it has been compared.
+    estimate: Option<MemoryEstimate>,
     cause: Option<Cause>,
     ready: bool,
 }
@@ -46,6 +50,12 @@ impl LoadLog {
         Self { state: Arc::default(), status }
     }
 
+    /// Compares what the engine reports with an estimate.
+    pub(crate) fn with_estimate(self, estimate: Option<MemoryEstimate>) -> Self {
+        self.state.lock().estimate = estimate;
+        self
+    }
+
     /// Reads one line of the engine's log.
     pub(crate) fn line(&self, line: &str) {
         let mut state = self.state.lock();
@@ -54,7 +64,13 @@ impl LoadLog {
             // Lines of a serving engine may quote requests.
             return;
         }
+        let device = state.measured.device;
         measure(line, &mut state.measured);
+        if state.measured.device != device {
+            // Now, because an engine that reports it may be about to give up.
+            let device = state.measured.device;
+            self.status.send_modify(|status| status.device = Some(device));
+        }
         let Some(Loading { phase, percent, detail }) = read(line) else { return };
         // Progress bars restart for each part of a phase; the status never goes back.
         let position = (phase, percent);
@@ -81,14 +97,31 @@ impl LoadLog {
         // An error before this point did not prevent the engine from loading, so it will not be the
         // cause of a later end.
         state.cause = None;
-        let measured = state.measured;
+        let measured = std::mem::take(&mut state.measured).completed();
+        state.measured = measured.clone();
+        let estimate = state.estimate.take();
         drop(state);
+        let reported = [measured.weights_bytes, measured.kv_bytes, measured.compute_bytes];
         self.status.send_modify(|status| {
             status.progress = None;
-            status.weights_bytes = measured.weights_bytes;
-            status.kv_bytes = measured.kv_bytes;
+            [status.weights_bytes, status.kv_bytes, status.compute_bytes] = reported;
             status.kv_tokens = measured.kv_tokens;
+            status.estimate = estimate.or(status.estimate);
         });
+        if let Some(found) = estimate.and_then(|estimate| estimate.compare(reported))
+            && found.is_off()
+        {
+            tracing::warn!(
+                event = "memory_estimate_off",
+                estimated_bytes = found.estimated,
+                reported_bytes = found.reported,
+                percent = found.percent(),
+                "the engine reports {} of memory for what was estimated as {}; set the lane's \
+                 `memory` if the difference persists",
+                format_size(found.reported),
+                format_size(found.estimated)
+            );
+        }
     }
 
     /// Returns true if the engine has served.

@@ -14,6 +14,7 @@ use pointsman_files::open_regular;
 
 use crate::footprint::format_size;
 
+mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -181,6 +182,15 @@ impl Machine {
     /// without a limit. File pages that were not used recently count as free, because the kernel
     /// reclaims them first: otherwise a model that was read once would seem to be held forever.
     pub fn cgroup_available(&self) -> Option<u64> {
+        self.cgroup_left(true)
+    }
+
+    /// Returns the same, with all file pages counted as used.
+    fn cgroup_unused(&self) -> Option<u64> {
+        self.cgroup_left(false)
+    }
+
+    fn cgroup_left(&self, reclaims: bool) -> Option<u64> {
         let text = self.text("proc/self/cgroup")?;
         let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
         // The path must not lead out of the directory.
@@ -191,8 +201,8 @@ impl Machine {
             let file = |name: &str| group.join(name).to_string_lossy().into_owned();
             let limit = self.number(&file("memory.max"))?;
             let used = self.number(&file("memory.current"))?;
-            let cached =
-                self.text(&file("memory.stat")).and_then(|text| property(&text, "inactive_file"));
+            let stat = reclaims.then(|| self.text(&file("memory.stat"))).flatten();
+            let cached = stat.and_then(|text| property(&text, "inactive_file"));
             Some(limit.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
         });
         left.min()
@@ -246,12 +256,7 @@ impl Machine {
         let name = format!("renderD{}", gpu.minor);
         let mut line = match self.gpu_free(&gpu) {
             Some(free) => {
-                let shared = if gpu.apu { gpu.gtt_total } else { 0 };
-                format!(
-                    "{} free of {} on {name}",
-                    format_size(free),
-                    format_size(gpu.vram_total.saturating_add(shared))
-                )
+                format!("{} free of {} on {name}", format_size(free), format_size(gpu.total()))
             }
             None => format!(
                 "unknown free memory of {name}: failed to read {DRM}/{name}/device/mem_info_*"

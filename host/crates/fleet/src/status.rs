@@ -3,6 +3,8 @@
 use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{EngineState, LaneId, LaneState};
 
+use crate::launch_memory::DeviceMemory;
+use crate::memory_estimate::{MemoryComparison, MemoryEstimate};
 use crate::model_card::ModelCard;
 
 /// The status of a lane, as shown to operators.
@@ -32,6 +34,12 @@ pub struct LaneStatus {
     pub kv_bytes: Option<u64>,
     /// Capacity of the key-value cache in tokens.
     pub kv_tokens: Option<u64>,
+    /// Bytes of the buffers for activations.
+    pub compute_bytes: Option<u64>,
+    /// What was computed from the model's files; kept while the lane is unloaded.
+    pub estimate: Option<MemoryEstimate>,
+    /// The memory of the device as the engine has reported it; kept while the lane is unloaded.
+    pub device: Option<DeviceMemory>,
     /// What is known of the model; kept while the lane is unloaded.
     pub card: ModelCard,
 }
@@ -40,5 +48,11 @@ impl LaneStatus {
     /// Returns the status of a lane among those of all.
     pub fn find(statuses: &[Self], lane: LaneId) -> Option<&Self> {
         statuses.iter().find(|status| status.lane == lane)
+    }
+
+    /// Compares the memory that was estimated with what the engine reported when it was loaded.
+    pub fn memory_comparison(&self) -> Option<MemoryComparison> {
+        let reported = [self.weights_bytes, self.kv_bytes, self.compute_bytes];
+        self.estimate.and_then(|estimate| estimate.compare(reported))
     }
 }

@@ -270,3 +270,93 @@ fn always_loaded_lanes_reduce_the_budget_of_the_others() {
     let source = of(&[("a", "memory = \"49GiB\"")]);
     assert_rejects(&source, "lanes[0].memory", Code::OutOfMemory);
 }
+
+/// Returns a GGUF file of 1 GiB with 10 layers of 1 KiB per token with 16 bits.
+fn gguf() -> tempfile::NamedTempFile {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let keys = [
+        ("block_count", 10_u32),
+        ("context_length", 8192),
+        ("embedding_length", 512),
+        ("attention.head_count", 8),
+        ("attention.head_count_kv", 4),
+    ];
+    let mut header = [b"GGUF", &3_u32.to_le_bytes()[..], &0_u64.to_le_bytes()].concat();
+    header.extend((keys.len() as u64 + 1).to_le_bytes());
+    header.extend([text("general.architecture"), vec![8, 0, 0, 0], text("llama")].concat());
+    for (key, value) in keys {
+        header.extend(text(&format!("llama.{key}")));
+        header.extend([4_u32.to_le_bytes(), value.to_le_bytes()].concat());
+    }
+    let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    fs::write(file.path(), header).unwrap();
+    file.as_file().set_len(1 << 30).unwrap();
+    file
+}
+
+#[test]
+fn flags_of_llama_server_count() {
+    const MIB: u64 = 1 << 20;
+    let (model, extra) = (gguf(), gguf());
+    let need = |keys: &str, engine: &str| {
+        let config = parse(&format!(
+            "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n{keys}\n[lanes.engine]\n\
+             driver = \"llama-cpp\"\n{engine}\n"
+        ));
+        let config = config.unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let need = config.fleet.lanes[0].need;
+        // Without the weights, and without the rule of thumb for the rest.
+        (need - (1 << 30) - (512 * MIB + (1 << 30) / 20), config.needs[0].clone())
+    };
+    let path = model.path().display();
+    let lane = "slots = 2\nmax-context = 2048";
+    let own = |more: &str| format!("model = {path:?}\n{more}", path = model.path());
+    assert_eq!(need(lane, &own("")).0, 40 * MIB);
+    let quantised = "arguments = [\"-ctk\", \"q8_0\", \"-ctv\", \"q8_0\"]";
+    assert_eq!(need(lane, &own(quantised)).0, 40 * MIB * 17 / 32);
+    // The context of the model.
+    assert_eq!(need("slots = 2", &own("context = 0")).0, 80 * MIB);
+    let extra = extra.path().display();
+    let draft = format!("arguments = [\"-md\", \"{extra}\", \"--mmproj\", \"{extra}\"]");
+    let (bytes, text) = need(lane, &own(&draft));
+    assert_eq!(bytes, 40 * MIB + (1 << 30) + (1 << 30) + 40 * MIB);
+    assert!(text.contains("draft model") && text.contains("projector 1.0 GiB"), "{text}");
+    // A command of the operator, whose flags are those of llama-server.
+    let command = |program: &str, more: &str| {
+        format!("command = [\"{program}\", \"--port\", \"{{port}}\", \"-m\", \"{path}\"{more}]")
+    };
+    assert_eq!(need("", &command("llama-server", "")).0, 80 * MIB);
+    assert_eq!(need("", &command("serve", ", \"-c\", \"512\", \"-np\", \"1\"")).0, 5 * MIB);
+    let source = |engine: &str| {
+        format!(
+            "{GROUP}[[lanes]]\nname = \"a\"\ngroup = \"gpu0\"\n[lanes.engine]\n\
+             driver = \"llama-cpp\"\n{engine}\n"
+        )
+    };
+    assert_rejects(&source(&command("serve", "")), "lanes[0].memory", Code::MissingKey);
+    let slow = own("context = 512\narguments = [\"-fa\", \"off\", \"-ctv\", \"q8_0\"]");
+    assert_rejects(&source(&slow), "lanes[0].engine.model", Code::Unavailable);
+}
+
+#[test]
+fn flags_of_vllm_count() {
+    let model = qwen_32b(18, ", \"quantization_config\": {\"quant_method\": \"awq\"}");
+    let adapter = tempfile::tempdir().unwrap();
+    let file = File::create(adapter.path().join("adapter_model.safetensors")).unwrap();
+    file.set_len(1 << 30).unwrap();
+    fs::write(adapter.path().join("adapter_config.json"), "{\"r\": 8}").unwrap();
+    let need = |more: &str| {
+        let config = parse(&vllm(&model, "max-context = 32768\nslots = 1", more));
+        let config = config.unwrap_or_else(|errors| panic!("{errors:#?}"));
+        (config.fleet.lanes[0].need >> 30, config.needs[0].clone())
+    };
+    assert_eq!(need("").0, 18 + 8 + 3);
+    assert_eq!(need("arguments = [\"--kv-cache-dtype\", \"fp8\"]").0, 18 + 4 + 3);
+    // For rank 16, twice the size of the adapter.
+    let (gib, text) = need(&format!("adapters = {{ x = {:?} }}", adapter.path()));
+    assert!(gib == 18 + 8 + 3 + 2 && text.contains("LoRA adapters 2.0 GiB"), "{text}");
+    let draft = qwen_32b(1, "");
+    let config = format!("{{\\\"model\\\": \\\"{}\\\"}}", draft.path().display());
+    let (gib, text) = need(&format!("arguments = [\"--speculative-config\", \"{config}\"]"));
+    assert!(gib == 18 + 8 + 3 + 1 + 8 && text.contains("draft model 9.0 GiB"), "{text}");
+}

@@ -1,13 +1,14 @@
 //! The KV cache of a model, from its config.json.
 
+mod hybrid;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Cache, FootprintError, key_error};
-
-/// Layer types whose state does not grow with the sequence.
-const STATELESS: [&str; 3] = ["linear_attention", "mamba", "conv"];
+use self::hybrid::{Hybrid, count};
+use super::cache::{Cache, VLLM_BLOCK};
+use super::{CacheType, FootprintError, Serving, key_error};
 
 /// The contents of config.json.
 pub(super) struct Config<'a> {
@@ -20,7 +21,7 @@ pub(super) struct Config<'a> {
 
 impl Config<'_> {
     /// Reads a value of the language model. Many tools write `null` for a missing value.
-    fn get<'v, T>(
+    pub(super) fn get<'v, T>(
         &'v self,
         key: &str,
         read: impl Fn(&'v Value) -> Option<T>,
@@ -30,11 +31,11 @@ impl Config<'_> {
         value.map(|value| read(value).ok_or_else(|| key_error(self.file, key, problem))).transpose()
     }
 
-    fn number(&self, key: &str) -> Result<Option<u64>, FootprintError> {
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>, FootprintError> {
         self.get(key, Value::as_u64, "is not an integer")
     }
 
-    fn positive(&self, key: &str) -> Result<u64, FootprintError> {
+    pub(super) fn positive(&self, key: &str) -> Result<u64, FootprintError> {
         match self.number(key)? {
             Some(0) => Err(key_error(self.file, key, "is 0")),
             Some(number) => Ok(number),
@@ -42,7 +43,7 @@ impl Config<'_> {
         }
     }
 
-    fn list(&self, key: &str) -> Result<Option<&Vec<Value>>, FootprintError> {
+    pub(super) fn list(&self, key: &str) -> Result<Option<&Vec<Value>>, FootprintError> {
         self.get(key, Value::as_array, "is not an array")
     }
 
@@ -78,8 +79,9 @@ impl Config<'_> {
         Ok(kv_heads.saturating_mul(head_dim).saturating_mul(2))
     }
 
-    pub(super) fn cache(&self, element_bytes: u64) -> Result<Cache, FootprintError> {
-        let bytes = self.elements()?.saturating_mul(element_bytes);
+    pub(super) fn cache(&self, serving: &Serving) -> Result<Cache, FootprintError> {
+        let own = if serving.single_precision { CacheType::F32 } else { CacheType::F16 };
+        let bytes = serving.keys.unwrap_or(own).row(self.elements()?);
         let cross_attention =
             self.list("cross_attention_layers")?.map_or(0, |list| list.len() as u64);
         let layers = self.positive("num_hidden_layers")?.saturating_sub(cross_attention);
@@ -87,21 +89,21 @@ impl Config<'_> {
         let uses_window =
             self.get("use_sliding_window", Value::as_bool, "is not a boolean")?.unwrap_or(true);
         let window = self.number("sliding_window")?.filter(|window| uses_window && *window > 0);
-        let count = |list: &[Value], kinds: &[&str]| {
-            list.iter()
-                .filter(|kind| kind.as_str().is_some_and(|kind| kinds.contains(&kind)))
-                .count() as u64
+        let hybrid = Hybrid::new(self, layers)?;
+        let attending = layers.saturating_sub(hybrid.without_cache);
+        let sliding = match self.list("layer_types")? {
+            Some(list) => count(list, &["sliding_attention", "chunked_attention"]),
+            None => layers - self.full_layers(layers)?,
         };
-        let (sliding, stateless) = match self.list("layer_types")? {
-            Some(list) => (count(list, &["sliding_attention"]), count(list, &STATELESS)),
-            None => (layers - self.full_layers(layers)?, 0),
-        };
-        let layers = layers.saturating_sub(stateless);
-        let sliding = if window.is_some() { sliding.min(layers) } else { 0 };
+        let sliding = if window.is_some() { sliding.min(attending) } else { 0 };
         Ok(Cache {
-            full: (layers - sliding).saturating_mul(bytes),
+            full: (attending - sliding).saturating_mul(bytes),
             sliding: sliding.saturating_mul(bytes),
             window: window.unwrap_or(0),
+            state: hybrid.recurrent.saturating_mul(hybrid.state),
+            block: VLLM_BLOCK,
+            step: serving.step,
+            step_for_each: false,
         })
     }
 

@@ -1,5 +1,7 @@
-//! The header of GGUF files. The header is untrusted: allocations grow only with bytes that are
+//! The header of GGUF files. It is untrusted: allocations grow only with bytes that are
 //! actually present, and every loop consumes a byte budget.
+
+mod layers;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -8,9 +10,9 @@ use std::path::{Path, PathBuf};
 use pointsman_files::open_regular;
 
 use super::{
-    Cache, Footprint, FootprintError, Kind, MIB, OVERHEAD_DIVISOR, Serving, cannot_read, key_error,
+    Footprint, FootprintError, Kind, MIB, OVERHEAD_DIVISOR, Serving, cannot_read, key_error,
+    short_name, size_of,
 };
-use super::{short_name, size_of};
 
 /// The first bytes of every GGUF file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
@@ -24,20 +26,43 @@ const MAX_KEPT: u64 = 1024;
 const MAX_KEYS: u64 = 1 << 16;
 /// Maximum number of tensors; files have about 1000.
 const MAX_TENSORS: u64 = 1 << 20;
-/// Bytes of an element of llama.cpp's KV cache: f16, unless `--cache-type-k` and `-v` are set.
-const ELEMENT_BYTES: u64 = 2;
 /// Fixed part of llama.cpp's buffers, in addition to a fraction of the weights: a rule of thumb.
 const MIN_LLAMA_CPP_OVERHEAD: u64 = 512 * MIB;
+/// What llama.cpp takes besides its buffers, if these are larger than that: a rule of thumb.
+const PROCESS: u64 = 256 * MIB;
+/// Maximum number of keys that are kept; a file has about 20 of them.
+const MAX_KEPT_KEYS: usize = 256;
 /// Suffixes of the keys that are kept.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 29] = [
     "general.architecture",
     "general.file_type",
     ".block_count",
+    ".context_length",
     ".embedding_length",
+    ".feed_forward_length",
+    ".expert_feed_forward_length",
+    ".expert_used_count",
+    ".nextn_predict_layers",
+    ".full_attention_interval",
+    ".token_shift_count",
     ".attention.head_count",
     ".attention.head_count_kv",
     ".attention.key_length",
     ".attention.value_length",
+    ".attention.key_length_swa",
+    ".attention.value_length_swa",
+    ".attention.key_length_mla",
+    ".attention.value_length_mla",
+    ".attention.shared_kv_layers",
+    ".attention.sliding_window",
+    ".attention.sliding_window_pattern",
+    ".ssm.conv_kernel",
+    ".ssm.inner_size",
+    ".ssm.state_size",
+    ".ssm.group_count",
+    ".wkv.head_size",
+    ".shortconv.l_cache",
+    ".kda.head_dim",
 ];
 /// Value types of the format.
 const STRING: u32 = 8;
@@ -55,21 +80,32 @@ pub(super) fn footprint(path: &Path, serving: &Serving) -> Result<Footprint, Foo
         HeaderError::Io(source) => cannot_read(path, source),
         HeaderError::Malformed(problem) => malformed(&problem),
     })?;
-    let per_token = header.cache_per_token(path)?;
-    let cache = Cache { full: per_token, ..Cache::default() };
+    let mut serving = *serving;
+    if serving.context == 0 {
+        let all = header.trained_context(path)?;
+        serving.context = all / serving.sequences.max(1);
+    }
+    if serving.no_flash_attention && serving.values.is_some_and(|kind| kind.is_quantised()) {
+        return Err(FootprintError::NeedsFlashAttention);
+    }
+    let cache = layers::cache(&header, path, &serving)?;
+    let compute = layers::compute(&header, path, &serving);
     let name = short_name(path);
     let stem = name.strip_suffix(".gguf").unwrap_or(&name);
+    let rule = MIN_LLAMA_CPP_OVERHEAD.saturating_add(weights / OVERHEAD_DIVISOR);
     Ok(Footprint {
         weights,
-        kv: cache.bytes(serving),
-        overhead: MIN_LLAMA_CPP_OVERHEAD.saturating_add(weights / OVERHEAD_DIVISOR),
-        kv_per_token: per_token,
+        kv: cache.bytes(&serving),
+        compute,
+        overhead: rule.max(compute.unwrap_or(0).saturating_add(PROCESS)),
+        kv_per_token: cache.per_token(),
+        extras: Vec::new(),
         model: part_of(stem).map_or(stem, |(model, _, _)| model).to_owned(),
         dtype: header.file_type().map(str::to_owned),
         files,
         kind: Kind::Gguf,
         cache,
-        serving: *serving,
+        serving,
     })
 }
 
@@ -86,22 +122,33 @@ fn part_of(stem: &str) -> Option<(&str, u32, u32)> {
     (1..=all).contains(&part).then_some((model, part, all))
 }
 
+/// Returns the number of the part at `path`, and the paths of all parts; `None` for a model that is
+/// a single file.
+fn split(path: &Path) -> Option<(u32, impl Iterator<Item = PathBuf>)> {
+    let stem = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".gguf"))?;
+    let (model, part, all) = part_of(stem)?;
+    let file = move |part: u32| path.with_file_name(format!("{model}-{part:05}-of-{all:05}.gguf"));
+    Some((part, (1..=all).map(file)))
+}
+
+/// Returns the files of the model at `path` that are there.
+pub(super) fn parts(path: &Path) -> Vec<PathBuf> {
+    match split(path) {
+        Some((_, files)) => files.take_while(|file| file.is_file()).collect(),
+        None => vec![path.to_owned()],
+    }
+}
+
 /// Returns the total size and the number of the files of a model.
 fn sizes(path: &Path) -> Result<(u64, usize), FootprintError> {
-    let stem = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".gguf"));
-    let Some((model, part, all)) = stem.and_then(part_of) else {
-        return Ok((size_of(path, path)?, 1));
-    };
-    let file = |part: u32| -> PathBuf {
-        path.with_file_name(format!("{model}-{part:05}-of-{all:05}.gguf"))
-    };
+    let Some((part, mut parts)) = split(path) else { return Ok((size_of(path, path)?, 1)) };
     if part != 1 {
-        return Err(FootprintError::LaterPart(path.to_owned(), file(1)));
+        let first = parts.next().unwrap_or_default();
+        return Err(FootprintError::LaterPart(path.to_owned(), first));
     }
-    let mut bytes = 0_u64;
-    let mut files = 0;
-    for part in 1..=all {
-        bytes = bytes.saturating_add(size_of(&file(part), path)?);
+    let (mut bytes, mut files) = (0_u64, 0);
+    for file in parts {
+        bytes = bytes.saturating_add(size_of(&file, path)?);
         files += 1;
     }
     Ok((bytes, files))
@@ -170,64 +217,35 @@ impl Header {
             let kind = reader.u32()?;
             let value = reader.value(kind, key.is_some())?;
             if let Some(key) = key {
+                if values.len() >= MAX_KEPT_KEYS {
+                    return malformed("implausible header: too many keys of layers");
+                }
                 values.insert(key, value);
             }
         }
         Ok(Self(values))
     }
 
-    /// Returns the bytes of the KV cache for one token in all layers. llama.cpp stores less for
-    /// models with a sliding window, but the file does not say in which layers.
-    fn cache_per_token(&self, file: &Path) -> Result<u64, FootprintError> {
-        let architecture = match self.0.get("general.architecture") {
-            Some(Value::Text(text)) => text,
-            found => {
-                return Err(key_error(
-                    file,
-                    "general.architecture",
-                    problem(found, "is not a string"),
-                ));
-            }
-        };
-        let key = |name: &str| format!("{architecture}.{name}");
-        let number = |name: &str| match self.0.get(&key(name)) {
+    /// Returns the name of the architecture, which the other keys begin with.
+    fn architecture(&self, file: &Path) -> Result<&str, FootprintError> {
+        const KEY: &str = "general.architecture";
+        match self.0.get(KEY) {
+            Some(Value::Text(text)) => Ok(text),
+            found => Err(key_error(file, KEY, problem(found, "is not a string"))),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    /// Returns the sequence length that the model was trained for.
+    fn trained_context(&self, file: &Path) -> Result<u64, FootprintError> {
+        let key = format!("{}.context_length", self.architecture(file)?);
+        match self.0.get(&key) {
             Some(Value::Number(number)) => Ok(*number),
-            found => Err(key_error(file, &key(name), problem(found, "is not an integer"))),
-        };
-        let layers = number("block_count")?;
-        // Returns the sum over all layers, and the maximum of one layer.
-        let heads = |name: &str| match self.0.get(&key(name)) {
-            Some(Value::Number(number)) => Ok((number.saturating_mul(layers), *number)),
-            Some(Value::List(list)) if list.len() as u64 >= layers => {
-                let sum = list
-                    .iter()
-                    .zip(0..layers)
-                    .fold(0_u64, |sum, (heads, _)| sum.saturating_add(*heads));
-                Ok((sum, list.iter().copied().max().unwrap_or(0)))
-            }
-            Some(Value::List(_)) => {
-                Err(key_error(file, &key(name), "has fewer elements than the model has layers"))
-            }
-            found => Err(key_error(
-                file,
-                &key(name),
-                problem(found, "is neither an integer nor an array of integers"),
-            )),
-        };
-        let grouped = self.0.contains_key(&key("attention.head_count_kv"));
-        let kv_heads =
-            heads(if grouped { "attention.head_count_kv" } else { "attention.head_count" })?.0;
-        let length = |name: &str| -> Result<u64, FootprintError> {
-            if self.0.contains_key(&key(name)) {
-                return number(name);
-            }
-            let max_heads = heads("attention.head_count")?.1;
-            let per_head = number("embedding_length")?.checked_div(max_heads);
-            per_head.ok_or_else(|| key_error(file, &key("attention.head_count"), "is 0"))
-        };
-        let elements =
-            length("attention.key_length")?.saturating_add(length("attention.value_length")?);
-        Ok(kv_heads.saturating_mul(elements).saturating_mul(ELEMENT_BYTES))
+            found => Err(key_error(file, &key, problem(found, "is not an integer"))),
+        }
     }
 
     /// Returns the name of `general.file_type` (llama.cpp's `llama_ftype`).
@@ -371,7 +389,9 @@ impl<R: BufRead> Reader<R> {
             0 | 2 | 4 | 10 => Some(number),
             // Signed: the highest bit is the sign.
             1 | 3 | 5 | 11 => Some(number).filter(|number| number >> (8 * width - 1) == 0),
-            // Floating point numbers and booleans.
+            // Booleans, which say of each layer whether it has a window.
+            7 => Some(number).filter(|number| *number <= 1),
+            // Floating point numbers.
             _ => None,
         })
     }

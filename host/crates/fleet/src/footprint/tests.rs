@@ -8,7 +8,10 @@ use tempfile::TempDir;
 use super::gguf::{Header, HeaderError};
 use super::*;
 
-const ONE_SEQUENCE: Serving = Serving { context: 32_768, sequences: 1, eager: true };
+/// One sequence, with the engine's defaults otherwise.
+fn one_sequence() -> Serving {
+    Serving { context: 32_768, sequences: 1, eager: true, ..Serving::default() }
+}
 
 /// Creates a sparse file, which takes no space on the disk.
 fn sparse(path: &Path, bytes: u64) {
@@ -41,7 +44,7 @@ fn with(config: &Value, key: &str, value: Value) -> Value {
 }
 
 fn error(path: &Path) -> FootprintError {
-    estimate_footprint(path, &ONE_SEQUENCE).unwrap_err()
+    estimate_footprint(path, &one_sequence()).unwrap_err()
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn parts_of_a_61_gib_model_are_summed() {
     let files: Vec<(&str, u64)> =
         files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let folder = folder(&qwen_32b(), &files);
-    let need = estimate_footprint(folder.path(), &ONE_SEQUENCE).unwrap();
+    let need = estimate_footprint(folder.path(), &one_sequence()).unwrap();
     assert_eq!((need.kv_per_token, need.kv), (256 * KIB, 8 * GIB));
     let text = need.explain();
     assert_eq!(
@@ -79,7 +82,7 @@ fn parts_of_a_61_gib_model_are_summed() {
          32768 tokens x 1 sequence) + overhead 3.1 GiB = 72.1 GiB"
     );
     let graphs =
-        estimate_footprint(folder.path(), &Serving { eager: false, ..ONE_SEQUENCE }).unwrap();
+        estimate_footprint(folder.path(), &Serving { eager: false, ..one_sequence() }).unwrap();
     assert_eq!(graphs.total(), need.total() + GIB);
     assert!(
         graphs.explain().contains("overhead 4.1 GiB (1.0 GiB of which for graphs)"),
@@ -104,7 +107,6 @@ fn cache_size_follows_the_configuration() {
         (with(&plain, "num_key_value_heads", json!(null)), 10 * layer, 10 * layer * 1008),
         (with(&plain, "num_key_value_heads", json!(1)), 10 * layer / 4, 10 * layer * 1008 / 4),
         (with(&plain, "head_dim", json!(128)), 20 * layer, 20 * layer * 1008),
-        (with(&plain, "torch_dtype", json!("float32")), 20 * layer, 20 * layer * 1008),
         (with(&plain, "dtype", json!("float16")), 10 * layer, 10 * layer * 1008),
         (window.clone(), 10 * layer, 10 * layer * 112),
         (with(&window, "use_sliding_window", json!(false)), 10 * layer, 10 * layer * 1008),
@@ -120,14 +122,14 @@ fn cache_size_follows_the_configuration() {
             11_520 * 1008,
         ),
         (
-            json!({ "text_config": plain, "num_hidden_layers": 3, "torch_dtype": "float" }),
-            20_480,
-            20_480 * 1008,
+            json!({ "text_config": plain, "num_hidden_layers": 3, "torch_dtype": "half" }),
+            10_240,
+            10_240 * 1008,
         ),
         (with(&plain, "num_key_value_heads", json!(u64::MAX)), u64::MAX, u64::MAX),
     ] {
         let folder = folder(&config, &[("model.safetensors", 5 * GIB)]);
-        let serving = Serving { context: 1000, sequences: 1, eager: false };
+        let serving = Serving { context: 1000, sequences: 1, ..Serving::default() };
         let need = estimate_footprint(folder.path(), &serving).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, kv), "{config}");
         assert_eq!((need.weights, need.overhead), (5 * GIB, 3 * GIB));
@@ -145,7 +147,7 @@ fn explain_covers_windows_and_quantization() {
         with(&with(&config, "sliding_window", json!(1024)), "max_window_layers", json!(16));
     let config = with(&config, "quantization_config", json!({ "quant_method": "awq" }));
     let folder = folder(&config, &[("model.safetensors", GIB)]);
-    let text = estimate_footprint(folder.path(), &Serving { sequences: 2, ..ONE_SEQUENCE })
+    let text = estimate_footprint(folder.path(), &Serving { sequences: 2, ..one_sequence() })
         .unwrap()
         .explain();
     assert_eq!(
@@ -193,7 +195,7 @@ fn index_selects_the_files() {
     let index = folder.path().join("model.safetensors.index.json");
     let write = |map: Value| fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     write(json!({ "x": "a.safetensors", "y": "b.safetensors", "z": "a.safetensors" }));
-    assert_eq!(estimate_footprint(folder.path(), &ONE_SEQUENCE).unwrap().weights, 2 * GIB);
+    assert_eq!(estimate_footprint(folder.path(), &one_sequence()).unwrap().weights, 2 * GIB);
     write(json!({ "x": "a.safetensors", "y": "c.safetensors" }));
     let missing = error(folder.path());
     let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
@@ -266,7 +268,7 @@ fn model_in_the_hugging_face_cache_is_named() {
 
 /// A writer of GGUF headers.
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     keys: u64,
     bytes: Vec<u8>,
 }
@@ -285,21 +287,21 @@ impl Writer {
         self
     }
 
-    fn string(self, key: &str, value: &str) -> Self {
+    pub(super) fn string(self, key: &str, value: &str) -> Self {
         let mut writer = self.key(key, 8, &[]);
         writer.text(value);
         writer
     }
 
-    fn number(self, key: &str, value: u32) -> Self {
+    pub(super) fn number(self, key: &str, value: u32) -> Self {
         self.key(key, 4, &value.to_le_bytes())
     }
 
-    fn array(self, key: &str, kind: u32, count: u64, items: &[u8]) -> Self {
+    pub(super) fn array(self, key: &str, kind: u32, count: u64, items: &[u8]) -> Self {
         self.key(key, 9, &[&kind.to_le_bytes()[..], &count.to_le_bytes(), items].concat())
     }
 
-    fn done(self) -> Vec<u8> {
+    pub(super) fn done(self) -> Vec<u8> {
         [
             b"GGUF",
             &3_u32.to_le_bytes()[..],
@@ -330,7 +332,7 @@ fn small() -> Writer {
         .number("llama.attention.head_count", 9)
 }
 
-fn gguf_file(name: &str, header: &[u8], bytes: u64) -> (TempDir, PathBuf) {
+pub(super) fn gguf_file(name: &str, header: &[u8], bytes: u64) -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join(name);
     let mut file = File::create(&path).unwrap();
@@ -350,14 +352,14 @@ fn cache_size_is_read_from_gguf_headers() {
         (small().number("llama.attention.value_length", 0), 30 * 9 * 64 * 2),
     ] {
         let (_root, path) = gguf_file("Small.Q4_K_M.gguf", &writer.done(), GIB);
-        let need = estimate_footprint(&path, &ONE_SEQUENCE).unwrap();
+        let need = estimate_footprint(&path, &one_sequence()).unwrap();
         assert_eq!((need.kv_per_token, need.kv), (per_token, per_token * 32_768));
         assert_eq!((need.weights, need.overhead), (GIB, 512 * MIB + GIB / 20));
         assert_eq!((need.model.as_str(), need.dtype.as_deref()), ("Small.Q4_K_M", Some("Q4_K_M")));
     }
     let header = small().number("llama.attention.head_count_kv", 3).done();
     let (_root, path) = gguf_file("sha256-0123", &header, GIB);
-    let text = estimate_footprint(&path, &ONE_SEQUENCE).unwrap().explain();
+    let text = estimate_footprint(&path, &one_sequence()).unwrap().explain();
     assert_eq!(
         text,
         "weights 1.0 GiB (1 GGUF file, Q4_K_M) + KV 720 MiB (22.5 KiB per token x 32768 tokens x \
@@ -374,7 +376,7 @@ fn all_parts_of_a_split_gguf_are_summed() {
     let FootprintError::Missing(file, named_by) = &missing else { panic!("{missing:?}") };
     assert_eq!((file, named_by), (&part(2), &first));
     sparse(&part(2), 2 * GIB);
-    let need = estimate_footprint(&first, &ONE_SEQUENCE).unwrap();
+    let need = estimate_footprint(&first, &one_sequence()).unwrap();
     assert_eq!((need.weights, need.files, need.model.as_str()), (5 * GIB, 3, "big"));
     let later = error(&part(2));
     let FootprintError::LaterPart(file, found) = &later else { panic!("{later:?}") };
@@ -465,7 +467,7 @@ proptest! {
             "sliding_window": model[3],
         });
         let folder = folder(&config, &[("model.safetensors", 1)]);
-        let serving = Serving { context, sequences, eager: false };
+        let serving = Serving { context, sequences, ..Serving::default() };
         if let Ok(need) = estimate_footprint(folder.path(), &serving) {
             prop_assert!(need.explain().contains(" = ") && need.total() >= need.kv);
         }

@@ -1,6 +1,7 @@
 //! Logs of engines that fail to load, as the engines write them, and what is read from them.
 
 use super::*;
+use crate::launch_memory::DeviceMemory;
 
 /// Returns the code of the failure that a log shows, and the text for operators.
 fn cause(lines: &str) -> Option<(&'static str, String)> {
@@ -299,4 +300,47 @@ async fn old_lines_of_a_serving_engine_are_not_its_cause() {
     assert!(log.cause().is_none());
     log.line("Memory access fault by GPU node-1");
     assert_eq!(log.cause().unwrap().kind.code, "gpu_fault");
+}
+
+#[test]
+fn reported_memory_is_compared_with_the_estimate() {
+    const MIB: u64 = 1 << 20;
+    let lines = [
+        "load_tensors:   CPU_Mapped model buffer size =    92.00 MiB",
+        "llama_kv_cache: size =   90.00 MiB (  2048 cells,  30 layers,  2/2 seqs), K (f16): 45 MiB",
+        "sched_reserve:        CPU compute buffer size =    18.00 MiB",
+    ];
+    let estimate = MemoryEstimate {
+        weights: 92 * MIB,
+        kv: Some(90 * MIB),
+        compute: Some(16 * MIB),
+        total: 600 * MIB,
+    };
+    for (estimate, percent, off) in
+        [(estimate, -1.0, false), (MemoryEstimate { kv: Some(45 * MIB), ..estimate }, -23.5, true)]
+    {
+        let (status, shown) = watch::channel(LaneStatus::default());
+        let log = LoadLog::new(status).with_estimate(Some(estimate));
+        lines.iter().for_each(|line| log.line(line));
+        assert_eq!(shown.borrow().estimate, None);
+        log.ready();
+        let status = shown.borrow().clone();
+        assert_eq!((status.compute_bytes, status.estimate), (Some(18 * MIB), Some(estimate)));
+        let found = status.memory_comparison().unwrap();
+        assert_eq!((found.reported, found.percent(), found.is_off()), (200 * MIB, percent, off));
+        // A second time, as after sleeping: the figures stay.
+        log.ready();
+        assert_eq!(shown.borrow().estimate, Some(estimate));
+        assert_eq!(shown.borrow().weights_bytes, Some(92 * MIB));
+    }
+}
+
+#[test]
+fn device_of_a_refused_start_is_kept_for_the_next_one() {
+    const GIB: u64 = 1 << 30;
+    let (status, shown) = watch::channel(LaneStatus::default());
+    let refused = LoadLog::new(status);
+    refused.line("ValueError: Free memory on device cuda:0 (8.0/64.0 GiB) on startup is less");
+    let device = DeviceMemory { total: Some(64 * GIB), free: Some(8 * GIB) };
+    assert_eq!(shown.borrow().device, Some(device));
 }

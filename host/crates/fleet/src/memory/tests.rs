@@ -175,6 +175,33 @@ fn system_memory_is_read_without_a_gpu() {
 }
 
 #[test]
+fn page_cache_is_not_unused_memory() {
+    const FREE: u64 = 1_000_000 * 1024;
+    let fake = strix_halo();
+    let machine = fake.machine();
+    assert_eq!(machine.size(&ANY_GPU), Some(97 * GIB));
+    // Of 46 GiB that the GPU may still take, the page cache has all but the free pages.
+    assert_eq!(machine.unused(&ANY_GPU), Some(GIB + FREE));
+    assert_eq!(machine.unused(&Pool::System), Some(FREE));
+    assert_eq!(machine.size(&Pool::System), Some(130_000_000 * 1024));
+    fake.set_sizes(128, [("vram_total", 24), ("vram_used", 4), ("gtt_total", 60), ("gtt_used", 1)]);
+    let discrete = fake.machine();
+    assert_eq!(
+        (discrete.size(&ANY_GPU), discrete.unused(&ANY_GPU)),
+        (Some(24 * GIB), Some(20 * GIB))
+    );
+    let missing = Pool::Gpu { minor: Some(7) };
+    assert_eq!((machine.size(&missing), machine.unused(&missing)), (None, None));
+    // File pages count as used in a control group as well.
+    fake.write("proc/self/cgroup", b"0::/a\n");
+    fake.write("sys/fs/cgroup/a/memory.max", b"5000\n");
+    fake.write("sys/fs/cgroup/a/memory.current", b"1000\n");
+    fake.write("sys/fs/cgroup/a/memory.stat", b"inactive_file 300\n");
+    assert_eq!(fake.machine().unused(&Pool::System), Some(4000));
+    assert_eq!(fake.machine().free(&Pool::System), Some(4300));
+}
+
+#[test]
 fn malformed_files_are_ignored() {
     let nothing = FakeMachine::new(&[]);
     let machine = nothing.machine();

@@ -119,7 +119,7 @@ impl Supervisor {
         }
         let mut launch = prepared.launch;
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
-        let log = LoadLog::new(self.links.status.clone());
+        let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
         let on_line = log.clone();
         let process =
             Process::start(&self.name, &launch, &self.shared.state_dir, move |line: &str| {

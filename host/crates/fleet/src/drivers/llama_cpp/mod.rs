@@ -2,6 +2,7 @@
 //!
 //! It returns 503 on every path while loading, then 200 on `/health`.
 
+mod flags;
 pub(crate) mod metrics;
 mod section;
 
@@ -13,6 +14,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::memory::Pool;
+use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::ModelCard;
 use crate::progress::Evidence;
 use crate::proof::Reuse;
@@ -33,6 +35,8 @@ pub struct LlamaCpp {
     pub command_line: CommandLine,
     /// How the host runs the process.
     pub run: ProcessSpec,
+    /// The memory that was computed from the model's files.
+    pub estimate: Option<MemoryEstimate>,
 }
 
 impl Driver for LlamaCpp {
@@ -69,6 +73,14 @@ impl Driver for LlamaCpp {
 
     fn metrics_sources(&self) -> &'static [MetricsSource] {
         &metrics::SOURCES
+    }
+
+    fn estimate(&self) -> Option<MemoryEstimate> {
+        self.estimate
+    }
+
+    fn set_estimate(&mut self, estimate: MemoryEstimate) {
+        self.estimate = Some(estimate);
     }
 
     fn card(&self) -> ModelCard {

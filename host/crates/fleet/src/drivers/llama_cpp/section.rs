@@ -2,13 +2,15 @@
 
 use pointsman_settings::{Code, Section, missing};
 
+use super::flags::Flags;
 use super::{LlamaCpp, model};
-use crate::driver::{EngineConfig, LaneBasics, Model};
+use crate::driver::{EngineConfig, LaneBasics};
 use crate::drivers::process_section::{
     SECOND, allow_foreign_listener, names_of_model, read_command_line, read_env, read_run,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::footprint::Footprint;
+use crate::model_need::Model;
 
 /// Flags of llama-server that must not be in `arguments`, because the host sets them, and what to
 /// do instead.
@@ -41,7 +43,10 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     let derived_names = model(&command_line.command).map_or_else(Vec::new, |model| {
         names_of_model(model, &run.directory.clone().unwrap_or_default().join(model))
     });
-    Some(EngineConfig { derived_names, ..EngineConfig::new(LlamaCpp { command_line, run }) })
+    let folder = run.directory.clone().unwrap_or_default();
+    let model = Flags::new(&command_line).model(&folder, lane.slots, remedies);
+    let engine = LlamaCpp { command_line, run, estimate: None };
+    Some(EngineConfig { derived_names, model, ..EngineConfig::new(engine) })
 }
 
 /// Reads a llama-server whose command line the host builds.
@@ -87,33 +92,29 @@ fn read_llama_server(
     command.push("--metrics".to_owned());
     command.extend(arguments);
     let derived_names = names_of_model(model?, &run.directory.as_deref()?.join(model?));
-    let model = run.directory.as_deref()?.join(model?);
     let each = context.map(|tokens| tokens / lane.slots);
     let command_line = CommandLine { command, env: read_env(section) };
-    let model = Model {
-        path: model,
-        context: each,
-        sequences: lane.slots,
-        eager: true,
-        cache: None,
-        remedies,
-    };
+    let found = Flags::new(&command_line).model(run.directory.as_deref()?, lane.slots, remedies);
+    // Without a context in the file, the need is not computed: llama-server then fits the context
+    // into the memory that it finds.
+    let model = found.map(|model| Model { context: context.and(model.context), ..model });
     Some(EngineConfig {
         max_context: each.unwrap_or(0),
         derived_names,
-        model: Some(model),
-        ..EngineConfig::new(LlamaCpp { command_line, run })
+        model,
+        ..EngineConfig::new(LlamaCpp { command_line, run, estimate: None })
     })
 }
 
 /// Reads the context size in tokens, over all slots.
 fn read_context(section: &Section<'_>, lane: &LaneBasics<'_>, unified: bool) -> Option<u32> {
     let wanted = Some(lane.max_context.saturating_mul(lane.slots)).filter(|tokens| *tokens > 0);
-    let Some(context) = section.optional_integer("context", 1..=1_000_000_000) else {
+    let Some(context) = section.optional_integer("context", 0..=1_000_000_000) else {
         return wanted;
     };
+    // 0 stands for the context that the model was trained for.
     let each = context / lane.slots;
-    if !unified && each < lane.max_context {
+    if context > 0 && !unified && each < lane.max_context {
         section.error_at(
             "context",
             format!(

@@ -17,6 +17,7 @@ pub mod command;
 mod endpoints;
 mod env_file;
 pub mod import;
+mod measure;
 pub(crate) mod metrics;
 mod model_folder;
 mod need;
@@ -32,8 +33,9 @@ use pointsman_domain::{EndpointSet, EngineKind, public_name};
 pub use self::command::{Command, Listen, command};
 pub use self::env_file::parse_env_file;
 pub use self::import::{Imported, import};
+pub use self::measure::{Measurement, measure};
 pub(crate) use self::progress::message;
-pub use self::progress::{Loading, Measurement, Phase, measure, read};
+pub use self::progress::{Loading, Phase, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,
@@ -43,6 +45,7 @@ use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::format_size;
 use crate::launch::Launch;
 use crate::memory::Pool;
+use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::{Adapter, ModelCard};
 use crate::progress::Evidence;
 use crate::proof::Reuse;
@@ -73,6 +76,8 @@ pub struct Vllm {
     pub vision: bool,
     /// The endpoints of the model, as far as its files and the settings tell.
     pub endpoints: EndpointSet,
+    /// The memory that was computed from the model's files.
+    pub estimate: Option<MemoryEstimate>,
 }
 
 impl Driver for Vllm {
@@ -159,8 +164,24 @@ impl Driver for Vllm {
     fn limit_kv_cache(&mut self, bytes: u64) {
         let settings = &mut self.settings;
         if settings.gpu_memory_utilization.is_none() && settings.kv_cache_bytes.is_none() {
-            settings.kv_cache_bytes = Some(bytes);
+            // The flag counts for each GPU.
+            settings.kv_cache_bytes = Some(bytes / settings.devices());
         }
+    }
+
+    fn estimate(&self) -> Option<MemoryEstimate> {
+        self.estimate
+    }
+
+    fn set_estimate(&mut self, estimate: MemoryEstimate) {
+        // As each of its workers reports it.
+        let devices = self.settings.devices();
+        self.estimate = Some(MemoryEstimate {
+            weights: estimate.weights / devices,
+            // Without a size, the cache gets what is left of the fraction.
+            kv: self.settings.kv_cache_bytes,
+            ..estimate
+        });
     }
 
     fn describe(&self, lane: &LaneContext<'_>) -> Description {

@@ -1,4 +1,4 @@
-//! The log of a loading engine: its progress, and the memory it takes.
+//! The log of a loading engine: its progress.
 //!
 //! The lines are those of vLLM 0.32 and llama.cpp. Read them only while the engine starts: later
 //! lines may quote requests.
@@ -124,7 +124,7 @@ fn progress_bar(text: &str) -> Option<(u8, Option<String>)> {
     Some((percent, count.map(str::to_owned)))
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -157,80 +157,6 @@ pub(crate) fn message(line: &str) -> &str {
 /// Truncates a text to the maximum length at a character boundary.
 fn truncate(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_QUOTE)).unwrap_or(text)
-}
-
-/// The memory that an engine reports in its log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Measurement {
-    /// Bytes of the weights: the last value of vLLM's workers, or the sum of llama.cpp's buffers.
-    pub weights_bytes: Option<u64>,
-    /// Bytes of the KV cache: the last value of vLLM's workers, or the sum of llama.cpp's caches.
-    pub kv_bytes: Option<u64>,
-    /// Capacity of the KV cache in tokens, for all requests together.
-    pub kv_tokens: Option<u64>,
-}
-
-/// Reads the memory from a line into `into`. Use a new [`Measurement`] for each start, because the
-/// sizes of llama.cpp's buffers are added up.
-pub fn measure(line: &str, into: &mut Measurement) {
-    let text = message(line);
-    let add = |sum: Option<u64>, more: u64| Some(sum.unwrap_or(0).saturating_add(more));
-    if let Some(bytes) = size_after(text, "Model loading took ") {
-        into.weights_bytes = Some(bytes);
-    } else if let Some(bytes) = size_after(text, "Available KV cache memory: ") {
-        into.kv_bytes = Some(bytes);
-    } else if let Some(bytes) = cpu_kv_bytes(text) {
-        into.kv_bytes = Some(bytes);
-    } else if let Some((_, after)) = text.split_once("KV cache size: ") {
-        into.kv_tokens = tokens(after).or(into.kv_tokens);
-    } else if let Some(bytes) =
-        text.contains("load_tensors:").then(|| size_after(text, "buffer size = ")).flatten()
-    {
-        into.weights_bytes = add(into.weights_bytes, bytes);
-    } else if let Some(bytes) =
-        text.contains("llama_kv_cache").then(|| size_after(text, ": size = ")).flatten()
-    {
-        into.kv_bytes = add(into.kv_bytes, bytes);
-        let cells = text.split_once('(').and_then(|(_, after)| tokens(after));
-        // Layers with a sliding window have a second, smaller cache.
-        into.kv_tokens = cells.max(into.kv_tokens);
-    }
-}
-
-/// Parses `Explicitly set (1.0/20.59) GiB for KV cache on node 0.`, which vLLM writes without a
-/// GPU.
-fn cpu_kv_bytes(text: &str) -> Option<u64> {
-    let (_, after) = text.split_once("Explicitly set (")?;
-    let (number, after) = after.split_once('/')?;
-    after.contains(") GiB for KV cache").then(|| bytes(number, "GiB"))?
-}
-
-/// Parses the size that follows `label`, such as `18.1 GiB`.
-fn size_after(text: &str, label: &str) -> Option<u64> {
-    let (_, after) = text.split_once(label)?;
-    let mut parts = after.split_whitespace();
-    bytes(parts.next()?, parts.next()?)
-}
-
-fn bytes(number: &str, unit: &str) -> Option<u64> {
-    let scale = match unit.trim_end_matches([',', '.', ';']) {
-        "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    let number: f64 = number.parse().ok()?;
-    // The cast would saturate for NaN, negative or huge values, none of which is a memory size.
-    let size = (number * scale).round();
-    (0.0..1e18).contains(&size).then_some(size as u64)
-}
-
-/// Parses a number such as `123,456` at the start of a text.
-fn tokens(text: &str) -> Option<u64> {
-    let word = text.split_whitespace().next()?;
-    let digits: String = word.chars().filter(|letter| *letter != ',').collect();
-    is_number(&digits).then(|| digits.parse().ok())?
 }
 
 #[cfg(test)]
@@ -302,38 +228,5 @@ mod tests {
         ] {
             assert_eq!(read(line), None, "{line}");
         }
-    }
-
-    #[test]
-    fn memory_is_read_from_log_lines() {
-        let measured = |lines: &[&str]| {
-            let mut measured = Measurement::default();
-            lines.iter().for_each(|line| measure(line, &mut measured));
-            (measured.weights_bytes, measured.kv_bytes, measured.kv_tokens)
-        };
-        let vllm = measured(&[
-            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] Model loading took 18.5 GiB memory \
-             and 12.345678 seconds",
-            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] Available KV cache memory: 5.25 GiB",
-            "(EngineCore pid=1) INFO 11-21 03:31:49 [a.py:1] GPU KV cache size: 123,456 tokens, \
-             Maximum concurrency for 32,768 tokens per request: 3.77x",
-        ]);
-        assert_eq!(vllm, (Some(37 << 29), Some(21 << 28), Some(123_456)));
-        let llama = measured(&[
-            "load_tensors:        ROCm0 model buffer size =  1024.00 MiB",
-            "load_tensors:   CPU_Mapped model buffer size =   512.00 MiB",
-            "llama_kv_cache:      ROCm0 KV buffer size =   256.00 MiB",
-            "llama_kv_cache: size =  256.00 MiB (  8192 cells,  28 layers,  1/1 seqs), K (f16):  \
-             128.00 MiB",
-            "llama_kv_cache: size =   64.00 MiB (  1024 cells,  28 layers,  1/1 seqs), K (f16):  \
-             32.00 MiB",
-        ]);
-        assert_eq!(llama, (Some(1536 << 20), Some(320 << 20), Some(8192)));
-        let odd = measured(&[
-            "Model loading took NaN GiB",
-            "Model loading took -1 GiB",
-            "Available KV cache memory: 1e99 GiB",
-        ]);
-        assert_eq!(odd, (None, None, None));
     }
 }

@@ -66,8 +66,8 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
         max_context: settings.max_model_len.unwrap_or(0),
         names,
         derived_names: names_of_model(model?, &path),
-        model: Some(need::model(path, &settings, lane.slots)),
-        ..EngineConfig::new(Vllm { settings, run, strategy, vision, endpoints })
+        model: Some(need::model(path, run.directory.as_deref()?, &settings, lane.slots)),
+        ..EngineConfig::new(Vllm { settings, run, strategy, vision, endpoints, estimate: None })
     })
 }
 

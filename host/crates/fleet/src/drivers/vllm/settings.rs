@@ -196,6 +196,12 @@ impl SettingProblem {
 }
 
 impl VllmSettings {
+    /// Returns the number of GPUs that the engine uses.
+    pub(super) fn devices(&self) -> u64 {
+        let (tensor, pipeline) = (self.tensor_parallel, self.pipeline_parallel);
+        u64::from(tensor.unwrap_or(1).max(1)).saturating_mul(pipeline.unwrap_or(1).max(1).into())
+    }
+
     /// Returns the problems of the settings; empty if vLLM can be started with them.
     #[must_use]
     pub fn check(&self) -> Vec<SettingProblem> {

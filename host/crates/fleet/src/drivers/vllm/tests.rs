@@ -5,6 +5,7 @@ use std::hint::black_box;
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine_spec::NO_BACK_OFF;
 use crate::failures::{quote, recognise};
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -364,9 +365,33 @@ fn progress_of_a_recorded_start_never_goes_back() {
     assert!(RECORDED.iter().all(|line| recognise(message(line)).is_none()));
     let mut measured = Measurement::default();
     RECORDED.iter().for_each(|line| measure(line, &mut measured));
-    let expected =
-        Measurement { weights_bytes: None, kv_bytes: Some(1 << 30), kv_tokens: Some(1_048_576) };
-    assert_eq!(measured, expected);
+    assert_eq!(
+        (measured.weights_bytes, measured.kv_bytes, measured.kv_tokens),
+        (None, Some(1 << 30), Some(1_048_576))
+    );
+}
+
+fn vllm(settings: VllmSettings) -> Vllm {
+    let run = ProcessSpec {
+        directory: None,
+        port: None,
+        check_listener: true,
+        start_timeout: Duration::ZERO,
+        stop_grace: Duration::ZERO,
+        backoff: NO_BACK_OFF,
+    };
+    let (strategy, endpoints) = (UnloadMode::Restart, EndpointSet::default());
+    Vllm { settings, run, strategy, vision: false, endpoints, estimate: None }
+}
+
+#[test]
+fn cache_and_estimate_are_those_of_one_gpu() {
+    let mut vllm = vllm(VllmSettings { tensor_parallel: Some(2), ..settings() });
+    vllm.limit_kv_cache(16 << 30);
+    assert_eq!(vllm.settings.kv_cache_bytes, Some(8 << 30));
+    vllm.set_estimate(MemoryEstimate { weights: 40, kv: Some(1), compute: None, total: 50 });
+    let estimate = vllm.estimate().unwrap();
+    assert_eq!((estimate.weights, estimate.kv, estimate.total), (20, Some(8 << 30), 50));
 }
 
 fn lines() -> impl Strategy<Value = String> {
