@@ -1,7 +1,9 @@
 //! Memory: the host verifies that it is free before it starts the next engine, however the last
 //! engine ended.
 
-use pointsman_tests::host::{is_alive, send_signal};
+use std::fs;
+
+use pointsman_tests::host::{Host, is_alive, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::json;
@@ -107,6 +109,36 @@ fn foreign_memory_holder_is_named() {
         send_chat(&host, "a").status == 200
     });
     host.assert_no_request_lost();
+}
+
+/// vLLM only starts if the fraction of the GPU that it is given is free. Its runtime may report
+/// another size of the GPU than the kernel: a start that is refused shows which, and the next one
+/// gets a fraction of that.
+#[test]
+fn fraction_of_the_gpu_follows_the_need_and_what_vllm_reports() {
+    let machine = FakeMachine::new(16 * GIB, 100);
+    let known = lane(&machine, "a", "", "");
+    let other = lane(&machine, "b", "", &format!("--device-total {}", 64 * GIB));
+    let host = machine.start(&gpu_group(SWITCH_IMMEDIATELY, ALL, &[known, other]));
+    assert_eq!(send_chat(&host, "a").status, 200);
+    assert!(command_line(&host, "a").contains("--gpu-memory-utilization 0.75 "));
+    // 0.75 of 64 GiB are more than there is.
+    let refused = send_chat(&host, "b");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(host.lane("b")["problem_code"], "gpu_memory_taken");
+    wait_until("the lane is loaded", || send_chat(&host, "b").status == 200);
+    // 12 of 64 GiB.
+    let words = command_line(&host, "b");
+    assert!(words.contains("--gpu-memory-utilization 0.188 "), "{words}");
+    host.wait_for_event("memory_fraction", &[("lane", "b")]);
+    host.assert_no_request_lost();
+    host.stop();
+}
+
+/// Returns the arguments of a lane's engine, each with a space after it.
+fn command_line(host: &Host, lane: &str) -> String {
+    let words = fs::read(format!("/proc/{}/cmdline", host.engine_pid(lane))).unwrap();
+    String::from_utf8(words).unwrap().replace('\0', " ")
 }
 
 /// Two lanes that fit are loaded together, and the third lane replaces the one that is idle.

@@ -8,7 +8,7 @@ use super::options::Options;
 /// the others are ignored.
 const VLLM_VALUE: &str = "host port uds max-model-len max-num-seqs shutdown-timeout \
     scheduling-policy model dtype \
-    gpu-memory-utilization device-memory-utilization tensor-parallel-size tp \
+    device-memory-utilization tensor-parallel-size tp \
     pipeline-parallel-size pp \
     data-parallel-size dp load-format quantization q kv-cache-dtype block-size \
     max-num-batched-tokens tokenizer \

@@ -81,6 +81,18 @@ fn set(root: &Path, pid: u32, bytes: Option<u64>) -> io::Result<Result<(), OutOf
     Ok(Ok(()))
 }
 
+/// Returns the error of a vLLM that finds less memory free than the fraction of the device that it
+/// was started with.
+fn refusal(options: &Options, root: &Path) -> Option<OutOfMemory> {
+    let part = options.gpu_memory_utilization.filter(|_| options.vllm())?;
+    let size = |name: &str| number(&root.join(CARD).join(name));
+    let all = size("mem_info_vram_total")?;
+    let free = all.saturating_sub(size("mem_info_vram_used").unwrap_or(0));
+    let total = options.device_total.unwrap_or(all);
+    let requested = (total as f64 * part).ceil() as u64;
+    (requested > free).then_some(OutOfMemory { free, total, requested })
+}
+
 impl Memory {
     /// Allocates the memory of the options for this process, and waits for it if the options say
     /// so.
@@ -92,6 +104,9 @@ impl Memory {
             return Ok(Ok(None));
         };
         fs::create_dir_all(&root)?;
+        if let Some(refused) = refusal(options, &root) {
+            return Ok(Err(refused));
+        }
         let memory = Self { root, bytes: options.memory_bytes, pid };
         memory.start_helper(options.memory_linger_ms)?;
         loop {

@@ -140,6 +140,12 @@ pub struct Options {
     /// Bytes of memory to hold.
     #[arg(long, default_value_t = 0)]
     pub memory_bytes: u64,
+    /// Fraction of the device that has to be free at the start (vLLM).
+    #[arg(long)]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Size of the device in bytes as the runtime reports it, if it differs from the kernel's.
+    #[arg(long)]
+    pub device_total: Option<u64>,
     /// Milliseconds that the memory stays held after the process has exited.
     #[arg(long, default_value_t = 0)]
     pub memory_linger_ms: u64,

@@ -16,6 +16,7 @@ use pointsman_settings::Section;
 use crate::activity::Activity;
 use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
 use crate::launch::{HOST, Launch};
+use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
 use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::ModelCard;
@@ -169,6 +170,11 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     }
     /// Limits the engine's KV cache, if it takes all free memory without a limit.
     fn limit_kv_cache(&mut self, _bytes: u64) {}
+    /// Adds to a prepared launch how much memory the engine may take, and returns the reason for
+    /// the log. `None` if there is nothing to add.
+    fn fit(&self, _launch: &mut Launch, _memory: &LaunchMemory) -> Option<String> {
+        None
+    }
     /// Returns the memory that was computed from the model's files, if it was.
     fn estimate(&self) -> Option<MemoryEstimate> {
         None

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::footprint::format_size;
+use crate::launch_memory::{DeviceMemory, LaunchMemory};
 use crate::memory::{Machine, Pool};
 use crate::status::LaneStatus;
 
@@ -84,6 +85,13 @@ impl MemoryReservation {
         }
     }
 
+    /// Returns what an engine that is about to be started can know of its memory. `device` is what
+    /// an earlier start reported.
+    pub(crate) fn launch_memory(&self, device: Option<DeviceMemory>) -> LaunchMemory {
+        let (total, unused) = (self.machine.size(&self.pool), self.machine.unused(&self.pool));
+        LaunchMemory { need: self.need, total, unused, device }
+    }
+
     /// Returns the free bytes of the pool, or `None` if they cannot be measured.
     pub(crate) fn free(&self) -> Option<u64> {
         self.machine.free(&self.pool)
@@ -152,5 +160,34 @@ mod tests {
         let (status, _progress) = watch::channel(LaneStatus::default());
         let waited = reservation(root.path()).admit(u64::MAX, &status).await.unwrap();
         assert_eq!(waited, Duration::ZERO);
+    }
+
+    /// An APU with 1 GiB of its own, of which nothing is used, and 64 GiB of the system's, of which
+    /// `free_kib` hold nothing.
+    fn apu(root: &Path, free_kib: u64) {
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sys/class/kfd/kfd/topology/nodes/1/properties", "drm_render_minor 128\n");
+        for (name, gib) in
+            [("vram_total", 1_u64), ("vram_used", 0), ("gtt_total", 64), ("gtt_used", 0)]
+        {
+            let path = format!("sys/class/drm/renderD128/device/mem_info_{name}");
+            write(&path, &(gib << 30).to_string());
+        }
+        write("proc/meminfo", &format!("MemFree: {free_kib} kB\nMemAvailable: 67108864 kB\n"));
+    }
+
+    #[test]
+    fn launch_knows_what_holds_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        apu(root.path(), 1 << 20);
+        let (pool, gib) = (Pool::Gpu { minor: None }, 1 << 30);
+        let reservation = MemoryReservation { pool, need: 3 * gib, ..reservation(root.path()) };
+        let memory = reservation.launch_memory(None);
+        assert_eq!((memory.need, memory.total), (3 * gib, Some(65 * gib)));
+        assert_eq!((memory.unused, memory.device), (Some(2 * gib), None));
     }
 }

@@ -16,7 +16,7 @@ use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::failures::{FailureKind, without_secrets};
-use crate::launch::HOST;
+use crate::launch::{HOST, Launch};
 use crate::learning::learn;
 use crate::loading::LoadLog;
 use crate::probing::{PROBE_TIMEOUT, probe};
@@ -118,6 +118,7 @@ impl Supervisor {
             tracing::warn!("{warning}");
         }
         let mut launch = prepared.launch;
+        self.fit(&mut launch);
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
         let on_line = log.clone();
@@ -140,6 +141,22 @@ impl Supervisor {
         tracing::info!(event = "engine_starting", pid, port, "engine started");
         let target = Arc::new(self.driver.target(port));
         Ok(Engine { process, target, port, log, span: span.clone() })
+    }
+
+    /// Completes the command of an engine that has to be told how much memory it may take.
+    fn fit(&self, launch: &mut Launch) {
+        let Some(reservation) = &self.reservation else { return };
+        let device = self.links.status.borrow().device;
+        // What was free counts once. A fraction that was too small would otherwise stay too small,
+        // because vLLM only says what is free if a fraction is too large.
+        self.links.status.send_modify(|status| {
+            if let Some(device) = &mut status.device {
+                device.free = None;
+            }
+        });
+        if let Some(reason) = self.driver.fit(launch, &reservation.launch_memory(device)) {
+            tracing::info!(event = "memory_fraction", "{reason}");
+        }
     }
 
     /// Waits until the engine is ready, and serves until it ends.

@@ -25,6 +25,7 @@ pub mod progress;
 mod section;
 pub mod settings;
 pub(crate) mod sleep;
+mod utilization;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub use self::measure::{Measurement, measure};
 pub(crate) use self::progress::message;
 pub use self::progress::{Loading, Phase, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
+use self::utilization::fraction;
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,
     is_equal,
@@ -44,6 +46,7 @@ use crate::driver::{
 use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::format_size;
 use crate::launch::Launch;
+use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
 use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::{Adapter, ModelCard};
@@ -169,6 +172,12 @@ impl Driver for Vllm {
         }
     }
 
+    fn fit(&self, launch: &mut Launch, memory: &LaunchMemory) -> Option<String> {
+        let fraction = fraction(&self.settings, memory)?;
+        launch.command.extend(["--gpu-memory-utilization".to_owned(), fraction.part.to_string()]);
+        Some(format!("gpu-memory-utilization {}: {}", fraction.part, fraction.explain()))
+    }
+
     fn estimate(&self) -> Option<MemoryEstimate> {
         self.estimate
     }
@@ -193,44 +202,37 @@ impl Driver for Vllm {
         {
             "{port}".clone_into(port);
         }
-        found.warnings.extend(utilization(&self.settings, lane));
+        // Without the free memory, which is another one when the engine is started.
+        let (need, total) = (lane.need, lane.pool_total);
+        let memory = LaunchMemory { need, total, unused: None, device: None };
+        match fraction(&self.settings, &memory).filter(|_| lane.pool.is_some()) {
+            Some(fraction) => found
+                .words
+                .extend(["--gpu-memory-utilization".to_owned(), fraction.part.to_string()]),
+            None => found.warnings.extend(utilization(&self.settings, lane)),
+        }
         let command = CommandLine { command: found.words, env: found.env };
         Description { command: Some(command), warnings: found.warnings }
     }
 }
 
-/// Warns if the fraction of the GPU that a vLLM takes does not match its need.
+/// Warns if the fraction of the GPU that a vLLM takes does not match its need, or if the host cannot
+/// compute it.
 fn utilization(settings: &VllmSettings, lane: &LaneContext<'_>) -> Option<String> {
     let Some(Pool::Gpu { .. }) = lane.pool else { return None };
-    let total = lane.pool_total;
     match settings.gpu_memory_utilization {
-        None => {
-            let takes =
-                if settings.kv_cache_bytes.is_some() { "" } else { ", and takes that much" };
-            let part = |total: u64| {
-                let part = lane.need.saturating_mul(1000).div_ceil(total).clamp(1, 1000);
-                let part = u16::try_from(part).unwrap_or(1000);
-                format!(
-                    "; here {} of {} is {}",
-                    format_size(lane.need),
-                    format_size(total),
-                    Permille(part)
-                )
-            };
-            Some(format!(
-                "vLLM only starts if 0.92 of the GPU's memory is free{takes}; set \
-                 `gpu-memory-utilization` to the \
-                 fraction that this lane may take{}",
-                total.map(part).unwrap_or_default()
-            ))
-        }
+        None => lane.pool_total.is_none().then(|| {
+            "the size of the GPU is unknown, so the host leaves `gpu-memory-utilization` to vLLM, \
+             which only starts if 0.92 of the GPU's memory is free; set it to the fraction that \
+             this lane may take"
+                .to_owned()
+        }),
         Some(Permille(part)) if settings.kv_cache_bytes.is_none() => {
-            let takes = total? / 1000 * u64::from(part);
+            let takes = lane.pool_total? / 1000 * u64::from(part);
             (takes > lane.need).then(|| {
                 format!(
-                    "vLLM takes {} of the GPU, {}, but the group reserves {} for it; lower the \
-                     fraction, raise \
-                     `memory`, or set `kv-cache-memory`",
+                    "vLLM takes {} of the GPU, {}, but the group reserves {} for it; remove the \
+                     fraction, raise `memory`, or set `kv-cache-memory`",
                     Permille(part),
                     format_size(takes),
                     format_size(lane.need)

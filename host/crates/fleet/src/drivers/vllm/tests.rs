@@ -385,6 +385,18 @@ fn vllm(settings: VllmSettings) -> Vllm {
 }
 
 #[test]
+fn fraction_is_added_to_a_launch() {
+    let memory = LaunchMemory { need: 24 << 30, total: Some(96 << 30), unused: None, device: None };
+    let mut launch = Launch::default();
+    let reason = vllm(settings()).fit(&mut launch, &memory).unwrap();
+    assert_eq!(launch.command, ["--gpu-memory-utilization", "0.25"]);
+    assert!(["0.25", "24.0 GiB", "96.0 GiB"].iter().all(|word| reason.contains(word)), "{reason}");
+    let set = VllmSettings { gpu_memory_utilization: Some(Permille(300)), ..settings() };
+    let mut launch = Launch::default();
+    assert_eq!((vllm(set).fit(&mut launch, &memory), launch), (None, Launch::default()));
+}
+
+#[test]
 fn cache_and_estimate_are_those_of_one_gpu() {
     let mut vllm = vllm(VllmSettings { tensor_parallel: Some(2), ..settings() });
     vllm.limit_kv_cache(16 << 30);
