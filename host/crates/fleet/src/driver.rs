@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,6 +181,11 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     }
     /// Keeps the memory that was computed from the model's files.
     fn set_estimate(&mut self, _estimate: MemoryEstimate) {}
+    /// Returns the files that the engine reads its weights from, as far as they are on this
+    /// machine.
+    fn weights(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
     /// Describes how the engine is started, and warns of settings that do not fit the lane.
     fn describe(&self, lane: &LaneContext<'_>) -> Description;
 }

@@ -18,6 +18,7 @@ use crate::lease::Lease;
 use crate::memory::Machine;
 use crate::message::Message;
 use crate::metrics::FleetMetrics;
+use crate::page_cache::PageCache;
 use crate::process::{StateDir, StateDirError, reap_orphans};
 use crate::reconfigure::LaneChange;
 use crate::spec::{FleetSpec, LaneSpec};
@@ -91,6 +92,7 @@ impl Fleet {
                 stop: stop.clone(),
                 state_dir,
                 secret_variables: spec.secret_variables.as_slice().into(),
+                page_cache: PageCache::default(),
             },
             machine: Arc::new(Machine::new(&spec.machine)),
             supervisors: supervisors.clone(),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::footprint::format_size;
 use crate::launch_memory::{DeviceMemory, LaunchMemory};
 use crate::memory::{Machine, Pool};
+use crate::page_cache::PageCache;
 use crate::status::LaneStatus;
 
 /// The interval between measurements. Drivers free memory lazily, and a measurement takes
@@ -90,6 +91,39 @@ impl MemoryReservation {
     pub(crate) fn launch_memory(&self, device: Option<DeviceMemory>) -> LaunchMemory {
         let (total, unused) = (self.machine.size(&self.pool), self.machine.unused(&self.pool));
         LaunchMemory { need: self.need, total, unused, device }
+    }
+
+    /// Drops the weights of unloaded lanes from the page cache if the load needs the room. Not for
+    /// engines on the processor: the kernel gives pages up when they allocate memory, and may find
+    /// others that are less useful.
+    pub(crate) async fn drop_page_cache(&self, cache: &PageCache) {
+        if !self.machine.is_unified(&self.pool) {
+            return;
+        }
+        let (machine, pool, need) = (Arc::clone(&self.machine), self.pool, self.need);
+        let cache = cache.clone();
+        let dropping = tokio::task::spawn_blocking(move || {
+            let begun = std::time::Instant::now();
+            let before = machine.unused(&pool);
+            // What cannot be measured is not a reason to make the next switch slower.
+            let has_room = || machine.unused(&pool).is_none_or(|unused| unused >= need);
+            let dropped = cache.make_room(has_room);
+            (dropped, before, machine.unused(&pool), begun.elapsed())
+        });
+        // Fails only if the runtime ends.
+        let Ok((dropped, before, after, took)) = dropping.await else { return };
+        if dropped.files > 0 {
+            let size = |bytes: Option<u64>| bytes.map(format_size).unwrap_or_default();
+            tracing::info!(
+                event = "page_cache_dropped",
+                files = dropped.files,
+                bytes = dropped.bytes,
+                unused_before = size(before),
+                unused_after = size(after),
+                took_ms = took.as_millis(),
+                "dropped the weights of unloaded lanes from the page cache"
+            );
+        }
     }
 
     /// Returns the free bytes of the pool, or `None` if they cannot be measured.
@@ -180,13 +214,31 @@ mod tests {
         write("proc/meminfo", &format!("MemFree: {free_kib} kB\nMemAvailable: 67108864 kB\n"));
     }
 
-    #[test]
-    fn launch_knows_what_holds_nothing() {
+    #[tokio::test]
+    async fn weights_leave_the_page_cache_only_if_a_load_needs_the_room() {
         let root = tempfile::tempdir().unwrap();
-        apu(root.path(), 1 << 20);
-        let (pool, gib) = (Pool::Gpu { minor: None }, 1 << 30);
-        let reservation = MemoryReservation { pool, need: 3 * gib, ..reservation(root.path()) };
-        let memory = reservation.launch_memory(None);
+        let file = root.path().join("model.gguf");
+        fs::write(&file, "weights").unwrap();
+        let gib = 1 << 30;
+        let pool = Pool::Gpu { minor: None };
+        let apu_pool = MemoryReservation { pool, need: 3 * gib, ..reservation(root.path()) };
+        let system = MemoryReservation { pool: Pool::System, ..apu_pool.clone() };
+        let cache = PageCache::default();
+        let unloaded = || drop(cache.use_files(vec![file.clone()]));
+        for (free_kib, reservation, is_dropped) in [
+            (1 << 20, &apu_pool, true),
+            // 1 GiB of its own, and 2 GiB of the system's.
+            (2 << 20, &apu_pool, false),
+            (1 << 20, &system, false),
+        ] {
+            apu(root.path(), free_kib);
+            unloaded();
+            reservation.drop_page_cache(&cache).await;
+            // What has been dropped is not there to be dropped again.
+            let left = cache.make_room(|| false).files;
+            assert_eq!(left == 0, is_dropped, "{free_kib} {:?}", reservation.pool);
+        }
+        let memory = apu_pool.launch_memory(None);
         assert_eq!((memory.need, memory.total), (3 * gib, Some(65 * gib)));
         assert_eq!((memory.unused, memory.device), (Some(2 * gib), None));
     }

@@ -33,6 +33,7 @@ use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
 use crate::message::{EngineReporter, SupervisorCommand};
 use crate::metrics::FleetMetrics;
+use crate::page_cache::{PageCache, WeightsInUse};
 use crate::probing::watch_external;
 use crate::process::{Process, StateDir};
 use crate::sleeping::{Sleeper, UpstreamApi};
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) state_dir: StateDir,
     /// Names of environment variables that hold secrets of the host.
     pub(crate) secret_variables: Arc<[String]>,
+    /// The weights in the page cache.
+    pub(crate) page_cache: PageCache,
 }
 
 /// The connections of a supervisor to the rest of the fleet.
@@ -85,6 +88,8 @@ pub(crate) struct Engine {
     log: LoadLog,
     /// The `engine` span of this start, entered again to stop the engine while it sleeps.
     span: Span,
+    /// Keeps the weights in the page cache, until the engine has ended.
+    _weights: WeightsInUse,
 }
 
 /// How an engine's service ended.

@@ -40,4 +40,13 @@ impl Machine {
             }
         }
     }
+
+    /// Returns true if a GPU takes its memory from that of the system, which file pages fill as
+    /// well.
+    pub fn is_unified(&self, pool: &Pool) -> bool {
+        match pool {
+            Pool::System => false,
+            Pool::Gpu { minor } => self.find(*minor).is_some_and(|gpu| gpu.apu),
+        }
+    }
 }

@@ -184,14 +184,17 @@ fn page_cache_is_not_unused_memory() {
     assert_eq!(machine.unused(&ANY_GPU), Some(GIB + FREE));
     assert_eq!(machine.unused(&Pool::System), Some(FREE));
     assert_eq!(machine.size(&Pool::System), Some(130_000_000 * 1024));
+    assert!(machine.is_unified(&ANY_GPU) && !machine.is_unified(&Pool::System));
     fake.set_sizes(128, [("vram_total", 24), ("vram_used", 4), ("gtt_total", 60), ("gtt_used", 1)]);
     let discrete = fake.machine();
     assert_eq!(
         (discrete.size(&ANY_GPU), discrete.unused(&ANY_GPU)),
         (Some(24 * GIB), Some(20 * GIB))
     );
+    assert!(!discrete.is_unified(&ANY_GPU));
     let missing = Pool::Gpu { minor: Some(7) };
     assert_eq!((machine.size(&missing), machine.unused(&missing)), (None, None));
+    assert!(!machine.is_unified(&missing));
     // File pages count as used in a control group as well.
     fake.write("proc/self/cgroup", b"0::/a\n");
     fake.write("sys/fs/cgroup/a/memory.max", b"5000\n");

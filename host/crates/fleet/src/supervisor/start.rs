@@ -19,6 +19,7 @@ use crate::failures::{FailureKind, without_secrets};
 use crate::launch::{HOST, Launch};
 use crate::learning::learn;
 use crate::loading::LoadLog;
+use crate::page_cache::WeightsInUse;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Process, ProcessObserver, free_port};
 use crate::upstream::Upstream;
@@ -75,6 +76,7 @@ enum Start {
 impl Supervisor {
     /// Loads the engine, and serves until it ends.
     pub(super) async fn load(&mut self, spec: &ProcessSpec) -> Outcome {
+        let weights = self.shared.page_cache.use_files(self.driver.weights());
         if let Some(reservation) = self.reservation.clone() {
             let mut configs = Vec::new();
             let admitted = tokio::select! {
@@ -97,12 +99,13 @@ impl Supervisor {
                     return self.load_failed(kind.problem_because(&error.to_string()), "no-memory");
                 }
             }
+            reservation.drop_page_cache(&self.shared.page_cache).await;
         }
         let start = self.links.status.borrow().starts + 1;
         // At the error level for the same reason as the span of the lane.
         let span = tracing::error_span!("engine", start, pid = field::Empty, port = field::Empty);
         let started = async {
-            match self.start(spec, &span) {
+            match self.start(spec, &span, weights) {
                 Ok(engine) => self.await_ready(engine, spec).await,
                 Err(error) => self.load_failed(error.problem(), error.reason()),
             }
@@ -111,7 +114,12 @@ impl Supervisor {
     }
 
     /// Starts the process. To be called within `span`, which gets the process id and the port.
-    fn start(&self, spec: &ProcessSpec, span: &Span) -> Result<Engine, StartError> {
+    fn start(
+        &self,
+        spec: &ProcessSpec,
+        span: &Span,
+        weights: WeightsInUse,
+    ) -> Result<Engine, StartError> {
         let port = spec.port.map_or_else(free_port, Ok).map_err(StartError::NoPort)?;
         let prepared = self.driver.prepare(&self.name, port);
         for warning in prepared.warnings {
@@ -140,7 +148,7 @@ impl Supervisor {
         });
         tracing::info!(event = "engine_starting", pid, port, "engine started");
         let target = Arc::new(self.driver.target(port));
-        Ok(Engine { process, target, port, log, span: span.clone() })
+        Ok(Engine { process, target, port, log, span: span.clone(), _weights: weights })
     }
 
     /// Completes the command of an engine that has to be told how much memory it may take.

@@ -1,6 +1,6 @@
 //! The flags of llama-server that the memory need depends on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::engine_spec::CommandLine;
 use crate::footprint::{CacheType, Serving};
@@ -54,6 +54,15 @@ impl<'a> Flags<'a> {
                 .variable(variable)
                 .is_some_and(|value| matches!(value, "1" | "on" | "true" | "enabled")),
         }
+    }
+
+    /// Returns the files of the model and of all that is loaded with it. Relative paths are those
+    /// of `folder`.
+    pub(super) fn files(self, folder: &Path) -> Vec<PathBuf> {
+        let own = self.value(&MODEL, "LLAMA_ARG_MODEL");
+        let others = [self.projector(), self.draft()];
+        let paths = own.into_iter().chain(others.into_iter().flatten()).chain(self.adapters());
+        paths.map(|path| folder.join(path)).collect()
     }
 
     fn projector(self) -> Option<&'a str> {

@@ -6,13 +6,17 @@ mod flags;
 pub(crate) mod metrics;
 mod section;
 
+use std::path::PathBuf;
+
 use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 
+use self::flags::Flags;
 use super::process_section::fill;
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, is_equal,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
+use crate::footprint::weight_files;
 use crate::memory::Pool;
 use crate::memory_estimate::MemoryEstimate;
 use crate::model_card::ModelCard;
@@ -81,6 +85,12 @@ impl Driver for LlamaCpp {
 
     fn set_estimate(&mut self, estimate: MemoryEstimate) {
         self.estimate = Some(estimate);
+    }
+
+    fn weights(&self) -> Vec<PathBuf> {
+        let folder = self.run.directory.clone().unwrap_or_default();
+        let files = Flags::new(&self.command_line).files(&folder);
+        files.iter().flat_map(|file| weight_files(file)).collect()
     }
 
     fn card(&self) -> ModelCard {

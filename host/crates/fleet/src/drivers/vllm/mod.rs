@@ -27,6 +27,7 @@ pub mod settings;
 pub(crate) mod sleep;
 mod utilization;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pointsman_domain::{EndpointSet, EngineKind, public_name};
@@ -44,7 +45,8 @@ use crate::driver::{
     is_equal,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
-use crate::footprint::format_size;
+use crate::footprint::{format_size, weight_files};
+use crate::hub_cache::snapshot;
 use crate::launch::Launch;
 use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
@@ -191,6 +193,23 @@ impl Driver for Vllm {
             kv: self.settings.kv_cache_bytes,
             ..estimate
         });
+    }
+
+    fn weights(&self) -> Vec<PathBuf> {
+        let folder = self.run.directory.clone().unwrap_or_default();
+        let adapters = self.settings.adapters.iter().map(|(_, path)| path);
+        let own = self.settings.download_dir.as_ref().map(|own| folder.join(own));
+        let variable = |name: &str| {
+            let set = self.settings.env.iter().find(|(known, _)| known == name);
+            let set = set.map(|(_, value)| value.into());
+            set.or_else(|| std::env::var_os(name)).map(PathBuf::from)
+        };
+        let path = |model: &String| {
+            let path = folder.join(model);
+            if path.exists() { Some(path) } else { snapshot(model, own.as_deref(), variable) }
+        };
+        let models = std::iter::once(&self.settings.model).chain(adapters);
+        models.filter_map(path).flat_map(|path| weight_files(&path)).collect()
     }
 
     fn describe(&self, lane: &LaneContext<'_>) -> Description {
