@@ -1,6 +1,7 @@
 //! `pointsman check`: reports every error that `serve` would find before it listens.
 
 mod report;
+mod reported;
 
 use std::fmt;
 use std::path::Path;

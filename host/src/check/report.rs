@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::adapter_of_lane;
-use pointsman_fleet::{
-    Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Pool, Residency, format_size,
-};
+use pointsman_fleet::{Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Residency, format_size};
 
+use super::reported;
 use crate::inherited;
 use crate::stop_limits::StopLimits;
 use pointsman_config::{Config, format_duration, format_pool};
@@ -39,7 +38,7 @@ pub(super) fn lines(
             .collect();
         describe_group(group, &members, &mut lines);
         lines.extend(group.pool.map(|pool| format!("  now: {}", machine.explain(&pool))));
-        let total = group.pool.and_then(|pool| total(pool, machine, &gpus));
+        let total = group.pool.and_then(|pool| machine.size(&pool));
         if let Some(total) = total.filter(|total| group.budget > *total) {
             lines.push(format!(
                 "  warning: the budget exceeds the memory of this machine, {}",
@@ -48,12 +47,14 @@ pub(super) fn lines(
         }
     }
     lines.extend(shared(&fleet.groups, machine, &gpus));
+    let reported = reported::lines(config.admin.socket.as_deref());
     for lane in &fleet.lanes {
         let group = lane.group.and_then(|index| fleet.groups.get(index));
         let pool = group.and_then(|group| group.pool);
-        let pool_total = pool.and_then(|pool| total(pool, machine, &gpus));
+        let pool_total = pool.and_then(|pool| machine.size(&pool));
         let context = LaneContext { need: lane.need, pool, pool_total, environment };
         describe_lane(lane, &context, &mut lines);
+        lines.extend(reported.get(&lane.name).map(|line| format!("  {line}")));
     }
     lines
 }
@@ -140,22 +141,6 @@ fn maximal_sets(needs: &[u64], available: u64) -> Vec<Vec<usize>> {
         .filter(|set| sum(*set) <= available && full(*set))
         .map(|set| members(set).collect())
         .collect()
-}
-
-/// Returns the size of a pool on this machine in bytes, if it can be read.
-fn total(pool: Pool, machine: &Machine, gpus: &[Gpu]) -> Option<u64> {
-    match pool {
-        Pool::System => machine.total(),
-        Pool::Gpu { minor } => gpus
-            .iter()
-            .find(|gpu| minor.is_none_or(|minor| minor == gpu.minor))
-            .map(total_memory)
-            .filter(|total| *total > 0),
-    }
-}
-
-fn total_memory(gpu: &Gpu) -> u64 {
-    gpu.vram_total.saturating_add(if gpu.apu { gpu.gtt_total } else { 0 })
 }
 
 /// Warns if the budgets of all groups exceed memory that a GPU shares with the system.

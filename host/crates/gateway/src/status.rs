@@ -21,7 +21,7 @@ use axum::response::Response;
 use http::StatusCode;
 use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{LaneStat, LaneState};
-use pointsman_fleet::Fleet;
+use pointsman_fleet::{Fleet, LaneStatus};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -122,6 +122,8 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "weights_bytes": lane.weights_bytes,
                 "kv_bytes": lane.kv_bytes,
                 "kv_tokens": lane.kv_tokens,
+                "compute_bytes": lane.compute_bytes,
+                "memory_estimate": memory_estimate(&lane),
                 "pid": lane.pid,
                 "port": lane.port,
                 "starts": lane.starts,
@@ -142,6 +144,21 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
         "tokens": host.keys.token_status(),
     });
     json(body.to_string())
+}
+
+/// Returns what was computed of a lane's memory before it was loaded, and how that compares with
+/// what its engine reported.
+fn memory_estimate(lane: &LaneStatus) -> Option<Value> {
+    let estimate = lane.estimate?;
+    let found = lane.memory_comparison();
+    Some(json!({
+        "weights_bytes": estimate.weights,
+        "kv_bytes": estimate.kv,
+        "compute_bytes": estimate.compute,
+        "total_bytes": estimate.total,
+        "off_percent": found.map(|found| found.percent()),
+        "is_off": found.map(|found| found.is_off()),
+    }))
 }
 
 /// What the names of metrics begin with that are of tenants: a client does not see those of others.
