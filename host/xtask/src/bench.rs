@@ -73,7 +73,8 @@ fn parts(root: &Path) -> Result<()> {
         "pointsman",
     ]
     .map(|package| ["--package", package]);
-    let benches = ["wire", "dispatch", "record", "keys", "advise"].map(|bench| ["--bench", bench]);
+    let benches = ["wire", "dispatch", "record", "keys", "advise", "policy_state"]
+        .map(|bench| ["--bench", bench]);
     run(cargo(root)?
         .arg("bench")
         .args(parts.concat())

@@ -15,6 +15,7 @@ pub(crate) mod replay_log;
 pub(crate) mod rules;
 pub(crate) mod shared;
 pub(crate) mod state;
+pub(crate) mod state_backing;
 pub(crate) mod state_store;
 pub(crate) mod track;
 pub(crate) mod types;

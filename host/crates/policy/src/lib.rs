@@ -43,6 +43,12 @@ mod wasm;
 pub use chain::cases::fleet::CaseFleet;
 pub use chain::cases::{CaseRequest, CaseResult, FactsOf};
 pub use contract::replay_log::{Differing, Gap, Missing};
+pub use contract::state_backing::{
+    StateBacking, StateBackingError, StateChanges, StateEntry, StateValue,
+};
+#[doc(hidden)]
+pub use contract::state_store::StateBench;
+pub use contract::state_store::StateSummary;
 pub use contract::types::PolicyError;
 pub use fault::Fault;
 pub use limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};

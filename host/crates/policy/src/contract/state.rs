@@ -5,12 +5,14 @@
 
 mod concurrent;
 mod deterministic;
+mod dirty;
 pub(crate) mod entry;
 
 use self::concurrent::Concurrent;
 use self::deterministic::Deterministic;
 use crate::clock::Clock;
 use crate::contract::state::entry::StateError;
+use crate::contract::state_backing::{StateChanges, StateEntry};
 
 /// Maximum length of a key in bytes.
 const MAX_KEY_BYTES: usize = 128;
@@ -72,6 +74,58 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.increment(key, by, ttl_ms),
             Backend::Deterministic(entries) => entries.increment(&key, by, ttl_ms),
+        }
+    }
+}
+
+/// What is durable: the state of a host, once it was restored. That of a dry run is not.
+impl State {
+    /// Adds entries of an earlier process, and saves changes from now on.
+    pub(crate) fn restore(&self, entries: Vec<StateEntry>) {
+        match &self.0 {
+            Backend::Concurrent(own) => own.restore(entries),
+            Backend::Deterministic(_) => {}
+        }
+    }
+
+    /// Returns true if changes are saved.
+    pub(crate) fn is_durable(&self) -> bool {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.is_durable(),
+            Backend::Deterministic(_) => false,
+        }
+    }
+
+    /// Returns what has changed since the last call, without the name of the policy; `None` if
+    /// nothing has, or nothing is saved.
+    pub(crate) fn take_changes(&self) -> Option<StateChanges> {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.take_changes(),
+            Backend::Deterministic(_) => None,
+        }
+    }
+
+    /// Notes that changes were not saved.
+    pub(crate) fn mark_again(&self, changes: &StateChanges) {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.mark_again(changes),
+            Backend::Deterministic(_) => {}
+        }
+    }
+
+    /// Returns all entries.
+    pub(crate) fn entries(&self) -> Vec<StateEntry> {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.entries(),
+            Backend::Deterministic(_) => Vec::new(),
+        }
+    }
+
+    /// Removes all entries.
+    pub(crate) fn clear(&self) {
+        match &self.0 {
+            Backend::Concurrent(entries) => entries.clear(),
+            Backend::Deterministic(_) => {}
         }
     }
 }

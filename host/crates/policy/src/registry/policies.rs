@@ -19,6 +19,7 @@
 
 pub(crate) mod command;
 mod refresh;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
