@@ -27,7 +27,8 @@ use crate::stop_limits::StopLimits;
 use crate::telemetry::LogControl;
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, gateway_settings, inherited, memory, service_manager, shutdown, state, store,
+    admin, facts, gateway_settings, inherited, memory, policy_state, service_manager, shutdown, state,
+    store,
     telemetry, usage,
 };
 use pointsman_config::Config;
@@ -104,6 +105,7 @@ async fn run(
     let tokens = config.tokens.take();
     let tokens = TokenKeys::open(tokens, config.fleet.state_dir.as_deref(), &mut registry)?;
     let metered = usage::start(&config.usage, &store, &mut registry)?;
+    let states = policy_state::start(&policies, &store, &mut registry)?;
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let keys = key_source.keys();
@@ -167,6 +169,7 @@ async fn run(
         limits,
         records,
         usage: metered.writer,
+        states,
         store,
     };
     shutdown::run(running, signals).await

@@ -18,6 +18,7 @@ mod listeners;
 mod memory;
 mod output;
 mod policy;
+mod policy_state;
 mod records;
 mod reload;
 mod reload_command;

@@ -21,6 +21,7 @@ use pointsman_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::policy_state::StateWriter;
 use crate::records::Records;
 use crate::reload::Reloader;
 use crate::service_manager;
@@ -88,6 +89,8 @@ pub(crate) struct Running {
     pub(crate) records: Records,
     /// Writes usage and budgets.
     pub(crate) usage: UsageWriter,
+    /// Writes the states of policies.
+    pub(crate) states: Option<StateWriter>,
     /// What outlives the restart.
     pub(crate) store: Store,
 }
@@ -142,19 +145,25 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         running.server.shutdown().await;
     }
     finish_records(running.records.take_writer()).await;
-    finish_store(running.usage, running.store).await;
+    finish_store(running.usage, running.states, running.store).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Waits until the usage and what is queued for the store are written. All requests have ended.
-async fn finish_store(usage: UsageWriter, store: Store) {
+/// Waits until the usage, the states of policies and what is queued for the store are written. All
+/// requests have ended.
+async fn finish_store(usage: UsageWriter, states: Option<StateWriter>, store: Store) {
     let flush = tokio::task::spawn_blocking(move || {
         usage.finish();
+        if let Some(states) = states {
+            states.finish();
+        }
         store.flush();
     });
     if tokio::time::timeout(STORE_TIMEOUT, flush).await.is_err() {
-        tracing::warn!("responses and usage may be missing: the store did not finish in time");
+        tracing::warn!(
+            "responses, usage and policy states may be missing: the store did not finish in time"
+        );
     }
 }
 
