@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
-    TableDefinition, TableError,
+    Database, ReadOnlyUntypedTable, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, StorageError, TableDefinition, TableError,
 };
 
 use crate::error::{OpenError, StoreError, database};
@@ -123,22 +123,30 @@ fn write_format(opened: &Database) -> Result<(), StoreError> {
 /// Compacts the file if much of it is unused.
 pub(crate) fn compact(opened: &mut Database, path: &Path, used: u64) -> Result<(), StoreError> {
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let used = used.saturating_add(unindexed(opened)?.saturating_mul(ROW_BYTES));
-    if size > used.saturating_mul(2).saturating_add(MIN_WASTE) {
+    let is_wasteful = |used: u64| size > used.saturating_mul(2).saturating_add(MIN_WASTE);
+    let estimate = used.saturating_add(of_tables(opened, |table| table.len())? * ROW_BYTES);
+    // The estimate is fast. What the tables have is read only if it may save the compaction: rows
+    // may be larger.
+    if is_wasteful(estimate)
+        && is_wasteful(of_tables(opened, |table| Ok(table.stats()?.stored_bytes()))?)
+    {
         opened.compact().map_err(database)?;
     }
     Ok(())
 }
 
-/// Returns the number of rows in all tables, of which the ordered ones are the only ones that the
-/// index does not know.
-fn unindexed(opened: &Database) -> Result<u64, StoreError> {
+/// Returns the sum of a number of all tables.
+fn of_tables(
+    opened: &Database,
+    number: impl Fn(&ReadOnlyUntypedTable) -> Result<u64, StorageError>,
+) -> Result<u64, StoreError> {
     let transaction = opened.begin_read().map_err(database)?;
-    let mut rows = 0;
+    let mut sum = 0_u64;
     for table in transaction.list_tables().map_err(database)? {
-        rows += transaction.open_untyped_table(table).map_err(database)?.len().map_err(database)?;
+        let table = transaction.open_untyped_table(table).map_err(database)?;
+        sum = sum.saturating_add(number(&table).map_err(database)?);
     }
-    Ok(rows)
+    Ok(sum)
 }
 
 /// The number of the last change of a namespace, and the keys of entries that have to go.
