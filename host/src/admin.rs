@@ -1,5 +1,7 @@
 //! The admin API of this host: opens its listeners and connects it to the policies.
 
+mod state;
+
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};

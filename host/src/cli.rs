@@ -5,6 +5,7 @@ pub(crate) mod policy;
 pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod simulate;
+pub(crate) mod state;
 pub(crate) mod usage;
 
 use std::net::SocketAddr;
@@ -31,6 +32,9 @@ pub(crate) enum Command {
     /// Create policies and manage those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Show and clear the states of policies in a running host.
+    #[command(subcommand)]
+    State(state::State),
     /// Print what tenants and keys have used of models and lanes.
     Usage(usage::Usage),
     /// Create, list, revoke and rotate the API keys of a keys file.

@@ -29,6 +29,7 @@ mod simulate;
 mod stamp;
 mod startup;
 mod state;
+mod state_command;
 mod stop_limits;
 mod store;
 mod telemetry;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(&check).map(success),
         Command::Reload(options) => reload_command::reload(&options).map(success),
         Command::Policy(command) => policy::policy(command),
+        Command::State(command) => state_command::state(command).map(success),
         Command::Usage(options) => usage::usage(&options).map(success),
         Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),

@@ -60,7 +60,13 @@ fn send_command(
     print(host, &policy, |policy| table::list(std::slice::from_ref(policy)))
 }
 
-fn call(host: &HostOptions, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+/// Sends a request to a running host.
+pub(crate) fn call(
+    host: &HostOptions,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value> {
     let client = HostClient::new(&host.address, host.token_env.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;

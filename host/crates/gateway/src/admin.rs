@@ -9,6 +9,8 @@
 //!   POST /reload                               reload changed files now
 //!   POST /reload?dry-run=true                  tell what that would change
 //!   POST /reload?check=true                    tell what the configuration in the body would change
+//!   GET  /state, /state/{policy}?key=…         what policies have in their state
+//!   POST /state/{policy}/clear?key=…           remove it
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
@@ -20,6 +22,7 @@
 
 mod reload;
 mod respond;
+mod state;
 mod usage;
 
 use std::net::IpAddr;
@@ -42,6 +45,7 @@ use tracing::Instrument as _;
 
 use self::reload::reload;
 use self::respond::respond;
+pub use self::state::StateAdmin;
 use crate::admin_error::AdminError;
 use crate::client_listener::address_of;
 use crate::error::RouteError;
@@ -66,7 +70,7 @@ const MAX_BODY: usize = 64 << 10;
 const MAX_CONFIG: usize = 8 << 20;
 
 /// The administration of the policies. Calls may block for seconds and run on a blocking thread.
-pub trait PolicyAdmin: Send + Sync {
+pub trait PolicyAdmin: StateAdmin {
     /// Returns an array with the details of all policies, in the order of the chain.
     fn list(&self) -> Value;
 
@@ -168,6 +172,7 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .route("/policies/{name}", only("GET, HEAD", get(show)))
         .route("/policies/{name}/{command}", only("POST", post(command)))
         .route("/reload", only("POST", post(reload)))
+        .merge(state::routes())
         .with_state(policies)
         .merge(host_routes)
         .merge(usage_routes)

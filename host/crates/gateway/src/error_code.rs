@@ -212,6 +212,9 @@ error_codes! {
         retry_after: false;
     /// Admin: the version cannot be activated any more.
     ActivationFailed = "activation_failed", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the state of the policy has no entry with this key.
+    StateKeyNotFound = "state_key_not_found", NOT_FOUND, "invalid_request_error",
+        retry_after: false;
     /// An internal error of the host; its log has the cause.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
 }

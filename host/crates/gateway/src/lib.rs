@@ -85,7 +85,7 @@ mod upload;
 mod upstream_routes;
 mod wait;
 
-pub use self::admin::{Admin, PolicyAdmin, PolicyCommand};
+pub use self::admin::{Admin, PolicyAdmin, PolicyCommand, StateAdmin};
 pub use self::admin_error::AdminError;
 pub use self::client_listener::{ClientListener, ListenAddress};
 pub use self::cors::{Cors, CorsHeaders};

@@ -36,6 +36,23 @@ impl PolicyAdmin for TestPolicies {
     }
 }
 
+impl StateAdmin for TestPolicies {
+    fn states(&self) -> Result<Value, AdminError> {
+        Ok(json!(["one"]))
+    }
+
+    fn state(&self, policy: &str, key: Option<&str>) -> Result<Value, AdminError> {
+        match key {
+            Some("x") => Err(AdminError::new(ErrorCode::StateKeyNotFound, "unknown key `x`")),
+            key => Ok(json!([policy, key])),
+        }
+    }
+
+    fn clear_state(&self, policy: &str, key: Option<&str>) -> Result<usize, AdminError> {
+        Ok(policy.len() + key.map_or(0, str::len))
+    }
+}
+
 async fn send(
     keys: &Keys,
     method: &Method,
@@ -84,6 +101,10 @@ async fn queries_and_commands_reach_policies() {
         (Method::POST, "/reload", "", json!({ "policies": ["reloaded"] })),
         (Method::POST, "/reload?dry-run=true", "", json!({ "text": null })),
         (Method::POST, "/reload?check=true", "x = 1", json!({ "text": "x = 1" })),
+        (Method::GET, "/state", "", json!({ "states": ["one"] })),
+        (Method::GET, "/state/p%2Fq", "", json!(["p/q", null])),
+        (Method::GET, "/state/p?key=a%20b", "", json!(["p", "a b"])),
+        (Method::POST, "/state/one/clear?key=ab", "", json!({ "cleared": 5 })),
     ] {
         assert_eq!(
             send(&open, &method, path, None, body).await,
@@ -109,6 +130,8 @@ async fn errors_have_codes_and_messages() {
             "policy_not_found",
             "unknown policy `x`: expected `one` or `two`",
         ),
+        (Method::GET, "/state/p?key=x", "", 404, "state_key_not_found", "`x`"),
+        (Method::POST, "/state/p/clear?kye=x", "", 400, "invalid_request", "kye"),
         (Method::POST, "/policies/x/disable", "", 404, "policy_not_found", "policy `x`"),
         (Method::POST, "/policies/two/rollback", "", 409, "no_earlier_version", ""),
         (
