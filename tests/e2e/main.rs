@@ -32,6 +32,7 @@ mod openai;
 mod policies;
 mod policy_cli;
 mod policy_hooks;
+mod policy_state;
 mod real;
 mod records;
 mod redaction;
