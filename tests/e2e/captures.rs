@@ -414,6 +414,26 @@ fn fake_llama_server_matches_captures() {
 }
 
 #[test]
+fn fake_llama_server_matches_captures_of_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = ["--model", "m.gguf", "--alias", "super_reader"];
+    let saving = ["--slot-save-path", folder.path().to_str().unwrap()];
+    let engine = Engine::start(&[&model[..], &saving].concat(), "");
+    let file = r#"{"filename":"c1.bin"}"#;
+    let act = |name, action, body| (name, "POST", action, &[JSON][..], body);
+    let requests = [
+        act("slots-save", "/slots/1?action=save", file),
+        act("slots-restore", "/slots/1?action=restore", file),
+        act("slots-erase", "/slots/1?action=erase", ""),
+        act("err-slots-restore", "/slots/1?action=restore", r#"{"filename":"none.bin"}"#),
+        act("err-slots-action", "/slots/1?action=bogus", file),
+    ];
+    assert_matches_captures(&engine, LLAMA, &requests);
+    let requests = [act("err-slots-unsupported", "/slots/1?action=save", file)];
+    assert_matches_captures(&Engine::llama(""), LLAMA, &requests);
+}
+
+#[test]
 fn fake_llama_server_for_embeddings_matches_captures() {
     let model = ["--model", "m.gguf", "--alias", "super_reader"];
     let embedder = Engine::start(&[&model[..], &["--embeddings"]].concat(), "");

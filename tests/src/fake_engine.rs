@@ -53,6 +53,7 @@ mod script;
 mod serve;
 mod sleep_mode;
 mod sleep_state;
+mod slots;
 mod steps;
 mod vllm;
 

@@ -237,6 +237,11 @@ fn llama_server(arguments: &[String], flags: &mut Vec<String>) -> Result<(), Usa
                 }
             }
             "ctx-size" | "c" => flags.extend(["--max-model-len".to_owned(), value]),
+            "slot-save-path" if !std::path::Path::new(&value).is_dir() => {
+                return Err(error(format!(
+                    "error while handling argument \"{word}\": not a directory: {value}"
+                )));
+            }
             _ if own_flag(&name).is_some() => flags.extend([format!("--{name}"), value]),
             _ => {}
         }

@@ -288,6 +288,10 @@ fn validate(
     let native = !parts.uri.path().starts_with("/v1/");
     let own = request_body["n_predict"].as_u64().filter(|_| native);
     let max_tokens = own.or_else(|| max_tokens(request_body));
+    let tokens = max_tokens.unwrap_or(script.tokens).min(10_000);
+    // The last token of a response is not in the cache.
+    let cached = prompt_tokens + tokens.saturating_sub(1);
+    engine.slots().serve(&request_body["id_slot"], &prompt, cached);
     let garbage = script.garbage || engine.sleep_state().has_wrong_output();
     Ok(Completion {
         flavour: engine.options.flavour,
@@ -300,7 +304,7 @@ fn validate(
         prompt,
         prompt_tokens,
         cached_tokens,
-        tokens: max_tokens.unwrap_or(script.tokens).min(10_000),
+        tokens,
         finish: if max_tokens.is_some() { "length" } else { "stop" },
         include_usage: request_body["stream_options"]["include_usage"] == true,
         streamed: request_body["stream"] == true,

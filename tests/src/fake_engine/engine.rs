@@ -15,6 +15,7 @@ use super::options::Options;
 use super::queue::Queue;
 use super::script::ResponseScript;
 use super::sleep_state::SleepState;
+use super::slots::Slots;
 
 /// The conditions that affect all completions.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,6 +93,7 @@ pub(super) struct Engine {
     pub(super) queue: Arc<Queue>,
     counts: Mutex<Counts>,
     sleep_state: Mutex<SleepState>,
+    slots: Mutex<Slots>,
     pub(super) memory: Option<Memory>,
     /// The id of the core process; 0 without a core process.
     pub(super) core: AtomicU32,
@@ -119,6 +121,7 @@ impl Engine {
             queue: Queue::new(options.max_num_seqs),
             counts: Mutex::default(),
             sleep_state: Mutex::default(),
+            slots: Mutex::new(Slots::new(options.slots)),
             memory,
             core: AtomicU32::new(0),
             options,
@@ -141,6 +144,10 @@ impl Engine {
 
     pub(super) fn sleep_state(&self) -> MutexGuard<'_, SleepState> {
         self.sleep_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the name of the model in responses.
@@ -183,7 +190,11 @@ impl Engine {
         let counts = self.counts();
         let (running, waiting) = self.queue.counts();
         let core = self.core.load(Ordering::SeqCst);
+        let slots = self.slots();
         json!({
+            "named_slots": slots.named,
+            "saves": slots.saves,
+            "restores": slots.restores,
             "busy": self.busy.load(Ordering::SeqCst),
             "cancelled": self.cancelled.load(Ordering::SeqCst),
             "seen": self.seen.load(Ordering::SeqCst),

@@ -13,7 +13,7 @@ use super::completions::{complete, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
-use super::{media, messages, metrics, responses_api};
+use super::{media, messages, metrics, responses_api, slots};
 
 /// The paths that need no API key.
 const PUBLIC_PATHS: [&str; 6] =
@@ -44,7 +44,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
     match (request.method(), path.as_str()) {
         (&Method::GET, "/health" | "/v1/health") => ok(&engine, &json!({ "status": "ok" })),
         (&Method::GET, "/v1/models" | "/models") => ok(&engine, &models(&engine)),
-        (&Method::GET, "/slots") => ok(&engine, &slots(&engine)),
+        (&Method::GET, "/slots") => ok(&engine, &list_slots(&engine)),
         (&Method::GET, "/props") => ok(&engine, &props(&engine)),
         (&Method::GET, "/metrics") if engine.options.metrics || !engine.options.faithful() => {
             served_metrics(&engine)
@@ -82,6 +82,7 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             &Method::POST,
             "/v1/chat/completions" | "/v1/completions" | "/completion" | "/completions" | "/infill",
         ) => complete(engine, request).await,
+        (&Method::POST, path) if slots::has(path) => slots::respond(engine, request).await,
         (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
         _ => pool(engine, request).await,
     }
@@ -132,12 +133,18 @@ fn context(engine: &Engine) -> u64 {
     engine.options.max_model_len.map_or(1024, |tokens| tokens / engine.options.slots.max(1) as u64)
 }
 
-pub(super) fn slots(engine: &Engine) -> Value {
+pub(super) fn list_slots(engine: &Engine) -> Value {
     let busy = engine.busy.load(Ordering::SeqCst);
     let context = context(engine);
+    let known = engine.slots();
     let slot = |id: usize| {
-        json!({ "id": id, "n_ctx": context, "speculative": false,
-            "is_processing": (id as u64) < busy })
+        let mut slot = json!({ "id": id, "n_ctx": context, "speculative": false,
+            "is_processing": (id as u64) < busy });
+        // Only once the slot was used.
+        if known.tokens(id) > 0 {
+            slot["n_prompt_tokens"] = known.tokens(id).into();
+        }
+        slot
     };
     (0..engine.options.slots).map(slot).collect()
 }

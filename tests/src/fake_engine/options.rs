@@ -116,6 +116,16 @@ pub struct Options {
     /// Number of reported slots.
     #[arg(long, default_value_t = 2)]
     pub slots: usize,
+    /// Folder of saved slots (llama.cpp).
+    #[arg(long)]
+    pub slot_save_path: Option<PathBuf>,
+    /// Restore slots without effect, as some builds do, and all for models with a sliding window or
+    /// a recurrent state (llama.cpp).
+    #[arg(long)]
+    pub useless_restores: bool,
+    /// Save nothing of a slot (llama.cpp).
+    #[arg(long)]
+    pub full_disk: bool,
     /// Exit immediately with this code.
     #[arg(long)]
     pub exit_code: Option<u8>,

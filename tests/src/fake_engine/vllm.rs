@@ -95,7 +95,7 @@ pub(super) async fn respond(engine: Arc<Engine>, mut request: Request<Incoming>)
         }
         (&Method::GET, "/v1/models") => ok(&engine, &models(&engine)),
         (&Method::GET, "/slots") if !engine.options.faithful() => {
-            ok(&engine, &super::llama::slots(&engine))
+            ok(&engine, &super::llama::list_slots(&engine))
         }
         (&Method::GET, "/openapi.json") if !engine.options.disable_fastapi_docs => {
             ok(&engine, &openapi(&engine))
