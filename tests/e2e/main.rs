@@ -9,6 +9,7 @@ mod chaos;
 mod check;
 mod clients;
 mod compat;
+mod conversations;
 mod cortex;
 mod docs_openai;
 mod endpoints;

@@ -117,6 +117,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
         groups: Vec::new(),
         rules: Rules::default(),
         state_dir: None,
+        conversations: None,
         watchdog: None,
         secret_variables: Vec::new(),
         machine: "/".into(),

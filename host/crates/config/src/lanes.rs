@@ -22,14 +22,20 @@ pub(super) struct Lanes {
     pub(super) needs: Vec<String>,
 }
 
-/// Reads all lanes. `taken` are the ports of the host. Returns `None` only if an error was
+/// Where the lanes are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The folder of the configuration.
+    pub(super) folder: &'a Path,
+    /// The ports of the host.
+    pub(super) taken: &'a [u16],
+    /// Conversations outlive the unloading of their lane.
+    pub(super) conversations: bool,
+}
+
+/// Reads all lanes. Returns `None` only if an error was
 /// reported.
-pub(super) fn read(
-    root: &Section<'_>,
-    groups: &[GroupSpec],
-    folder: &Path,
-    taken: &[u16],
-) -> Option<Lanes> {
+pub(super) fn read(root: &Section<'_>, groups: &[GroupSpec], place: Place<'_>) -> Option<Lanes> {
     let sections = root.sections("lanes");
     if sections.is_empty() {
         root.error_at(
@@ -43,7 +49,7 @@ pub(super) fn read(
     let mut unknown = Vec::new();
     let mut lanes = Vec::new();
     for section in &sections {
-        let Some((lane, need)) = read_lane(section, groups, &mut unknown, folder) else { continue };
+        let Some((lane, need)) = read_lane(section, groups, &mut unknown, place) else { continue };
         if names.insert(lane.name.clone(), ()).is_some() {
             let message = format!("lane \"{}\" already exists", lane.name);
             section.error_at("name", Code::Duplicate.with(message));
@@ -51,7 +57,7 @@ pub(super) fn read(
         if let Some(port) = lane.engine.run().and_then(|run| run.port) {
             let other =
                 ports.insert(port, lane.name.clone()).map(|name| format!("lane \"{name}\""));
-            let own = taken.contains(&port).then(|| "the host's listeners".to_owned());
+            let own = place.taken.contains(&port).then(|| "the host's listeners".to_owned());
             if let Some(other) = other.or(own) {
                 let message = format!(
                     "port {port} is also used by {other}; remove `port` to get a free one at each \
@@ -74,10 +80,10 @@ fn read_lane<'a>(
     section: &Section<'a>,
     groups: &[GroupSpec],
     unknown: &mut Vec<&'a str>,
-    folder: &Path,
+    place: Place<'_>,
 ) -> Option<(LaneSpec, Need)> {
     let name = section.required_string("name", "\"orchestrator\"");
-    let basics = read_basics(section, folder, name);
+    let basics = read_basics(section, place, name);
     let labels = section.string_pairs("labels");
     let cost_milli = section.integer("cost", 0..=1_000_000_000, 0);
     let engine_model = section.string("engine-model").map(str::to_owned);
@@ -138,17 +144,18 @@ fn read_lane<'a>(
 }
 
 /// Reads what the engine depends on. A missing name has been reported.
-fn read_basics<'a>(section: &Section<'_>, folder: &'a Path, name: Option<&str>) -> LaneBasics<'a> {
+fn read_basics<'a>(section: &Section<'_>, place: Place<'a>, name: Option<&str>) -> LaneBasics<'a> {
     let models = section.strings("models");
     if models.as_ref().is_some_and(Vec::is_empty) {
         section.error_at("models", "must not be empty; remove it to serve the lane's own name");
     }
     LaneBasics {
-        folder,
+        folder: place.folder,
         name: name.unwrap_or("lane").to_owned(),
         models: models.unwrap_or_else(|| name.into_iter().map(str::to_owned).collect()),
         max_context: section.integer("max-context", 0..=100_000_000, 0),
         slots: section.integer("slots", 1..=10_000, 4),
+        conversations: place.conversations,
     }
 }
 

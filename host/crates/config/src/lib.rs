@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod conversations;
 mod difference;
 mod effects;
 mod folders;
@@ -245,7 +246,9 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let groups = groups::read(root);
     let admin_port = admin.port.as_ref().map(|(address, _)| address.port());
     let taken: Vec<u16> = server.iter().flat_map(Server::ports).chain(admin_port).collect();
-    let mut lanes = lanes::read(root, &groups, folder, &taken);
+    let conversations = conversations::read(&root.section("conversations"), state_dir.is_some());
+    let place = lanes::Place { folder, taken: &taken, conversations: conversations.is_some() };
+    let mut lanes = lanes::read(root, &groups, place);
     models::read(root, lanes.as_mut().map(|lanes| lanes.specs.as_mut_slice()));
     if let Some(server) = &server {
         let lanes = lanes.as_ref().map(|lanes| lanes.specs.as_slice());
@@ -259,6 +262,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         groups,
         rules,
         state_dir,
+        conversations,
         watchdog: None,
         secret_variables: root.secret_variables(),
         machine,

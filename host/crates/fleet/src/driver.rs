@@ -14,6 +14,7 @@ use pointsman_domain::{Endpoint, EndpointSet, EngineKind};
 use pointsman_settings::Section;
 
 use crate::activity::Activity;
+use crate::conversations::Session;
 use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
 use crate::launch::{HOST, Launch};
 use crate::launch_memory::LaunchMemory;
@@ -48,6 +49,8 @@ pub(crate) struct Target {
     pub(crate) external: bool,
     /// The requests in flight at this start of the engine.
     pub(crate) activity: Arc<Activity>,
+    /// The conversations in its slots, if they are saved and restored.
+    pub(crate) conversations: Option<Arc<Session>>,
 }
 
 impl Target {
@@ -71,6 +74,7 @@ impl Target {
             priorities: false,
             external: false,
             activity: Arc::default(),
+            conversations: None,
         }
     }
 }
@@ -150,6 +154,11 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     /// Returns the roots that the engine's certificate is verified against, or `None` without TLS.
     fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
         None
+    }
+    /// Returns true if the slots of the engine can be saved and restored: its command line has the
+    /// placeholder of the folder for that.
+    fn keeps_conversations(&self) -> bool {
+        false
     }
     /// Returns how the engine frees its memory for other lanes.
     fn strategy(&self) -> UnloadMode {
@@ -258,6 +267,8 @@ pub struct LaneBasics<'a> {
     pub max_context: u32,
     /// Maximum number of concurrent requests.
     pub slots: u32,
+    /// Conversations outlive the unloading of the lane, if its engine can save them.
+    pub conversations: bool,
 }
 
 /// An entry in an engine's names that stands for further, unknown names.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
+use crate::conversations::Conversations;
 use crate::lease::Lease;
 use crate::memory::Machine;
 use crate::message::Message;
@@ -34,6 +35,7 @@ pub struct Fleet {
     prefixes: Arc<PrefixIndex>,
     tickets: Arc<AtomicU64>,
     started: Instant,
+    conversations: Conversations,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -78,6 +80,8 @@ impl Fleet {
         let started = Instant::now();
         let stop = CancellationToken::new();
         let supervisors = SupervisorTasks::default();
+        let conversations =
+            Conversations::open(spec.conversations, state_dir.dir(), metrics.conversations.clone());
         let (reaper_stop, reaper_dir) = (stop.clone(), state_dir.clone());
         supervisors.spawn(async move {
             let ended = reaper_stop.run_until_cancelled(reap_orphans(reaper_dir)).await;
@@ -85,9 +89,14 @@ impl Fleet {
                 tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
             }
         });
+        let (expiry_stop, expiry) = (stop.clone(), conversations.clone().expire());
+        supervisors.spawn(async move {
+            expiry_stop.run_until_cancelled(expiry).await;
+        });
         let mut factory = LaneFactory {
             mailbox: mailbox.clone(),
             shared: Shared {
+                conversations: conversations.clone(),
                 metrics: Arc::clone(metrics),
                 stop: stop.clone(),
                 state_dir,
@@ -121,7 +130,9 @@ impl Fleet {
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
         let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
-        (Self { mailbox, view, statuses, prefixes, tickets: Arc::default(), started }, tasks)
+        let tickets = Arc::default();
+        let fleet = Self { mailbox, view, statuses, prefixes, tickets, started, conversations };
+        (fleet, tasks)
     }
 
     /// Takes up another configuration of lanes, groups and rules, at once and as a whole. Returns
@@ -143,6 +154,11 @@ impl Fleet {
     /// Returns the index of the prompts that the lanes have served. Leases keep it up to date.
     pub fn prefix_index(&self) -> &PrefixIndex {
         &self.prefixes
+    }
+
+    /// Returns the saved conversations of all lanes.
+    pub fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     /// Waits until `condition` holds for the current view, and returns that view. Pends forever

@@ -1,12 +1,15 @@
 //! A lease: the right to use one slot of one lane, from dispatch to the last byte of the response.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Method, Response};
 use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Serving, Trigger};
 
+use crate::conversations::{ConversationPrompt, Placed};
 use crate::message::Grant;
 use crate::request_body::RequestBody;
+use crate::slot_api::SlotApi;
 use crate::upstream::{EngineBody, EngineError};
 
 const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
@@ -14,6 +17,9 @@ const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
 /// A lease on one slot of one lane. The slot is released on drop.
 #[derive(Debug)]
 pub struct Lease {
+    /// The slot of the engine that has the conversation. Dropped before the grant: the request that
+    /// is granted next needs a free one.
+    placed: OnceLock<Placed>,
     grant: Grant,
     /// What was known of the prompt that the engine has processed.
     served: Option<ServedPrompt>,
@@ -21,7 +27,7 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn new(grant: Grant) -> Self {
-        Self { grant, served: None }
+        Self { placed: OnceLock::new(), grant, served: None }
     }
 
     /// Returns the name of the lane.
@@ -66,6 +72,22 @@ impl Lease {
     /// Returns the configured trigger for a status of the engine.
     pub fn fallback_trigger(&self, status: u16) -> Option<Trigger> {
         self.grant.fallback_statuses.get(&status).copied()
+    }
+
+    /// Returns true if a request can be placed: what its engine has cached of conversations is
+    /// saved and restored.
+    pub fn keeps_conversations(&self) -> bool {
+        self.grant.target.conversations.is_some()
+    }
+
+    /// Chooses the slot of the engine that gets the request, and restores its conversation if it
+    /// was saved. Returns the id of the slot; `None` if the engine chooses one.
+    pub async fn place(&self, prompt: ConversationPrompt) -> Option<u32> {
+        let Grant { target, upstream, .. } = &self.grant;
+        let session = target.conversations.as_ref()?;
+        let placed = session.place(&SlotApi { upstream, target }, prompt).await?;
+        // A request is placed once; otherwise the first slot counts.
+        Some(self.placed.get_or_init(|| placed).slot())
     }
 
     /// Sends a request to the engine and returns the response head with its streaming body.
@@ -128,14 +150,17 @@ impl Lease {
     }
 
     /// Returns true if the engine's usage of tokens is worth knowing: it improves the estimates of
-    /// cached tokens.
+    /// cached tokens, and tells what a slot of the engine has.
     pub fn needs_usage(&self) -> bool {
-        self.served.is_some()
+        self.served.is_some() || self.placed.get().is_some()
     }
 
-    /// Records the prompt tokens that the engine reported, and how many of them were cached, if it
-    /// reports that.
-    pub fn report_usage(&mut self, prompt_tokens: u32, cached: Option<u32>) {
+    /// Records the prompt tokens that the engine reported, how many of them were cached, if it
+    /// reports that, and the tokens of the response.
+    pub fn report_usage(&mut self, prompt_tokens: u32, cached: Option<u32>, completion: u32) {
+        if let Some(placed) = self.placed.get_mut() {
+            placed.report_usage(prompt_tokens, cached, completion);
+        }
         let Grant { prefixes, slot, .. } = &self.grant;
         if let Some(served) = self.served.take() {
             prefixes.report(slot.lane(), &served, prompt_tokens, cached);

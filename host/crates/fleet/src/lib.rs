@@ -12,6 +12,7 @@
 mod activity;
 mod actor;
 mod content_encoding;
+mod conversations;
 mod driver;
 pub mod drivers;
 mod engine_spec;
@@ -43,6 +44,7 @@ mod reconfigure;
 mod request_body;
 mod scrape;
 mod sleeping;
+mod slot_api;
 mod spec;
 mod status;
 mod supervisor;
@@ -50,6 +52,10 @@ mod tls;
 mod upstream;
 
 pub use self::content_encoding::{ContentEncoding, DecodedBody, UnsupportedEncoding, decode};
+pub use self::conversations::{
+    ConversationPrompt, ConversationSettings, ConversationStatus, Conversations,
+    ErasedConversations, Owner,
+};
 pub use self::driver::{
     ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
     LaneDefaults,

@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
 use self::lanes::LaneGauges;
+use crate::conversations::ConversationMetrics;
 use crate::scrape::EngineMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +118,7 @@ pub struct FleetMetrics {
     switches: Family<SwitchKind, Counter>,
     switch_parts: Family<SwitchPart, Histogram, LoadBuckets>,
     memory: Family<Lane, Gauge>,
+    pub(crate) conversations: ConversationMetrics,
 }
 
 /// Maximum magnitude of a priority label. Priorities beyond it are counted with it, because a label
@@ -174,6 +176,7 @@ impl FleetMetrics {
                 "pointsman_group_memory_bytes",
                 "Memory held by all lanes of this lane's group",
             ),
+            conversations: ConversationMetrics::register(registry),
         }
     }
 

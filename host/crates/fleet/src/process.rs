@@ -45,6 +45,7 @@ use self::record::{Record, port_in};
 use self::tracker::{ProcessTracker, Provenance, describe};
 
 pub(crate) use self::explain::{Explanation, explain};
+pub(crate) use self::marker::escape;
 pub(crate) use self::observer::ProcessObserver;
 pub(crate) use self::output::LogTail;
 pub(crate) use self::reaper::reap_orphans;

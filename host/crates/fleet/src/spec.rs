@@ -8,6 +8,7 @@ use pointsman_domain::dispatch::LaneSetup;
 pub use pointsman_domain::dispatch::{Residency, Rules};
 use pointsman_domain::{EndpointSet, LaneId, LaneInfo, LaneNames, Trigger};
 
+use crate::conversations::ConversationSettings;
 use crate::driver::EngineSpec;
 use crate::engine_spec::NO_BACK_OFF;
 use crate::memory::Pool;
@@ -24,6 +25,9 @@ pub struct FleetSpec {
     /// The state directory, where running engines are recorded for the next host; `None` keeps no
     /// records.
     pub state_dir: Option<PathBuf>,
+    /// Whether conversations outlive the unloading of their lane, in the state directory; `None` if
+    /// they do not.
+    pub conversations: Option<ConversationSettings>,
     /// The program that ends the engines if the host is killed: the host's own, run as `pointsman
     /// watchdog`.
     pub watchdog: Option<PathBuf>,

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use self::ending::{Failure, with_log};
+use crate::conversations::Conversations;
 use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::Canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
@@ -37,6 +38,7 @@ use crate::page_cache::{PageCache, WeightsInUse};
 use crate::probing::watch_external;
 use crate::process::{Process, StateDir};
 use crate::sleeping::{Sleeper, UpstreamApi};
+use crate::slot_api::SlotApi;
 use crate::spec::Liveness;
 use crate::status::LaneStatus;
 use crate::upstream::Upstream;
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) state_dir: StateDir,
+    pub(crate) conversations: Conversations,
     /// Names of environment variables that hold secrets of the host.
     pub(crate) secret_variables: Arc<[String]>,
     /// The weights in the page cache.
@@ -240,6 +243,7 @@ impl Supervisor {
                 // A stop of the host comes first; health is the least urgent.
                 biased;
                 () = self.shared.stop.cancelled() => {
+                    self.save_conversations(&engine.target).await;
                     self.stop(engine, &spec).await;
                     return Outcome::HostStopping;
                 }
@@ -299,9 +303,17 @@ impl Supervisor {
                 Some(Err(error)) => self.disable_sleep(&error),
             }
         }
+        self.save_conversations(&engine.target).await;
         self.stop(engine, spec).await;
         self.links.reporter.event(EngineEvent::Stopped { asleep: false });
         Outcome::Ended
+    }
+
+    /// Saves what the slots of an engine have cached, before it is stopped.
+    async fn save_conversations(&self, target: &Target) {
+        if let Some(session) = &target.conversations {
+            session.save_all(&SlotApi { upstream: &self.links.upstream, target }).await;
+        }
     }
 
     fn api<'a>(&'a self, target: &'a Target) -> UpstreamApi<'a> {

@@ -80,6 +80,7 @@ pub(super) fn fleet_spec(lanes: Vec<LaneSpec>, queue: QueueLimits) -> FleetSpec 
         groups: Vec::new(),
         rules: Rules { queue, ..Rules::default() },
         state_dir: None,
+        conversations: None,
         watchdog: None,
         secret_variables: Vec::new(),
         machine: "/".into(),

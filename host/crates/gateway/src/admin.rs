@@ -14,12 +14,14 @@
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
+//!   DELETE /conversations?tenant=…            erase what was saved of conversations
 //!   any  /upstream/{lane}/{path}               a path of the engine of a lane
 //! ```
 //!
 //! The admin API never shares a listener with clients: the permission to send requests does not
 //! include the permission to change policies.
 
+mod conversations;
 mod reload;
 mod respond;
 mod state;
@@ -34,7 +36,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
@@ -166,6 +168,9 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
     let usage_routes = Router::new()
         .route("/usage", only("GET, HEAD", get(usage::usage)))
         .with_state(Arc::clone(gateway.pipeline().meter.usage()));
+    let conversation_routes = Router::new()
+        .route("/conversations", only("DELETE", delete(conversations::erase)))
+        .with_state(gateway.status().fleet.clone());
     let engine_routes = upstream_routes::routes(Access::Operator).with_state(gateway.pipeline());
     Router::new()
         .route("/policies", only("GET, HEAD", get(list)))
@@ -176,6 +181,7 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .with_state(policies)
         .merge(host_routes)
         .merge(usage_routes)
+        .merge(conversation_routes)
         .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.

@@ -4,13 +4,17 @@
 //! to another lane. From then on the response belongs to the client. The first byte of a stream is
 //! that of its first event with data: comments are not part of a response.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
 use pointsman_domain::dispatch::AcquireError;
 use pointsman_domain::request_flow::Declined;
-use pointsman_domain::{RequestView as _, Serving, SlotRequest};
-use pointsman_fleet::{EngineBody, EngineError, Fleet, Lease, RequestBody, Segment};
+use pointsman_domain::{Endpoint, RequestView as _, Serving, SlotRequest};
+use pointsman_fleet::{
+    ConversationPrompt, EngineBody, EngineError, Fleet, Lease, Owner, RequestBody, Segment,
+};
 use pointsman_openai::{
     EndpointShape, EngineErrorBody, EngineRequestBody, ErrorBody, ErrorForm, FormContent, Request,
     StreamEnd, StreamKind, StreamWatch, Translate,
@@ -79,6 +83,7 @@ async fn send(
     };
     let form = EndpointShape::for_endpoint(request.endpoint()).errors;
     let (sent_request, translation) = for_engine(lease, &request).await?;
+    let slot = place(lease, &sent_request).await;
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
         let received = first_byte(lease, &sent_request, lane.clone(), names, sent);
@@ -86,7 +91,7 @@ async fn send(
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
     };
     let model = lease.engine_model(request.model());
-    let sent = sent_request.body_for_engine(model, lease.asks_stream_usage());
+    let sent = sent_request.body_for_engine(model, lease.asks_stream_usage(), slot);
     let adds_usage = sent.adds_usage;
     let mut response = receive(sent).await?;
     if adds_usage && refuses_usage(&response) {
@@ -95,7 +100,7 @@ async fn send(
              `stream-usage = false` for this lane"
         );
         // Not remembered: the error may quote the client, who must not turn this off for others.
-        response = receive(sent_request.body_for_engine(model, false)).await?;
+        response = receive(sent_request.body_for_engine(model, false, slot)).await?;
     }
     // Before the translation, which does not keep what the engine calls its errors.
     let body = response.first.as_deref().unwrap_or_default();
@@ -107,6 +112,30 @@ async fn send(
         tracker.first_byte(response.status, &request);
     }
     Ok((response, declined))
+}
+
+/// Chooses the slot of the engine for a request, and restores its conversation there. Returns
+/// `None` if the engine chooses: it keeps no conversations, serves a request in several slots, or a
+/// policy has chosen.
+async fn place(lease: &Lease, request: &Request) -> Option<u32> {
+    let generates = matches!(
+        request.endpoint(),
+        Endpoint::ChatCompletions
+            | Endpoint::Completions
+            | Endpoint::Responses
+            | Endpoint::Messages
+            | Endpoint::LlamaCompletion
+            | Endpoint::LlamaInfill
+    );
+    let is_placed = lease.keeps_conversations() && generates && request.choices() <= 1;
+    if !is_placed || request.names_slot() {
+        return None;
+    }
+    let (tenant, key) = (request.tenant().map(Arc::from), request.key_name().map(Arc::from));
+    // llama.cpp does not save images.
+    let is_text = !request.info().has_media;
+    let blocks = if is_text { request.conversation_hashes() } else { Vec::new() }.into();
+    lease.place(ConversationPrompt { owner: Owner { tenant, key }, blocks }).await
 }
 
 /// Returns the request as the engine can serve it, and what translates the response. The slots of

@@ -362,7 +362,8 @@ impl RequestTracker {
     /// Notes the token counts that the engine reported.
     pub(crate) fn set_usage(&mut self, usage: Usage) {
         if let Some(lease) = &mut self.lease {
-            lease.report_usage(usage.prompt_tokens, usage.cached_tokens);
+            let Usage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+            lease.report_usage(prompt_tokens, cached_tokens, completion_tokens);
         }
         self.on(Event::Usage(TokenCounts {
             prompt: usage.prompt_tokens,

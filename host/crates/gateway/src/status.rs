@@ -132,6 +132,7 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "running": stat.map(|stat| stat.running),
                 "queued": stat.map(|stat| stat.queued),
                 "slots_free": stat.map(|stat| stat.slots_free),
+                "conversations": conversations(&host.fleet, &lane.name),
             })
         })
         .collect();
@@ -159,6 +160,12 @@ fn memory_estimate(lane: &LaneStatus) -> Option<Value> {
         "off_percent": found.map(|found| found.percent()),
         "is_off": found.map(|found| found.is_off()),
     }))
+}
+
+/// Returns what is saved of a lane's conversations; null if nothing is kept at all.
+fn conversations(fleet: &Fleet, lane: &str) -> Value {
+    let Some(status) = fleet.conversations().status(lane) else { return Value::Null };
+    json!({ "files": status.files, "bytes": status.bytes, "off": status.off })
 }
 
 /// What the names of metrics begin with that are of tenants: a client does not see those of others.

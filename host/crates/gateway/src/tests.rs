@@ -179,6 +179,7 @@ impl TestGateway {
             groups: Vec::new(),
             rules: Rules::default(),
             state_dir: None,
+            conversations: None,
             watchdog: None,
             secret_variables: Vec::new(),
             machine: "/".into(),

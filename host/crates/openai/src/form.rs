@@ -272,7 +272,7 @@ mod tests {
     }
 
     fn written(request: &Request, model: Option<&str>) -> String {
-        let form = request.body_for_engine(model, true).form.unwrap();
+        let form = request.body_for_engine(model, true, None).form.unwrap();
         assert_eq!(form.content_type, "multipart/form-data; boundary=B");
         let bytes = form.body.iter().flat_map(|piece| match piece {
             FormContent::Memory(bytes) => bytes.to_vec(),

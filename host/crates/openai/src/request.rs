@@ -2,6 +2,7 @@
 
 mod check;
 mod engine_body;
+mod hashes;
 mod head;
 mod names;
 mod output;
@@ -16,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Allowance, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHasher, PromptHashes,
-    RequestInfo, RequestView, Role, fnv1a_chain,
+    Allowance, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHashes, RequestInfo,
+    RequestView, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
@@ -221,32 +222,6 @@ impl Request {
         any.downcast::<Self>().ok().map(|request| (*request).clone())
     }
 
-    /// Returns the hashes of the prompt, which are computed once. Empty for embeddings, whose
-    /// engines cache no prefixes, and for endpoints whose prompts are unknown.
-    ///
-    /// The prompt is hashed as the JSON literals of tools, system prompt, messages and their tool
-    /// calls, in this order. Resolving escapes would cost several times as much, and a client
-    /// writes the same text in the same way every time.
-    pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
-        self.parsed.prompt_hashes.get_or_init(|| {
-            let body: &[u8] = &self.parsed.body;
-            let messages = self.parsed.prompt.messages();
-            let literals = |message: &'_ Message| {
-                message.literals.clone().into_iter().filter(|literal| !literal.is_empty())
-            };
-            if !messages.iter().any(|message| literals(message).next().is_some()) {
-                return PromptHashes::default();
-            }
-            let preamble = self.parsed.preamble.iter().flatten();
-            let preamble = preamble.map(|range| &body[range.clone()]);
-            let messages = messages.iter().flat_map(|message| {
-                let literals = literals(message).map(|range| &body[range]);
-                std::iter::once(role_mark(message.role)).chain(literals)
-            });
-            hasher.hash(&self.parsed.model, preamble.chain(messages))
-        })
-    }
-
     /// Returns the estimated number of tokens of the prompt with its tools, which the estimate for
     /// policies does not count.
     pub fn estimated_input_tokens(&self) -> u32 {
@@ -258,17 +233,6 @@ impl Request {
 
     fn texts(&self) -> impl Iterator<Item = &str> {
         self.parsed.prompt.texts().iter().map(|text| text.read(&self.parsed.body))
-    }
-}
-
-/// Returns what separates a message from the one before, and differs by role.
-fn role_mark(role: Role) -> &'static [u8] {
-    match role {
-        Role::System => b"\nsystem:",
-        Role::User => b"\nuser:",
-        Role::Assistant => b"\nassistant:",
-        Role::Tool => b"\ntool:",
-        Role::Other => b"\nother:",
     }
 }
 

@@ -172,9 +172,8 @@ fn vllm_settings_that_contradict_the_lane_are_rejected() {
 
 #[test]
 fn llama_server_command_is_built_from_keys() {
-    let text = "[[lanes]]\nname = \"a\"\nmax-context = 4096\nslots = 2\n[lanes.engine]\ndriver = \
-        \"llama-cpp\"\n\
-                model = \"m.gguf\"\n";
+    let text = "state = { dir = \"\" }\n[[lanes]]\nname = \"a\"\nmax-context = 4096\nslots = 2\n\
+                [lanes.engine]\ndriver = \"llama-cpp\"\nmodel = \"m.gguf\"\n";
     let words = |more: &str| {
         let engine = lane(&format!("{text}{more}\n")).engine;
         engine.downcast_ref::<LlamaCpp>().unwrap().command_line.command.join(" ")
@@ -212,6 +211,54 @@ fn llama_server_command_is_built_from_keys() {
         Code::InvalidValue,
         &["4096 tokens", "2048 per slot"],
     );
+}
+
+#[test]
+fn conversations_are_kept_where_the_engine_can_save_them() {
+    let text = |head: &str, keys: &str| {
+        format!("{head}\n[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"llama-cpp\"\n{keys}\n")
+    };
+    let command = |head: &str, keys: &str| {
+        let engine = lane(&text(head, keys)).engine;
+        engine.downcast_ref::<LlamaCpp>().unwrap().command_line.command.join(" ")
+    };
+    let (with, without) = ("state = { dir = \"s\" }", "state = { dir = \"\" }");
+    let option = "--slot-save-path {conversations}";
+    let model = "model = \"m.gguf\"";
+    assert!(command(with, model).ends_with(option));
+    for (head, more) in [
+        (without, ""),
+        ("state = { dir = \"s\" }\nconversations = { enabled = false }", ""),
+        (with, "arguments = [\"--slot-save-path\", \"/own\"]"),
+        (with, "arguments = [\"--mmproj=p.gguf\"]"),
+        (with, "arguments = [\"--embeddings\"]"),
+        (with, "arguments = [\"--rerank\"]"),
+        (with, "program = [\"podman\", \"run\", \"llama-server\"]"),
+        (with, "check-listener = false"),
+    ] {
+        assert!(!command(head, &format!("{model}\n{more}")).contains("{conversations}"), "{more}");
+    }
+    // The host removes the option when it starts the engine, if nothing is kept.
+    let own = "command = [\"x\", \"{port}\", \"--slot-save-path\", \"{conversations}\"]";
+    for head in [with, without] {
+        assert!(command(head, own).ends_with(option));
+    }
+    let container = own.replace("\"x\"", "\"docker\"");
+    assert_rejects(&text(with, &container), "lanes[0].engine.command", Code::Conflict);
+    let enabled = format!("{without}\nconversations = {{ enabled = true }}");
+    assert_rejects(&text(&enabled, model), "conversations.enabled", Code::Conflict);
+    let settings = parse(&text(
+        &format!("{with}\nconversations = {{ max-bytes = \"1GiB\", share-tenants = true }}"),
+        model,
+    ));
+    let settings = settings.unwrap().fleet.conversations.unwrap();
+    assert_eq!((settings.max_bytes, settings.min_tokens), (1 << 30, 256));
+    assert!(settings.share_tenants);
+    for value in ["min-tokens = 0", "max-age = \"0s\"", "save-timeout = \"1h\""] {
+        let head = format!("{with}\nconversations = {{ {value} }}");
+        let key = value.split(' ').next().unwrap();
+        assert_rejects(&text(&head, model), &format!("conversations.{key}"), Code::OutOfRange);
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) fn in_environ(environ: &[u8]) -> Option<Marker> {
 
 /// Escapes the name of a lane for file names: everything but ASCII letters, digits, `-` and `_`
 /// becomes `%XX`.
-pub(super) fn escape(lane: &str) -> String {
+pub(crate) fn escape(lane: &str) -> String {
     lane.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),

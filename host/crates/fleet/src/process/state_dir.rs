@@ -130,6 +130,11 @@ impl StateDir {
         })))
     }
 
+    /// Returns the directory; `None` if no records are kept.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.engines().and_then(Path::parent)
+    }
+
     /// Returns the id that distinguishes the directory's engines from those of other hosts.
     pub(super) fn id(&self) -> &str {
         &self.0.id

@@ -12,6 +12,7 @@ use tracing::{Instrument as _, Span, field};
 use super::configure::abandoned;
 use super::ending::Failure;
 use super::{Engine, Outcome, Supervisor};
+use crate::conversations::launch_identity;
 use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
@@ -22,6 +23,7 @@ use crate::loading::LoadLog;
 use crate::page_cache::WeightsInUse;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Process, ProcessObserver, free_port};
+use crate::slot_api::SlotApi;
 use crate::upstream::Upstream;
 
 /// The interval between readiness probes of an engine that is loading.
@@ -128,6 +130,9 @@ impl Supervisor {
         let mut launch = prepared.launch;
         self.fit(&mut launch);
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
+        let conversations = &self.shared.conversations;
+        let is_kept =
+            self.driver.keeps_conversations() && conversations.prepare(&self.name, &mut launch);
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
         let on_line = log.clone();
         let process =
@@ -147,7 +152,9 @@ impl Supervisor {
             status.progress = Some("started".to_owned());
         });
         tracing::info!(event = "engine_starting", pid, port, "engine started");
-        let target = Arc::new(self.driver.target(port));
+        let mut target = self.driver.target(port);
+        target.conversations = is_kept.then(|| conversations.session(&self.name, self.slots));
+        let target = Arc::new(target);
         Ok(Engine { process, target, port, log, span: span.clone(), _weights: weights })
     }
 
@@ -218,6 +225,7 @@ impl Supervisor {
                 let after_s = begun.elapsed().as_secs_f32();
                 tracing::info!(event = "engine_ready", after_s, "engine is ready");
                 self.learn(&engine.target).await;
+                self.begin_conversations(&engine.target).await;
                 self.record_canary(&engine).await;
                 let spec = self.driver.run().unwrap_or(spec).clone();
                 self.serve(engine, &spec).await
@@ -231,6 +239,14 @@ impl Supervisor {
         if let Some(card) = self.shared.stop.run_until_cancelled(learned).await {
             self.links.reporter.learned(card);
         }
+    }
+
+    /// Asks the engine what it is, before conversations are restored into its slots.
+    async fn begin_conversations(&self, target: &Target) {
+        let Some(session) = &target.conversations else { return };
+        let identity = launch_identity(&self.driver.prepare(&self.name, 0).launch);
+        let api = SlotApi { upstream: &self.links.upstream, target };
+        self.shared.stop.run_until_cancelled(session.begin(&api, &identity)).await;
     }
 
     /// Records the canary baseline of an engine that may be put to sleep later.

@@ -13,6 +13,8 @@ use crate::index::Index;
 use crate::json;
 use crate::scan::Children;
 
+/// llama.cpp's field for the slot that serves a request.
+const SLOT: &str = "id_slot";
 const OPTIONS: &str = "stream_options";
 const USAGE: &str = "include_usage";
 /// vLLM's option that puts the usage into every chunk, if the usage is asked for at all.
@@ -32,13 +34,19 @@ pub struct EngineRequestBody {
 impl Request {
     /// Returns the body with another model name, without parsing it again.
     pub fn body_with_model(&self, model: &str) -> Bytes {
-        self.body_for_engine(Some(model), false).body
+        self.body_for_engine(Some(model), false, None).body
     }
 
     /// Returns the body for an engine, without parsing it again: with another model name if `model`
     /// is one, and with a request for the usage of a stream if `asks_usage` and the client has not
-    /// asked for it.
-    pub fn body_for_engine(&self, model: Option<&str>, asks_usage: bool) -> EngineRequestBody {
+    /// asked for it. `slot` is the slot of llama.cpp that is to serve the request; a body that has
+    /// one keeps it, because a policy chose it.
+    pub fn body_for_engine(
+        &self,
+        model: Option<&str>,
+        asks_usage: bool,
+        slot: Option<u32>,
+    ) -> EngineRequestBody {
         if let Some(form) = &self.head.form {
             let model = model.unwrap_or(&self.parsed.model);
             let prompt = match self.field("/prompt", usize::MAX) {
@@ -56,14 +64,30 @@ impl Request {
         let model = model.filter(|model| *model != self.parsed.model);
         let literal = model.map(|model| serde_json::Value::from(model).to_string());
         let model = literal.map(|literal| (self.parsed.model_range.clone(), literal));
-        let mut parts: Vec<(Range<usize>, String)> = usage.into_iter().chain(model).collect();
+        let slot = slot.filter(|_| !self.names_slot()).map(|slot| {
+            let start = first_member(&self.parsed.body);
+            (start..start, format!("\"{SLOT}\":{slot},"))
+        });
+        let mut parts: Vec<(Range<usize>, String)> =
+            slot.into_iter().chain(usage).chain(model).collect();
         if parts.is_empty() {
             return EngineRequestBody { body: self.body().clone(), form: None, adds_usage };
         }
-        parts.sort_unstable_by_key(|(range, _)| range.start);
+        parts.sort_by_key(|(range, _)| range.start);
         let body = json::splice(self.json(), &parts).into();
         EngineRequestBody { body, form: None, adds_usage }
     }
+
+    /// Returns true if the body names a slot of llama.cpp: a policy has chosen it.
+    pub fn names_slot(&self) -> bool {
+        self.field(&format!("/{SLOT}"), 0) != FieldValue::Absent
+    }
+}
+
+/// Returns where the first member of a body begins. A request has at least a model, so that there
+/// is one.
+fn first_member(body: &[u8]) -> usize {
+    body.len() - body.trim_ascii_start().len() + 1
 }
 
 /// Returns the part of a body to replace, and by what, so that the engine reports the usage in the
@@ -77,8 +101,7 @@ fn ask(body: &[u8], index: &Index) -> Option<(Range<usize>, String)> {
     let text = |range: &Range<usize>| body.get(range.clone());
     let all = || format!("{{\"{USAGE}\":true}}");
     let Some(options) = find(&[OPTIONS]) else {
-        let start = body.len() - body.trim_ascii_start().len() + 1;
-        // A request has at least a model, so that a member follows.
+        let start = first_member(body);
         return Some((start..start, format!("\"{OPTIONS}\":{},", all())));
     };
     if text(&options)? == b"null" {

@@ -214,6 +214,7 @@ impl Driver for ExternalSpec {
             priorities: false,
             external: true,
             activity: Arc::default(),
+            conversations: None,
         }
     }
 

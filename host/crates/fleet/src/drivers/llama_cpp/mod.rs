@@ -12,6 +12,7 @@ use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 
 use self::flags::Flags;
 use super::process_section::fill;
+use crate::conversations::FOLDER_PLACEHOLDER;
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, is_equal,
 };
@@ -102,6 +103,12 @@ impl Driver for LlamaCpp {
             vision: flag_value(command, &projector).is_some(),
             ..ModelCard::default()
         }
+    }
+
+    fn keeps_conversations(&self) -> bool {
+        let CommandLine { command, env } = &self.command_line;
+        let mut words = command.iter().chain(env.iter().map(|(_, value)| value));
+        words.any(|word| word.contains(FOLDER_PLACEHOLDER))
     }
 
     fn endpoints(&self) -> EndpointSet {

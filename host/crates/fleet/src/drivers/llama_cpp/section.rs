@@ -4,9 +4,11 @@ use pointsman_settings::{Code, Section, missing};
 
 use super::flags::Flags;
 use super::{LlamaCpp, model};
+use crate::conversations::FOLDER_PLACEHOLDER;
 use crate::driver::{EngineConfig, LaneBasics};
 use crate::drivers::process_section::{
-    SECOND, allow_foreign_listener, names_of_model, read_command_line, read_env, read_run,
+    SECOND, allow_foreign_listener, is_container, names_of_model, read_command_line, read_env,
+    read_run,
 };
 use crate::engine_spec::{CommandLine, ProcessSpec};
 use crate::footprint::Footprint;
@@ -40,6 +42,12 @@ pub(super) fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<Engin
     }
     let command_line = read_command_line(section, "model = \"model.gguf\"")?;
     allow_foreign_listener(section, &command_line.command, &mut run);
+    let has_folder = command_line.command.iter().any(|word| word.contains(FOLDER_PLACEHOLDER));
+    if has_folder && is_container(&command_line.command) {
+        let message = "`{conversations}` is a folder of this machine, which an engine in a \
+                       container does not see";
+        section.error_at("command", Code::Conflict.with(message));
+    }
     let derived_names = model(&command_line.command).map_or_else(Vec::new, |model| {
         names_of_model(model, &run.directory.clone().unwrap_or_default().join(model))
     });
@@ -90,6 +98,10 @@ fn read_llama_server(
         command.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
     }
     command.push("--metrics".to_owned());
+    // An engine in a container does not see the folder.
+    if lane.conversations && run.check_listener && keeps_slots(&arguments) {
+        command.extend(["--slot-save-path", FOLDER_PLACEHOLDER].map(str::to_owned));
+    }
     command.extend(arguments);
     let derived_names = names_of_model(model?, &run.directory.as_deref()?.join(model?));
     let each = context.map(|tokens| tokens / lane.slots);
@@ -104,6 +116,28 @@ fn read_llama_server(
         model,
         ..EngineConfig::new(LlamaCpp { command_line, run, estimate: None })
     })
+}
+
+/// Returns true if the slots of an engine with these arguments can be saved: it generates text, and
+/// its operator has no other plans for them. llama-server refuses to save those of multimodal
+/// models, and does not save those of a draft model.
+fn keeps_slots(arguments: &[String]) -> bool {
+    const OTHERS: [&str; 12] = [
+        "--slot-save-path",
+        "--model-draft",
+        "-md",
+        "-hfd",
+        "--mmproj",
+        "-mm",
+        "--mmproj-url",
+        "-mmu",
+        "--embedding",
+        "--embeddings",
+        "--reranking",
+        "--rerank",
+    ];
+    let flag = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
+    !arguments.iter().map(flag).any(|flag| OTHERS.contains(&flag.as_str()))
 }
 
 /// Reads the context size in tokens, over all slots.

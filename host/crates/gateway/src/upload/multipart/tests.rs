@@ -106,7 +106,7 @@ fn written(form: Form) -> Vec<u8> {
     let head = Head { form: Some(Arc::clone(&form)), ..Head::default() };
     let request = Request::parse(Endpoint::Transcriptions, form.json(), head).unwrap();
     assert_eq!(request.model(), "whisper");
-    let sent = request.body_for_engine(Some("served"), false).form.unwrap();
+    let sent = request.body_for_engine(Some("served"), false, None).form.unwrap();
     let read = |content: FormContent| match content {
         FormContent::Memory(bytes) => bytes.to_vec(),
         FormContent::File(file, range) => {
