@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--log-verbosity", type=int, default=3)
     parser.add_argument("--host", choices=["127.0.0.1"], help="always this address")
     parser.add_argument("--metrics", action="store_true", help="always on")
+    parser.add_argument("--slot-save-path", default="", help="folder of saved slots")
     options = parser.parse_args()
 
     params = xllamacpp.CommonParams()
@@ -65,6 +66,7 @@ def main() -> None:
     params.model_alias = {options.alias}
     params.endpoint_metrics = True
     params.endpoint_slots = True
+    params.slot_save_path = options.slot_save_path and options.slot_save_path + "/"
     params.warmup = False
     params.verbosity = options.log_verbosity
     params.cache_type_k = xllamacpp.ggml_type(CACHE_TYPES[options.cache_type_k])

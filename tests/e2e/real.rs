@@ -197,3 +197,67 @@ fn small_model(python: &std::path::Path) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
+
+#[test]
+fn real_conversations_survive_switches() {
+    let script = root().join("examples/llama_engine.py");
+    let lane = |name: &str| {
+        format!(
+            "[[lanes]]\nname = {name:?}\ngroup = \"cpu\"\nmemory = \"1GiB\"\nslots = 1\n\
+             [lanes.engine]\ndriver = \"llama-cpp\"\n\
+             command = [\"python3\", {script:?}, \"--port\", \"{{port}}\", \"--alias\", \
+             \"{{lane}}\", \"--slots\", \"1\", \"--slot-save-path\", \"{{conversations}}\"]\n"
+        )
+    };
+    let config = |enabled: bool| {
+        format!(
+            "switching = {{ min-residency = 0.0, linger = \"0s\" }}\n\
+             [conversations]\nenabled = {enabled}\nmin-tokens = 100\n\
+             [[groups]]\nname = \"cpu\"\nmemory = \"1GiB\"\n{}{}",
+            lane("a"),
+            lane("b")
+        )
+    };
+    let path = format!(
+        "{}:{}",
+        prepared_dir("POINTSMAN_VENV", "venv").join("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let document: Vec<String> = (0..60).map(|word| format!("word{}", word * 7 % 100)).collect();
+    let document = format!("A text: {}. What is it about?", document.join(" "));
+    // The answers of the first run are those that the conversations of the second go on with.
+    let mut history: Vec<String> = Vec::new();
+    for enabled in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::start_in(&program(FAKE_ENGINE), dir, &config(enabled), &[("PATH", &path)]);
+        let mut texts = Vec::new();
+        let mut conversations = [Vec::new(), Vec::new()];
+        for turn in 0..2 {
+            for (lane, messages) in ["a", "b"].into_iter().zip(&mut conversations) {
+                let question = if turn == 0 { document.as_str() } else { "And in one word?" };
+                messages.push(json!({ "role": "user", "content": question }));
+                let body = json!({ "model": lane, "messages": messages, "max_tokens": 8,
+                    "temperature": 0 });
+                let response = post(host.port, CHAT, &body);
+                assert_eq!(response.status, 200, "{}", response.text());
+                let response = response.json();
+                let text = response["choices"][0]["message"]["content"].as_str().unwrap();
+                let answer = history.get(texts.len()).map_or(text, String::as_str);
+                messages.push(json!({ "role": "assistant", "content": answer }));
+                texts.push(text.to_owned());
+                let usage = &response["usage"];
+                let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+                let prompt = usage["prompt_tokens"].as_u64().unwrap();
+                let is_restored = enabled && turn > 0;
+                assert_eq!(cached * 2 > prompt, is_restored, "{cached} of {prompt} tokens");
+            }
+        }
+        let restored = host.metric("pointsman_conversation_restored_tokens_total", "");
+        assert_eq!(restored > 200.0, enabled);
+        assert_eq!(host.metric("pointsman_conversation_failures_total", ""), 0.0);
+        if enabled {
+            assert_eq!(texts, history, "greedy answers are the same");
+        }
+        history = texts;
+    }
+}

@@ -6,6 +6,7 @@ mod instructions;
 mod keys;
 mod reload;
 mod simulation;
+mod switch;
 mod waiting;
 
 use std::fs;
@@ -42,6 +43,7 @@ const PARTS: [Part; 9] = [
         policies,
     ),
     ("whole", "the whole: one local engine that responds immediately", whole),
+    ("switch", "conversations with three lanes of a real model that take turns", switch::switch),
     ("keys", "keys, limits and usage: CPU time per request", keys::keys),
     ("reload", "reload of a configuration with 100 lanes under load", reload::reload),
     ("truth", "a workload in real time and simulated", simulation::truth),

@@ -102,7 +102,7 @@ fn wait_for_metric(port: u16, name: &str, expected: f64) -> Result<()> {
     Ok(())
 }
 
-fn metric(port: u16, name: &str) -> Result<f64> {
+pub(super) fn metric(port: u16, name: &str) -> Result<f64> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).context("failed to connect")?;
     write!(stream, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut text = String::new();
