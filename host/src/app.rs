@@ -27,9 +27,8 @@ use crate::stop_limits::StopLimits;
 use crate::telemetry::LogControl;
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, gateway_settings, inherited, memory, policy_state, service_manager, shutdown, state,
-    store,
-    telemetry, usage,
+    admin, facts, gateway_settings, inherited, memory, policy_state, service_manager, shutdown,
+    state, store, telemetry, usage,
 };
 use pointsman_config::Config;
 

@@ -13,7 +13,7 @@ use crate::ListenerSettings;
 pub(super) struct Served {
     pub(super) test: TestGateway,
     pub(super) port: u16,
-    server: JoinSet<()>,
+    pub(super) server: JoinSet<()>,
 }
 
 async fn serve_port(configure: impl FnOnce(&mut GatewayParts)) -> Served {
