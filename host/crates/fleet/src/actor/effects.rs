@@ -94,7 +94,7 @@ impl Actor {
             slot: Slot::new(lane, lease, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
-            topology: Arc::clone(&self.topology),
+            topology: Arc::clone(handle.last_topology.as_ref().unwrap_or(&self.topology)),
             fallback_statuses: Arc::clone(&handle.fallback_statuses),
             stream_usage: handle.stream_usage,
             upstream: Arc::clone(&handle.upstream),

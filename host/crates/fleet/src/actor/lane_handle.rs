@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{EndpointSet, LaneInfo, Trigger};
+use pointsman_domain::{EndpointSet, LaneInfo, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -46,7 +46,9 @@ pub(crate) struct LaneHandle {
     /// Gets another supervisor once its engine has been unloaded.
     pub(super) restarts: bool,
     /// The last generation of the topology that had the lane, which was removed then.
-    pub(super) last_topology: Option<u64>,
+    pub(super) last_generation: Option<u64>,
+    /// That topology, for slots that were granted at the moment of the removal.
+    pub(super) last_topology: Option<Arc<Topology>>,
 }
 
 impl LaneHandle {
@@ -74,6 +76,7 @@ impl LaneHandle {
             last_report: None,
             first_after_switch: false,
             restarts: false,
+            last_generation: None,
             last_topology: None,
         }
     }

@@ -81,13 +81,18 @@ impl Actor {
     /// Returns the ids of the lanes of a configuration: those that they have, or the first ones
     /// that are free.
     fn ids_of(&mut self, new: &FleetSpec) -> Vec<LaneId> {
+        for (id, handle) in (0..).map(LaneId).zip(&mut self.lanes) {
+            if self.dispatcher.is_vacant(id) {
+                handle.last_topology = None;
+            }
+        }
         self.earlier.retain(|(_, usage)| usage.is_in_use());
         let oldest = self.earlier.iter().map(|(generation, _)| *generation).min();
         let is_free = |(id, last): &(LaneId, Option<u64>)| {
             self.dispatcher.is_vacant(*id)
                 && last.is_some_and(|last| oldest.is_none_or(|oldest| oldest > last))
         };
-        let rows = (0..).map(LaneId).zip(self.lanes.iter().map(|handle| handle.last_topology));
+        let rows = (0..).map(LaneId).zip(self.lanes.iter().map(|handle| handle.last_generation));
         let mut free = rows.filter(is_free).map(|(id, _)| id);
         let mut next = (0..).map(LaneId).skip(self.lanes.len());
         let id_of = |lane: &LaneSpec| {
@@ -182,7 +187,8 @@ impl Actor {
     /// Notes that a lane has been removed.
     fn retire(&mut self, id: LaneId) {
         let Some(handle) = self.lanes.get_mut(id.index()) else { return };
-        handle.last_topology = Some(self.topology.generation());
+        handle.last_generation = Some(self.topology.generation());
+        handle.last_topology = Some(Arc::clone(&self.topology));
         handle.restarts = false;
         self.unsettled.push(id);
         self.factory.metrics().remove_lane(id);
