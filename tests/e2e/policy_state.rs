@@ -185,20 +185,25 @@ fn state_is_written_after_the_disk_was_full() {
     let pointsman = program(FAKE_ENGINE);
     fs::write(&wrapper, format!("#!/bin/sh\ntrap '' XFSZ\nexec {pointsman:?} \"$@\"\n")).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700)).unwrap();
-    let host = start(&wrapper, dir, 5);
+    let mut host = start(&wrapper, dir, 5);
+    let pid = Pid::from_raw(i32::try_from(host.pid()).unwrap());
     let limit = |bytes: Option<u64>| {
-        let pid = Pid::from_raw(i32::try_from(host.pid()).unwrap());
         prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     };
-    let failures = || host.metric("pointsman_state_write_failures_total", "");
-    assert_eq!((ask(&host).status, failures()), (200, 0.0));
+    let metric = |name: &str| host.metric(&format!("pointsman_{name}"), "");
+    assert_eq!((ask(&host).status, metric("state_write_failures_total")), (200, 0.0));
+    // Also for the log.
     limit(Some(4096));
     (0..4).for_each(|_| assert_eq!(ask(&host).status, 200));
-    wait_until("the disk is full", || failures() > 0.0);
+    wait_until("the disk is full", || {
+        metric("state_write_failures_total") > 0.0 && metric("usage_unwritten") > 0.0
+    });
     assert_eq!(ask(&host).error_code(), "request_quota_exceeded");
-    assert_eq!(host.events("state_not_written", &[]).len(), 1);
     limit(None);
-    host.wait_for_event("state_written", &[]);
+    // The file is open again then.
+    wait_until("the usage is written", || metric("usage_unwritten") == 0.0);
+    host.signal(Signal::TERM);
+    host.wait_for_exit();
     let host = start(&program(FAKE_ENGINE), host.into_dir(), 5);
     assert_eq!(counted(&host).1, 5);
     assert_eq!(ask(&host).error_code(), "request_quota_exceeded");
