@@ -243,13 +243,14 @@ fn fleet_link(fleet: &Fleet) -> FleetLink {
     }
 }
 
-/// Opens the state directory and ends the engines that an earlier host left running, on a blocking
-/// thread: that takes some seconds. Logs what it finds. Before the first load, so that the memory
-/// of old engines is free.
+/// Opens the state directory and ends the engines that an earlier host left running, except those
+/// that lanes take over, on a blocking thread: that takes some seconds. Logs what it finds. Before
+/// the first load, so that the memory of old engines is free.
 async fn open_state(spec: &FleetSpec) -> Result<StateDir> {
-    let (dir, watchdog) = (spec.state_dir.clone(), spec.watchdog.clone());
+    let spec = spec.clone();
     let open = move || -> Result<StateDir> {
-        let state_dir = StateDir::open(dir.as_deref(), watchdog.as_deref())?;
+        let state_dir = StateDir::open(spec.state_dir.as_deref(), &spec.keeper)?;
+        state_dir.keep_adoptable(&spec);
         state_dir.sweep();
         Ok(state_dir)
     };
@@ -260,10 +261,10 @@ fn fleet_spec(config: &Config, options: &Serve) -> FleetSpec {
     let mut spec = config.fleet.clone();
     spec.machine = options.machine.clone();
     match std::env::current_exe() {
-        Ok(program) => spec.watchdog = Some(program),
+        Ok(program) => spec.keeper.program = Some(program),
         Err(error) => {
             tracing::warn!(%error, "failed to find the path of this program; running without a \
-                watchdog")
+                keeper")
         }
     }
     for warning in inherited::warnings(&spec) {

@@ -46,9 +46,12 @@ pub(crate) enum Command {
     Replay(replay::Replay),
     /// Generate a vLLM lane from an env file or a compose file.
     ImportEnv(ImportEnv),
-    /// Stop the engines if the host is killed; started by `serve`.
+    /// Start the engines, and keep them if the host is killed; started by `serve`.
     #[command(hide = true)]
-    Watchdog,
+    Keeper {
+        /// State directory, to tell keepers apart in lists of processes.
+        dir: Option<PathBuf>,
+    },
     /// Compile a component from standard input to standard output; started to load a policy.
     #[command(hide = true)]
     CompilePolicy(CompilePolicy),

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),
-        Command::Watchdog => return pointsman_fleet::watchdog_main(std::io::stdin()),
+        Command::Keeper { .. } => return pointsman_fleet::keeper_main(std::io::stdin()),
         Command::CompilePolicy(CompilePolicy {
             memory,
             cpu,

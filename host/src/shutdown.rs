@@ -6,7 +6,7 @@
 //!   then            queued requests are rejected, engines are stopped group by group; health
 //!                   checks are still answered
 //!   at the end      the listeners close
-//!   second signal   skips draining; engines get a few seconds, then the watchdog kills them
+//!   second signal   skips draining; engines get a few seconds, then the keeper kills them
 //! ```
 
 use std::sync::Arc;
@@ -114,6 +114,7 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
     }
     service_manager::stopping(limits.limit);
     running.drain.begin();
+    running.fleet.announce_stop();
     let (drained, is_forced) = tokio::select! {
         drained = tokio::time::timeout(limits.drain_timeout, running.drain.drained()) => {
             (drained.is_ok(), false)
@@ -137,7 +138,7 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
     };
     tokio::select! {
         () = running.fleet.shutdown() => {}
-        () = forced => tracing::warn!("engines are left to the watchdog, which kills them"),
+        () = forced => tracing::warn!("engines are left to the keeper, which kills them"),
     }
     running.drain.close();
     running.reloader.stop();

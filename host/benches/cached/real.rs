@@ -118,7 +118,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
         rules: Rules::default(),
         state_dir: None,
         conversations: None,
-        watchdog: None,
+        keeper: pointsman_fleet::KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
     };

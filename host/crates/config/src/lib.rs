@@ -19,6 +19,7 @@ mod need;
 mod policies;
 mod records;
 mod responses;
+mod state;
 mod tokens;
 mod usage;
 
@@ -72,7 +73,8 @@ pub struct Config {
     pub admin: Admin,
     /// True if `state.dir` is not set, so that the state directory is the default one.
     pub has_default_state: bool,
-    /// Lanes, groups and the rules of the queue. The watchdog program is set by the caller.
+    /// Lanes, groups and the rules of the queue. The program of the keeper is set by the
+    /// caller.
     pub fleet: FleetSpec,
     /// For each lane, how its memory need was computed.
     pub needs: Vec<String>,
@@ -234,6 +236,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let state = root.section("state");
     let state_dir = folders::state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
+    let keeper = state::read(&state);
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
@@ -263,7 +266,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         rules,
         state_dir,
         conversations,
-        watchdog: None,
+        keeper,
         secret_variables: root.secret_variables(),
         machine,
     };

@@ -9,6 +9,7 @@ mod tokens;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::units;
+use pointsman_fleet::KeeperSpec;
 use pointsman_spec::OnError;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -65,7 +66,11 @@ fn one_lane_is_enough() {
         fleet.rules,
         Rules { starvation_timeout: Duration::from_secs(30), ..Rules::default() }
     );
-    assert!(fleet.groups.is_empty() && fleet.watchdog.is_none() && fleet.machine == Path::new("/"));
+    assert!(
+        fleet.groups.is_empty()
+            && fleet.keeper == KeeperSpec::default()
+            && fleet.machine == Path::new("/")
+    );
     assert_eq!(fleet.lanes[0].models, ["a"]);
     assert!(config.policies.chain.policies.is_empty() && config.keys.is_empty());
 }

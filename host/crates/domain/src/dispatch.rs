@@ -101,6 +101,15 @@ impl Dispatcher {
         setup.group
     }
 
+    /// Notes that the engine of a lane is running already, because an earlier host has left it: the
+    /// lane is loading until its supervisor reports whether the engine serves. To be called before
+    /// the first event; no [`Effect::Load`] follows.
+    pub fn adopt(&mut self, lane: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(lane.index()) {
+            lane.adopted = lane.transition(EngineTransition::Load, Duration::ZERO);
+        }
+    }
+
     /// Handles one event and appends the resulting effects. `now` must not decrease.
     pub fn on(&mut self, event: Event, now: Duration, effects: &mut Vec<Effect>) {
         self.expire(now, effects);

@@ -47,6 +47,7 @@ pub struct FleetTasks {
     // Aborted after the supervisors.
     _actor: JoinSet<()>,
     stop: CancellationToken,
+    state_dir: StateDir,
 }
 
 impl Fleet {
@@ -60,14 +61,16 @@ impl Fleet {
         spec: &FleetSpec,
         metrics: &Arc<FleetMetrics>,
     ) -> Result<(Self, FleetTasks), StateDirError> {
-        let state_dir = StateDir::open(spec.state_dir.as_deref(), spec.watchdog.as_deref())?;
+        let state_dir = StateDir::open(spec.state_dir.as_deref(), &spec.keeper)?;
+        state_dir.keep_adoptable(spec);
         // Logs what it finds. Before the first load, so that the memory of old engines is free.
         state_dir.sweep();
         Ok(Self::start_with(spec, metrics, state_dir))
     }
 
-    /// Starts all lanes like [`Fleet::start`], with a state directory that has been opened and
-    /// [swept](StateDir::sweep) before: that blocks for some seconds.
+    /// Starts all lanes like [`Fleet::start`], with a state directory that has been opened, whose
+    /// engines have been [sorted out](StateDir::keep_adoptable) and [swept](StateDir::sweep)
+    /// before: that blocks for some seconds.
     pub fn start_with(
         spec: &FleetSpec,
         metrics: &Arc<FleetMetrics>,
@@ -93,13 +96,14 @@ impl Fleet {
         supervisors.spawn(async move {
             expiry_stop.run_until_cancelled(expiry).await;
         });
+        let mut dispatcher = dispatcher(spec);
         let mut factory = LaneFactory {
             mailbox: mailbox.clone(),
             shared: Shared {
                 conversations: conversations.clone(),
                 metrics: Arc::clone(metrics),
                 stop: stop.clone(),
-                state_dir,
+                state_dir: state_dir.clone(),
                 secret_variables: spec.secret_variables.as_slice().into(),
                 page_cache: PageCache::default(),
             },
@@ -107,12 +111,20 @@ impl Fleet {
             supervisors: supervisors.clone(),
             epochs: 0,
         };
-        let lanes = topology.lanes().iter().zip(&spec.lanes);
-        let lanes = lanes.map(|(info, lane)| factory.start(info.id, lane, spec)).collect();
+        let mut lanes = Vec::new();
+        for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
+            let handle = factory.start(info.id, lane, spec);
+            if state_dir.has_adoptable(&lane.name) {
+                // It is loaded, or loading: its supervisor takes it over.
+                handle.adopt();
+                dispatcher.adopt(info.id);
+            }
+            lanes.push(handle);
+        }
         let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
         let (statuses_sender, statuses) = watch::channel(Statuses::default());
         let actor = Actor {
-            dispatcher: dispatcher(spec),
+            dispatcher,
             prefixes: Arc::clone(&prefixes),
             topology,
             earlier: Vec::new(),
@@ -129,7 +141,13 @@ impl Fleet {
         actor.publish_statuses();
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
-        let tasks = FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop };
+        let tasks = FleetTasks {
+            mailbox: mailbox.clone(),
+            supervisors,
+            _actor: actors,
+            stop,
+            state_dir,
+        };
         let tickets = Arc::default();
         let fleet = Self { mailbox, view, statuses, prefixes, tickets, started, conversations };
         (fleet, tasks)
@@ -138,7 +156,7 @@ impl Fleet {
     /// Takes up another configuration of lanes, groups and rules, at once and as a whole. Returns
     /// what has changed when the new topology is published; engines restart and end after that.
     /// Requests in flight finish as they were granted. The configuration has to be valid; its state
-    /// directory, its watchdog and its machine are ignored.
+    /// directory, its keeper and its machine are ignored.
     pub async fn reconfigure(&self, new: FleetSpec) -> BTreeMap<String, LaneChange> {
         let (reply, response) = oneshot::channel();
         // Fails only if the actor has ended: nothing changes then.
@@ -203,9 +221,16 @@ impl Fleet {
 }
 
 impl FleetTasks {
+    /// Announces that the host stops, so that no engine is kept if the host is killed before its
+    /// end.
+    pub fn announce_stop(&self) {
+        self.state_dir.announce_stop();
+    }
+
     /// Rejects all queued requests, stops all engines concurrently, and returns when none of their
     /// processes is left. In-flight responses are aborted: drain first.
     pub async fn shutdown(self) {
+        self.announce_stop();
         // Fails only if the actor has ended; no request is queued then.
         self.mailbox.send(Message::Close).ok();
         self.stop.cancel();

@@ -11,6 +11,7 @@
 
 mod activity;
 mod actor;
+mod adoption;
 mod content_encoding;
 mod conversations;
 mod driver;
@@ -76,7 +77,9 @@ pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
 pub use self::model_need::{ExtraSpec, Model, Remedies};
-pub use self::process::{StateDir, StateDirError, watchdog_main};
+pub use self::process::{
+    AdoptableEngine, AfterCrash, KeeperSpec, StateDir, StateDirError, keeper_main,
+};
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};
 pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};

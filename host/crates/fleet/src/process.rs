@@ -1,56 +1,66 @@
 //! One engine process and everything it starts: a session of its own, ended as a whole.
 //!
-//! None of these processes survives the host. While the host lives, [`Process::stop`] and
-//! [`Process::kill`] wait until all of them have ended. When the host is killed, the watchdog ends
-//! them, and the kernel the first one. If the watchdog is killed too, the next host's
-//! [`StateDir::sweep`] does.
+//! [`Process::stop`] and [`Process::kill`] wait until all of these processes have ended. When the
+//! host is killed, its [`keeper`] keeps them for the next host for some time, and then ends them. If
+//! the keeper is killed too, the next host's [`StateDir::sweep`] ends them, or it takes them over.
 
+mod adoptable;
 mod cgroup;
 mod command;
 mod explain;
+mod keeper;
+mod keeper_spec;
+mod leader;
 mod listener;
 mod marker;
 mod observer;
 mod output;
+mod pipes;
 mod proc;
 mod reaper;
 mod record;
 mod scratch;
 mod shared;
+mod spawn;
 mod state_dir;
 mod sweep;
 mod tracker;
-mod watchdog;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::io::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
-use tokio::process::Child;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tracing::Span;
 
 use crate::launch::{HOST, Launch};
 
 use self::cgroup::Cgroup;
-use self::command::{command, folder_variables};
+use self::command::folder_variables;
+use self::keeper::Held;
+use self::leader::{KeptLeader, Leader};
 use self::output::{Stream, read_lines};
+use self::pipes::Pipes;
 use self::proc::ProcessSnapshot;
-use self::record::{Record, port_in};
+use self::record::Record;
+use self::spawn::SpawnError;
 use self::tracker::{ProcessTracker, Provenance, describe};
 
+pub use self::adoptable::AdoptableEngine;
 pub(crate) use self::explain::{Explanation, explain};
+pub use self::keeper::keeper_main;
+pub use self::keeper_spec::{AfterCrash, KeeperSpec};
 pub(crate) use self::marker::escape;
 pub(crate) use self::observer::ProcessObserver;
 pub(crate) use self::output::LogTail;
 pub(crate) use self::reaper::reap_orphans;
+pub(crate) use self::record::{Note, Stage};
 pub use self::state_dir::{StateDir, StateDirError};
-pub use self::watchdog::watchdog_main;
 
 /// The maximum time for the kernel to end processes after SIGKILL. A process that is blocked in a
 /// device driver ends when the driver returns.
@@ -61,8 +71,7 @@ const DRAIN_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A running engine. Dropping it kills the engine without waiting.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
-    id: u32,
+    leader: Leader,
     log_tail: LogTail,
     readers: JoinSet<()>,
     tree: TreeGuard,
@@ -110,14 +119,15 @@ impl SurvivingProcesses {
 impl Process {
     /// Starts the engine of a lane. `on_line` is called with each line of its output, including
     /// states of progress bars, which end with a carriage return. Must be called on a thread that
-    /// lives as long as the host, such as a worker of the runtime: the kernel kills the engine when
-    /// the thread that started it ends.
+    /// lives as long as the host, such as a worker of the runtime: without a keeper, the kernel
+    /// kills the engine when the thread that started it ends.
     ///
     /// # Errors
     /// Returns an error if the program cannot be started.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         lane: &str,
         launch: &Launch,
+        note: Note,
         state_dir: &StateDir,
         on_line: impl Fn(&str) + Send + Sync + Clone + 'static,
     ) -> io::Result<Self> {
@@ -125,6 +135,7 @@ impl Process {
             .command
             .first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
+        let pipes = Pipes::new(state_dir.keeps_pipes_open())?;
         let cgroup = state_dir.create_cgroup(lane);
         let name =
             Path::new(program).file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -135,54 +146,83 @@ impl Process {
             state_dir.create_scratch(&marker)
         };
         let mut record = Record {
-            port: port_in(&launch.command),
+            note,
             program: name,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
             started: Some(SystemTime::now()),
             folder: scratch,
+            pipes: pipes.inodes,
             ..Record::new(marker, state_dir.boot())
         };
-        // Before the start, so that the watchdog knows the engine whenever the host is killed.
-        state_dir.add(&record);
-        let mut child = command(launch, &record, cgroup.as_ref()).spawn().inspect_err(|_| {
-            state_dir.remove(&record.marker);
-            cgroup.iter().for_each(Cgroup::remove);
-            record.folder.iter().for_each(|folder| scratch::remove(folder, &record.marker));
-        })?;
-        record.pipes = child
-            .stdout
-            .iter()
-            .filter_map(inode)
-            .chain(child.stderr.iter().filter_map(inode))
-            .collect();
-        // Not reaped yet, so /proc has an entry even if the process has already ended.
-        record.leader = child.id().and_then(proc::snapshot).map(|process| process.id);
-        state_dir.add(&record);
-        let id = child.id().unwrap_or_default();
-        let tree = TreeGuard {
-            tree: Some(Box::new(TrackedTree {
-                tracker: ProcessTracker::new(record.clone(), Provenance::Child),
-                state_dir: state_dir.clone(),
-                span: Span::current(),
-            })),
+        // Before the start, so that the keeper knows the engine whenever the host is killed. Ended
+        // by the guard if this future is dropped.
+        state_dir.add(&record, &pipes.read);
+        let mut tree = TreeGuard::new(record.clone(), state_dir);
+        let spawned = state_dir.spawn(launch, &record, pipes.write, &pipes.read).await;
+        let (leader, id) = match spawned {
+            Ok(started) => started,
+            Err(SpawnError::Refused(error)) => {
+                tree.tree = None;
+                state_dir.remove(&record.marker);
+                cgroup.iter().for_each(Cgroup::remove);
+                record.folder.iter().for_each(|folder| scratch::remove(folder, &record.marker));
+                return Err(error);
+            }
+            // Whether the engine was started is not known: the guard ends it.
+            Err(SpawnError::Unknown(error)) => return Err(error),
         };
+        record.leader = id;
+        state_dir.update(&record);
+        if let Some(tree) = &mut tree.tree {
+            tree.tracker = ProcessTracker::new(record.clone(), Provenance::Child);
+        }
+        Self::new(leader, record, tree, (pipes.read, Default::default()), state_dir, on_line)
+    }
 
+    /// Takes over an engine that an earlier host has started. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// Returns an error if its output cannot be read. The engine is ended in the background then.
+    pub(crate) fn adopt(
+        engine: AdoptableEngine,
+        state_dir: &StateDir,
+        on_line: impl Fn(&str) + Send + Sync + Clone + 'static,
+    ) -> io::Result<Self> {
+        let AdoptableEngine { record, output } = engine;
+        let tree = TreeGuard::new(record.clone(), state_dir);
+        let Held { pipes, ended } = state_dir.hold(&record)?;
+        let leader = Leader::Kept(KeptLeader::new(record.leader, ended));
+        Self::new(leader, record, tree, (pipes, output), state_dir, on_line)
+    }
+
+    fn new(
+        leader: Leader,
+        record: Record,
+        tree: TreeGuard,
+        (pipes, output): (Vec<OwnedFd>, [String; 2]),
+        state_dir: &StateDir,
+        on_line: impl Fn(&str) + Send + Sync + Clone + 'static,
+    ) -> io::Result<Self> {
         let log_tail = LogTail::default();
         let mut readers = JoinSet::new();
-        if let Some(pipe) = child.stdout.take() {
-            let (lane, tail, on_line) = (lane.to_owned(), log_tail.clone(), on_line.clone());
-            readers.spawn(read_lines(lane, Stream::Stdout, pipe, tail, on_line));
+        let streams = [Stream::Stdout, Stream::Stderr].into_iter().zip(output);
+        for (pipe, (stream, output)) in pipes.into_iter().zip(streams) {
+            let pipe = pipe::Receiver::from_owned_fd(pipe)?;
+            let all = io::Cursor::new(output.into_bytes()).chain(pipe);
+            let (lane, tail) = (record.marker.lane.clone(), log_tail.clone());
+            let lines = read_lines(lane, stream, all, tail, on_line.clone());
+            let state_dir = state_dir.clone();
+            readers.spawn(async move {
+                // The next host reads them from then on.
+                tokio::select! { () = lines => {}, () = state_dir.released() => {} }
+            });
         }
-        if let Some(pipe) = child.stderr.take() {
-            let (lane, tail) = (lane.to_owned(), log_tail.clone());
-            readers.spawn(read_lines(lane, Stream::Stderr, pipe, tail, on_line));
-        }
-        Ok(Self { child, id, log_tail, readers, tree, record })
+        Ok(Self { leader, log_tail, readers, tree, record })
     }
 
     /// Returns the id of the process, which is also that of its group and its session.
     pub(crate) fn id(&self) -> u32 {
-        self.id
+        self.record.leader.map_or(0, |leader| leader.pid)
     }
 
     /// Returns an observer of the engine's processes.
@@ -190,13 +230,16 @@ impl Process {
         ProcessObserver::new(self.record.clone())
     }
 
-    /// Records the resources that the engine would leave behind if all its processes died before
-    /// the next scan. To be called once the engine has loaded. Blocks for some milliseconds,
-    /// because it reads `/proc`.
-    pub(crate) fn record_resources(&mut self) {
+    /// Records how far the engine has come, for the next host, and the resources that it would
+    /// leave behind if all its processes died before the next scan. To be called once the engine
+    /// has loaded. Blocks for some milliseconds, because it reads `/proc`.
+    pub(crate) fn record_stage(&mut self, stage: Stage) {
         if let Some(tree) = &mut self.tree.tree {
             let found = tree.tracker.scan();
-            tree.record_resources(&found);
+            let changed = tree.tracker.record_stage(stage);
+            if tree.tracker.record_resources(&found) || changed {
+                tree.state_dir.update(tree.tracker.record());
+            }
         }
     }
 
@@ -208,7 +251,7 @@ impl Process {
     /// Waits until the first process ends; processes that it started may still be alive.
     /// Cancel-safe.
     pub(crate) async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+        self.leader.ended().await
     }
 
     /// Stops the whole engine: sends SIGTERM, after `grace` SIGKILL, and waits until none of its
@@ -231,8 +274,7 @@ impl Process {
     async fn end(mut self, grace: Duration) -> Result<(), SurvivingProcesses> {
         let ended = self.tree.end(grace).await;
         if ended.is_ok() {
-            // Reaps the child, which has ended. An error means that there is nothing to reap.
-            drop(self.child.wait().await);
+            self.leader.reap().await;
             let drained = async { while self.readers.join_next().await.is_some() {} };
             // A process outside the engine may have inherited the pipes; they never reach their end
             // then, so the rest of the output is given up.
@@ -260,7 +302,7 @@ struct TrackedTree {
 }
 
 impl TrackedTree {
-    /// Records the resources that these processes would leave behind, so that the watchdog or the
+    /// Records the resources that these processes would leave behind, so that the keeper or the
     /// next host can clean them up.
     fn record_resources(&mut self, found: &[ProcessSnapshot]) {
         if self.tracker.record_resources(found) {
@@ -270,6 +312,10 @@ impl TrackedTree {
 
     /// Ends all processes. Blocks.
     fn end(&mut self, grace: Duration) -> Result<(), Vec<ProcessSnapshot>> {
+        if self.state_dir.is_released() {
+            // The next host has the engine.
+            return Ok(());
+        }
         let span = self.span.clone();
         let _entered = span.enter();
         let found = self.tracker.scan();
@@ -292,6 +338,13 @@ impl TrackedTree {
 }
 
 impl TreeGuard {
+    fn new(record: Record, state_dir: &StateDir) -> Self {
+        // The parent of the leader reaps it: the keeper, or the task that waits for it.
+        let tracker = ProcessTracker::new(record, Provenance::Child);
+        let (state_dir, span) = (state_dir.clone(), Span::current());
+        Self { tree: Some(Box::new(TrackedTree { tracker, state_dir, span })) }
+    }
+
     async fn end(mut self, grace: Duration) -> Result<(), SurvivingProcesses> {
         // The guard moves into the task: if this future is dropped, or the runtime ends before the
         // task has started, its `drop` still ends the processes.
@@ -313,6 +366,10 @@ impl TreeGuard {
 impl Drop for TreeGuard {
     fn drop(&mut self) {
         let Some(mut tree) = self.tree.take() else { return };
+        if tree.state_dir.is_released() {
+            // The next host has the engine.
+            return;
+        }
         // On this thread and before the background thread starts, because the host may be exiting.
         let found = tree.tracker.scan();
         tree.record_resources(&found);
@@ -326,12 +383,6 @@ impl Drop for TreeGuard {
             });
         }
     }
-}
-
-/// Returns the inode of a pipe, which is the same at both ends.
-fn inode(pipe: &impl AsFd) -> Option<u64> {
-    let pipe = pipe.as_fd().try_clone_to_owned().ok()?;
-    File::from(pipe).metadata().ok().map(|meta| meta.ino())
 }
 
 /// Returns a free port of the loopback address. Another process may take the port before the engine

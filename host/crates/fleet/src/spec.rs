@@ -12,6 +12,7 @@ use crate::conversations::ConversationSettings;
 use crate::driver::EngineSpec;
 use crate::engine_spec::NO_BACK_OFF;
 use crate::memory::Pool;
+use crate::process::KeeperSpec;
 
 /// The configuration of a fleet.
 #[derive(Debug, Clone)]
@@ -28,9 +29,8 @@ pub struct FleetSpec {
     /// Whether conversations outlive the unloading of their lane, in the state directory; `None` if
     /// they do not.
     pub conversations: Option<ConversationSettings>,
-    /// The program that ends the engines if the host is killed: the host's own, run as `pointsman
-    /// watchdog`.
-    pub watchdog: Option<PathBuf>,
+    /// How engines outlive a host that is killed.
+    pub keeper: KeeperSpec,
     /// Names of environment variables that hold secrets of the host. Engines do not inherit them.
     pub secret_variables: Vec<String>,
     /// The parent of `/sys` and `/proc`: `/`, except in tests.

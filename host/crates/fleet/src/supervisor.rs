@@ -9,6 +9,7 @@
 //!      └── LoadFailed ┴─────────┘            └─ Lost           └─> asleep ─Load─> wake ─> serve
 //! ```
 
+mod adopt;
 mod configure;
 mod ending;
 mod start;
@@ -36,7 +37,7 @@ use crate::message::{EngineReporter, SupervisorCommand};
 use crate::metrics::FleetMetrics;
 use crate::page_cache::{PageCache, WeightsInUse};
 use crate::probing::watch_external;
-use crate::process::{Process, StateDir};
+use crate::process::{Process, Stage, StateDir};
 use crate::sleeping::{Sleeper, UpstreamApi};
 use crate::slot_api::SlotApi;
 use crate::spec::Liveness;
@@ -163,11 +164,11 @@ impl Supervisor {
             };
             match command {
                 Some(SupervisorCommand::Load) => {
-                    let woken = match asleep.take() {
+                    let resumed = match asleep.take() {
                         Some(engine) => self.wake(engine, spec).await,
-                        None => None,
+                        None => self.adopt(spec).await,
                     };
-                    let outcome = match woken {
+                    let outcome = match resumed {
                         Some(outcome) => outcome,
                         None => self.load(spec).await,
                     };
@@ -237,7 +238,7 @@ impl Supervisor {
         engine.log.ready();
         let mut monitor = HealthMonitor::new(self.serving(&engine));
         self.links.reporter.ready(&engine.target);
-        engine.process.record_resources();
+        engine.process.record_stage(Stage::Ready);
         loop {
             let event = tokio::select! {
                 // A stop of the host comes first; health is the least urgent.
@@ -283,7 +284,7 @@ impl Supervisor {
         }
     }
 
-    async fn unload(&mut self, engine: Engine, spec: &ProcessSpec, fully: bool) -> Outcome {
+    async fn unload(&mut self, mut engine: Engine, spec: &ProcessSpec, fully: bool) -> Outcome {
         if !fully
             && !self.sleep_disabled
             && self.driver.strategy() != UnloadMode::Restart
@@ -297,6 +298,7 @@ impl Supervisor {
                     return Outcome::HostStopping;
                 }
                 Some(Ok(())) => {
+                    engine.process.record_stage(Stage::Asleep);
                     self.links.reporter.event(EngineEvent::Stopped { asleep: true });
                     return Outcome::Asleep(Box::new(engine));
                 }

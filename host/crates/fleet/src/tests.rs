@@ -81,7 +81,7 @@ pub(super) fn fleet_spec(lanes: Vec<LaneSpec>, queue: QueueLimits) -> FleetSpec 
         rules: Rules { queue, ..Rules::default() },
         state_dir: None,
         conversations: None,
-        watchdog: None,
+        keeper: crate::KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
     }

@@ -180,7 +180,7 @@ impl TestGateway {
             rules: Rules::default(),
             state_dir: None,
             conversations: None,
-            watchdog: None,
+            keeper: pointsman_fleet::KeeperSpec::default(),
             secret_variables: Vec::new(),
             machine: "/".into(),
         };

@@ -43,6 +43,8 @@ pub(super) struct Lane {
     pub(super) busy_since: Duration,
     /// True if the engine is_asleep: its state is `Cold` but it holds the memory of a sleeper.
     pub(super) asleep: bool,
+    /// True if the engine was started by an earlier host, until it serves or has ended.
+    pub(super) adopted: bool,
     pub(super) generation: Generation,
     pub(super) running: u32,
     /// The flows of the requests that hold slots.
@@ -94,6 +96,7 @@ impl Lane {
             last_used: Duration::ZERO,
             busy_since: Duration::ZERO,
             asleep: false,
+            adopted: false,
             generation: Generation::default(),
             running: 0,
             holders: SlotHolders::default(),
@@ -206,7 +209,9 @@ impl Lane {
 
     /// Starts a new generation: the engine became ready.
     pub(super) fn on_ready(&mut self, now: Duration) {
-        self.load.record(now.saturating_sub(self.since));
+        if !std::mem::take(&mut self.adopted) {
+            self.load.record(now.saturating_sub(self.since));
+        }
         self.begin_generation();
         // Its commands are carried out in order.
         self.unanswered = 0;
@@ -239,6 +244,7 @@ impl Lane {
         self.had_served = served.is_some();
         self.dying = None;
         self.asleep = false;
+        self.adopted = false;
         self.pending_switch = None;
         self.problem = Some(reason);
         self.retry_at = now.saturating_add(backoff.pause(self.failures));

@@ -81,6 +81,11 @@ impl LaneHandle {
         }
     }
 
+    /// Lets the supervisor take over the engine that an earlier host has left running.
+    pub(crate) fn adopt(&self) {
+        self.commands.send(SupervisorCommand::Load).ok(); // Fails only while the host stops.
+    }
+
     /// Applies what later leases get of a new configuration. Connections are only made anew if they
     /// have other settings.
     pub(super) fn configure(&mut self, before: &LaneSpec, lane: &LaneSpec) {

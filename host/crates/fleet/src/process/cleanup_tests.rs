@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::process::kill_process;
 
-use super::tests::{leak, printed_pids, shell, start, until, watchdog_program, without_dir};
+use super::tests::{keeper, leak, printed_pids, shell, start, until, without_dir};
 use super::*;
 
 /// A unique path in `/dev/shm`, removed on drop in case the test fails.
@@ -54,7 +54,8 @@ impl LitteringEngine {
         fs::write(outside.path().join("file"), "").unwrap();
         let mut launch = shell(&littering_script(name));
         launch.env = vec![("OUTSIDE".into(), outside.path().to_str().unwrap().into())];
-        let process = Process::start("a lane", &launch, state_dir, |_| ()).unwrap();
+        let process =
+            Process::start("a lane", &launch, Note::default(), state_dir, |_| ()).await.unwrap();
         while process.log_tail().tail(2).len() < 2 {
             tokio::task::yield_now().await;
         }
@@ -80,7 +81,7 @@ fn assert_clean(name: &ShmPath, folder: &Path, outside: &tempfile::TempDir) {
 #[tokio::test]
 async fn stop_and_kill_clean_up() {
     let dir = short_state_dir();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     for grace in [Duration::ZERO, Duration::from_secs(30)] {
         let name = ShmPath::new("stop");
         let LitteringEngine { process, folder, outside, .. } =
@@ -107,14 +108,18 @@ async fn drop_cleans_up_without_a_state_directory() {
 }
 
 #[tokio::test]
-async fn watchdog_cleans_up() {
+async fn keeper_cleans_up() {
     let dir = short_state_dir();
-    let state_dir = StateDir::open(Some(dir.path()), Some(&watchdog_program(dir.path()))).unwrap();
-    let name = ShmPath::new("watchdog");
+    let state_dir = StateDir::open(Some(dir.path()), &keeper(dir.path(), Duration::ZERO)).unwrap();
+    let name = ShmPath::new("keeper");
     let LitteringEngine { process, folder, outside, .. } =
         LitteringEngine::start(&state_dir, &name).await;
     leak(process);
-    state_dir.drop_watchdog();
+    let id = state_dir.keeper_id().unwrap();
+    state_dir.cut_keeper();
+    until("the end of the keeper", || {
+        proc::snapshot(id).is_none_or(|keeper| keeper.dead).then_some(())
+    });
     assert_clean(&name, &folder, &outside);
 }
 
@@ -124,7 +129,7 @@ async fn sweep_cleans_up() {
     let dir = short_state_dir();
     for ended in [false, true] {
         let name = ShmPath::new("sweep");
-        let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+        let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
         let LitteringEngine { mut process, child, folder, outside } =
             LitteringEngine::start(&state_dir, &name).await;
         let first = process.id();
@@ -147,7 +152,7 @@ async fn sweep_cleans_up() {
         leak(process);
         state_dir.crash();
         drop(state_dir);
-        let swept = StateDir::open(Some(dir.path()), None).unwrap().sweep();
+        let swept = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap().sweep();
         let outcome =
             if ended { sweep::SweepOutcome::AlreadyEnded } else { sweep::SweepOutcome::Ended };
         assert_eq!(swept.iter().map(|engine| engine.outcome).collect::<Vec<_>>(), [outcome]);
@@ -174,7 +179,7 @@ async fn shared_memory_of_python_is_removed() {
         command: ["python3", "-c", &script].map(str::to_owned).to_vec(),
         ..Launch::default()
     };
-    let process = Process::start("a", &launch, &state_dir, |_| ()).unwrap();
+    let process = Process::start("a", &launch, Note::default(), &state_dir, |_| ()).await.unwrap();
     let lines = process.log_tail().clone();
     while lines.last().is_none() {
         tokio::task::yield_now().await;
@@ -211,7 +216,7 @@ async fn shared_memory_of_others_is_kept() {
         link = link.0.display()
     );
     let removed = ShmPath(PathBuf::from(format!("{}.link", used.0.display())));
-    let process = start("a", &script, &state_dir);
+    let process = start("a", &script, &state_dir).await;
     printed_pids(&process, 1).await;
     let open = fs::File::open(&used.0).unwrap();
     let _other =
@@ -225,7 +230,8 @@ async fn shared_memory_of_others_is_kept() {
 async fn later_file_with_the_same_name_is_kept() {
     let (state_dir, name) = (without_dir(), ShmPath::new("again"));
     let mut process =
-        start("a", &format!("exec 9>{}; echo $$; exec sleep 1000", name.0.display()), &state_dir);
+        start("a", &format!("exec 9>{}; echo $$; exec sleep 1000", name.0.display()), &state_dir)
+            .await;
     printed_pids(&process, 1).await;
     let tree = process.tree.tree.as_mut().unwrap();
     let found = tree.tracker.scan();
@@ -239,7 +245,7 @@ async fn later_file_with_the_same_name_is_kept() {
 #[tokio::test]
 async fn variables_of_the_launch_are_kept() {
     let dir = short_state_dir();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     let folder = |process: &Process| {
         let folder = process.tree.tree.as_ref().unwrap().tracker.record().folder.clone();
         folder.map(|folder| folder.to_str().unwrap().to_owned())
@@ -247,7 +253,8 @@ async fn variables_of_the_launch_are_kept() {
     let lines = async |set: &[&str]| {
         let mut launch = shell("echo $VLLM_RPC_BASE_PATH");
         launch.env = set.iter().map(|name| ((*name).into(), "/mine".into())).collect();
-        let mut process = Process::start("a", &launch, &state_dir, |_| ()).unwrap();
+        let mut process =
+            Process::start("a", &launch, Note::default(), &state_dir, |_| ()).await.unwrap();
         process.ended().await.unwrap();
         let (lines, folder) = (process.log_tail().clone(), folder(&process));
         process.kill().await.unwrap();
@@ -258,6 +265,6 @@ async fn variables_of_the_launch_are_kept() {
     assert_eq!(lines(&scratch::VARIABLES).await, (vec!["/mine".into()], None));
     assert_eq!(dir.path().join("tmp").read_dir().unwrap().count(), 0);
     let missing = Launch { command: vec!["no-such-program".into()], ..Launch::default() };
-    Process::start("a", &missing, &state_dir, |_| ()).unwrap_err();
+    Process::start("a", &missing, Note::default(), &state_dir, |_| ()).await.unwrap_err();
     assert_eq!(dir.path().join("tmp").read_dir().unwrap().count(), 0);
 }

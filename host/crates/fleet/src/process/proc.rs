@@ -74,6 +74,11 @@ pub(super) fn all() -> Vec<ProcessSnapshot> {
         .collect()
 }
 
+/// Returns true if the process exists and has not ended.
+pub(super) fn is_running(id: Id) -> bool {
+    snapshot(id.pid).is_some_and(|process| process.id == id && !process.dead)
+}
+
 /// What the environment of a process shows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Environ {
@@ -142,7 +147,7 @@ pub(super) fn reap(pid: u32) {
 }
 
 /// Sleeps on the current thread, which must not be a worker of the runtime. The kernel cannot wait
-/// for the end of processes that are not children of the caller, and the watchdog has no timer of a
+/// for the end of processes that are not children of the caller, and the keeper has no timer of a
 /// runtime.
 #[expect(clippy::disallowed_methods, reason = "polls a condition on a dedicated thread")]
 pub(super) fn pause(time: Duration) {

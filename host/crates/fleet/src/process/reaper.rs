@@ -47,7 +47,7 @@ fn reap(state_dir: &StateDir, seen: &HashSet<Id>) -> HashSet<Id> {
     let mut suspects = HashSet::new();
     for process in children {
         let Id { pid, .. } = process.id;
-        // The host waits for engines and the watchdog itself, and for its other children, which
+        // The host waits for engines and the keeper itself, and for its other children, which
         // stay in its session.
         if process.session == session || own.contains(&pid) {
             continue;
@@ -76,7 +76,7 @@ mod tests {
         // The shell in the middle ends at once, and leaves its child to the host.
         let script = "(sh -c 'echo $$; exec sleep 0.2' & ); \
                       (setsid sh -c 'echo $$; exec sleep 0.2' & ); exec sleep 1000";
-        let process = start("a", script, &state_dir);
+        let process = start("a", script, &state_dir).await;
         while process.log_tail().tail(2).len() < 2 {
             tokio::task::yield_now().await;
         }

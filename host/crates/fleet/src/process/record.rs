@@ -1,5 +1,5 @@
-//! The record of an engine, from which a process that did not start it can end it: the watchdog,
-//! and the next host.
+//! The record of an engine, from which a process that did not start it can end it: the keeper, and
+//! the next host, which can also take it over.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,46 @@ const MAX_SHARED: usize = 64;
 /// Maximum size of the file of a record in bytes.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
+/// How far an engine has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stage {
+    /// It has been started, and has not become ready.
+    #[default]
+    Loading,
+    /// It serves.
+    Ready,
+    /// It has released its memory, and waits to be woken up.
+    Asleep,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Asleep => "asleep",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Loading, Self::Ready, Self::Asleep].into_iter().find(|stage| stage.name() == name)
+    }
+}
+
+/// What the next host has to know of an engine to take it over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Note {
+    /// Identifies the command, the environment and the driver; see
+    /// [`Launch::fingerprint`](crate::launch::Launch::fingerprint). Empty if not known.
+    pub(crate) fingerprint: String,
+    /// The port, if the host has chosen one.
+    pub(crate) port: Option<u16>,
+    /// How often the engine of the lane has been started, including this time.
+    pub(crate) starts: u64,
+    /// How far the engine has come.
+    pub(crate) stage: Stage,
+}
+
 /// The record of one engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
@@ -30,8 +70,8 @@ pub(super) struct Record {
     pub(super) leader: Option<Id>,
     /// The boot in which `leader` was started.
     pub(super) boot: String,
-    /// The value of `--port` in the command. Informative only.
-    pub(super) port: Option<u16>,
+    /// What the next host has to know to take the engine over.
+    pub(super) note: Note,
     /// The name of the program, without its directory. Informative only.
     pub(super) program: String,
     /// Inodes of the pipes that all processes inherit as their output.
@@ -53,7 +93,7 @@ impl Record {
             marker,
             leader: None,
             boot: boot.to_owned(),
-            port: None,
+            note: Note::default(),
             program: String::new(),
             pipes: Vec::new(),
             cgroup: None,
@@ -76,7 +116,10 @@ impl Record {
             "pid": self.leader.map(|leader| leader.pid),
             "start_ticks": self.leader.map(|leader| leader.start),
             "boot_id": self.boot,
-            "port": self.port,
+            "port": self.note.port,
+            "fingerprint": self.note.fingerprint,
+            "starts": self.note.starts,
+            "stage": self.note.stage.name(),
             "program": self.program,
             "pipes": self.pipes,
             "cgroup": self.cgroup.as_ref().and_then(|path| path.to_str()),
@@ -87,7 +130,10 @@ impl Record {
     }
 
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let value: Value = serde_json::from_slice(text).ok()?;
+        Self::from_json(&serde_json::from_slice(text).ok()?)
+    }
+
+    pub(super) fn from_json(value: &Value) -> Option<Self> {
         let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
         let number = |name: &str| value.get(name)?.as_u64();
         let pid = number("pid").and_then(|pid| u32::try_from(pid).ok());
@@ -104,7 +150,12 @@ impl Record {
             marker: Marker { state_dir, lane: text("lane")?, nonce: text("nonce")? },
             leader: pid.zip(number("start_ticks")).map(|(pid, start)| Id { pid, start }),
             boot: text("boot_id")?,
-            port: number("port").and_then(|port| u16::try_from(port).ok()),
+            note: Note {
+                fingerprint: text("fingerprint").unwrap_or_default(),
+                port: number("port").and_then(|port| u16::try_from(port).ok()),
+                starts: number("starts").unwrap_or_default(),
+                stage: text("stage").and_then(|name| Stage::parse(&name)).unwrap_or_default(),
+            },
             program: text("program")?,
             pipes: value.get("pipes")?.as_array()?.iter().filter_map(Value::as_u64).collect(),
             cgroup: text("cgroup").map(PathBuf::from),
@@ -121,15 +172,6 @@ impl Record {
     }
 }
 
-/// Returns the value of `--port` in a command; vLLM and llama.cpp both use that name.
-pub(super) fn port_in(words: &[String]) -> Option<u16> {
-    let spaced = words.iter().zip(words.iter().skip(1)).find(|(name, _)| *name == "--port");
-    let value = spaced
-        .map(|(_, value)| value.as_str())
-        .or_else(|| words.iter().find_map(|word| word.strip_prefix("--port=")));
-    value?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +183,7 @@ mod tests {
             marker,
             leader: Some(Id { pid: 7, start: 9 }),
             boot: "b".into(),
-            port: Some(80),
+            note: Note { fingerprint: "f".into(), port: Some(80), starts: 3, stage: Stage::Asleep },
             program: "vllm".into(),
             pipes: vec![1, 2],
             cgroup: Some("/sys/fs/cgroup/x".into()),
@@ -174,13 +216,5 @@ mod tests {
         let mut later = json;
         later["version"] = (VERSION + 1).into();
         assert_eq!(Record::parse(later.to_string().as_bytes()), None);
-    }
-
-    #[test]
-    fn port_is_found_in_a_command() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(port_in(&words("vllm serve m --port 8001 -x")), Some(8001));
-        assert_eq!(port_in(&words("llama-server --port=8002")), Some(8002));
-        assert_eq!(port_in(&words("sh --port")), None);
     }
 }

@@ -5,33 +5,32 @@
 //!   <dir>/id                   distinguishes its engines from those of other hosts
 //!   <dir>/engines/<lane>.json  one running engine
 //!   <dir>/tmp/<lane>-<nonce>/  its scratch directory
+//!   <dir>/keeper.sock          the keeper, which is the parent of the engines
 //! ```
 
+mod keeping;
+mod lock;
+
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use std::{fs, iter};
 
 use parking_lot::{Mutex, MutexGuard};
-use pointsman_files::{FolderError, create_private, open_private_with, read_private, write_atomic};
-use rustix::fs::FlockOperation;
+use pointsman_files::FolderError;
 
+use self::lock::{LockedPaths, lock};
+use super::adoptable::{Adoptables, from_keeper};
 use super::cgroup::{self, Cgroup};
+use super::keeper::{Keeper, KeeperError, KeeperSettings};
+use super::keeper_spec::{AfterCrash, KeeperSpec};
 use super::marker::{Marker, escape};
 use super::proc;
 use super::record::Record;
 use super::scratch;
-use super::watchdog::Watchdog;
-
-/// The maximum time to wait for the lock: children of an earlier host hold it until their exec.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum size in bytes of the files with a process id or the id of the directory.
-const MAX_WORD: u64 = 128;
-/// The interval between attempts to take the lock.
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The reason why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +58,22 @@ pub enum StateDirError {
         /// The cause.
         source: io::Error,
     },
+    /// The keeper that an earlier host has left has another version.
+    #[error("the keeper of the state directory {} has version {theirs} of the protocol, which this \
+        version of the host does not know [protocol]; end the engines with the version of the host \
+        that has started them, or wait for `orphan-grace`", dir.display())]
+    KeeperVersion {
+        /// The directory.
+        dir: PathBuf,
+        /// The version of the keeper.
+        theirs: u32,
+    },
     /// `/proc` is not available, so engines can be neither found nor verified to have ended.
     #[error("no process information: /proc is not mounted, or hides this process")]
     NoProc,
 }
 
-/// The host's record of its engines, which ensures that none of them outlives it. Clones share the
+/// The host's record of its engines, which ensures that none of them is forgotten. Clones share the
 /// same directory.
 #[derive(Debug, Clone)]
 pub struct StateDir(Arc<Inner>);
@@ -76,38 +85,29 @@ struct Inner {
     paths: Option<LockedPaths>,
     /// The control group in which those of engines are created.
     cgroups: Option<PathBuf>,
-    running: Mutex<Running>,
-}
-
-/// The paths in a state directory, with its lock.
-#[derive(Debug)]
-struct LockedPaths {
-    engines: PathBuf,
-    /// The parent of the engines' scratch directories.
-    scratch: PathBuf,
-    lock: File,
-}
-
-#[derive(Debug, Default)]
-struct Running {
-    watchdog: Option<Watchdog>,
-    engines: BTreeMap<Marker, Record>,
+    /// `None` if there is none, and the host starts the engines itself.
+    keeper: Option<Keeper>,
+    grace: Duration,
+    after_crash: AfterCrash,
+    engines: Mutex<BTreeMap<Marker, Record>>,
+    /// Engines of an earlier host that no lane has taken over yet.
+    adoptable: Mutex<Adoptables>,
 }
 
 impl StateDir {
-    /// Opens and locks a state directory, creating it if it does not exist, and starts the
-    /// watchdog: a program whose argument `watchdog` leads to
-    /// [`watchdog_main`](super::watchdog_main) with its standard input.
+    /// Opens and locks a state directory, creating it if it does not exist, and attaches to the
+    /// keeper that an earlier host has left, or starts one: a program whose argument `keeper` leads
+    /// to [`keeper_main`](super::keeper_main) with its standard input. Blocks.
     ///
-    /// Without a directory no records are kept; without a watchdog only the first process of each
-    /// engine is sure to end when the host is killed.
+    /// Without a directory no records are kept, and engines end with the host. Without a keeper only
+    /// the first process of each engine is sure to end when the host is killed.
     ///
     /// Makes the host adopt processes that engines leave without a parent (`prctl`,
-    /// `PR_SET_CHILD_SUBREAPER`).
+    /// `PR_SET_CHILD_SUBREAPER`), and engines whose keeper has ended.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be used, or is in use by another host.
-    pub fn open(dir: Option<&Path>, watchdog: Option<&Path>) -> Result<Self, StateDirError> {
+    pub fn open(dir: Option<&Path>, spec: &KeeperSpec) -> Result<Self, StateDirError> {
         if proc::snapshot(std::process::id()).is_none() {
             return Err(StateDirError::NoProc);
         }
@@ -116,18 +116,29 @@ impl StateDir {
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             tracing::warn!(error = %error, "failed to become a subreaper of orphaned processes");
         }
-        let mut watchdog = watchdog.map(|program| Watchdog::new(program.to_owned()));
-        if let Some(Err(error)) = watchdog.as_mut().map(Watchdog::ensure_running) {
-            tracing::error!(error = %error, "failed to start the watchdog");
-        }
+        // Without a directory, no other host could find the engines.
+        let grace = if paths.is_some() { spec.orphan_grace } else { Duration::ZERO };
+        let after_crash = if paths.is_some() { spec.after_crash } else { AfterCrash::End };
+        let boot = proc::boot_id();
+        let dir = paths.as_ref().map(|paths: &LockedPaths| paths.dir.clone());
+        let opened =
+            spec.program.clone().map(|program| open_keeper(KeeperSettings { program, dir, grace }));
+        let (keeper, reported) = opened.transpose()?.flatten().unzip();
+        let adoptable = from_keeper(reported.unwrap_or_default(), &boot);
         let self_cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Ok(Self(Arc::new(Inner {
+        let state_dir = Self(Arc::new(Inner {
             id: id.unwrap_or_else(proc::nonce),
-            boot: proc::boot_id(),
+            boot,
             paths,
             cgroups: cgroup::delegated(Path::new(cgroup::ROOT), &self_cgroup),
-            running: Mutex::new(Running { watchdog, engines: BTreeMap::new() }),
-        })))
+            keeper,
+            grace,
+            after_crash,
+            engines: Mutex::default(),
+            adoptable: Mutex::new(adoptable),
+        }));
+        state_dir.find_adoptable();
+        Ok(state_dir)
     }
 
     /// Returns the directory; `None` if no records are kept.
@@ -188,36 +199,35 @@ impl StateDir {
 
     /// Returns true if this host has started the engine, and has not seen it end.
     pub(super) fn is_running(&self, marker: &Marker) -> bool {
-        self.running().engines.contains_key(marker)
+        self.running().contains_key(marker)
     }
 
-    /// Returns true if the control group belongs to a running engine of this host.
+    /// Returns true if the control group belongs to a running engine, or to one that may be taken
+    /// over.
     pub(super) fn uses(&self, cgroup: &Cgroup) -> bool {
-        self.running().engines.values().any(|record| record.cgroup.as_deref() == Some(cgroup.dir()))
+        let is_its = |record: &Record| record.cgroup.as_deref() == Some(cgroup.dir());
+        self.running().values().any(is_its)
+            || self.0.adoptable.lock().values().any(|engine| is_its(&engine.record))
     }
 
-    /// Adds an engine. To be called before its start, so that the engine is known at any moment at
-    /// which the host may be killed, and again when its process is known.
-    pub(super) fn add(&self, record: &Record) {
-        let mut running = self.running();
-        running.engines.insert(record.marker.clone(), record.clone());
-        let Running { watchdog, engines } = &mut *running;
-        if let Some(watchdog) = watchdog {
-            watchdog.add(record, engines.values());
+    /// Adds an engine, with the read ends of its pipes. To be called before its start, so that the
+    /// engine is known at any moment at which the keeper may be killed.
+    pub(super) fn add(&self, record: &Record, pipes: &[OwnedFd]) {
+        self.running().insert(record.marker.clone(), record.clone());
+        if let Some(keeper) = &self.0.keeper {
+            keeper.note(record, pipes);
         }
-        self.write(record);
     }
 
     /// Replaces the record of an engine that has not been removed.
     pub(super) fn update(&self, record: &Record) {
         let mut running = self.running();
-        let Some(known) = running.engines.get_mut(&record.marker) else { return };
+        let Some(known) = running.get_mut(&record.marker) else { return };
         known.clone_from(record);
-        let Running { watchdog, engines } = &mut *running;
-        if let Some(watchdog) = watchdog {
-            watchdog.add(record, engines.values());
+        if let Some(keeper) = &self.0.keeper {
+            keeper.update(record);
         }
-        if !has_successor(engines, &record.marker) {
+        if !has_successor(&running, &record.marker) {
             self.write(record);
         }
     }
@@ -234,62 +244,77 @@ impl StateDir {
     /// Removes an engine of which no process is left.
     pub(super) fn remove(&self, marker: &Marker) {
         let mut running = self.running();
-        if running.engines.remove(marker).is_none() {
+        if running.remove(marker).is_none() {
             return;
         }
-        if let Some(watchdog) = &mut running.watchdog {
-            watchdog.remove(marker);
-        }
+        self.forget(marker);
         if let Some(dir) = self.engines()
-            && !has_successor(&running.engines, marker)
+            && !has_successor(&running, marker)
         {
             remove_record(&record_file(dir, &marker.lane));
         }
     }
 
     /// Returns the ids of the children that the host waits for itself: the first processes of its
-    /// engines, and the watchdog.
+    /// engines, and the keeper.
     pub(super) fn children(&self) -> HashSet<u32> {
         let running = self.running();
-        let leaders = running.engines.values().filter_map(|record| record.leader);
-        let watchdog = running.watchdog.as_ref().and_then(Watchdog::id);
-        leaders.map(|leader| leader.pid).chain(watchdog).collect()
+        let leaders: Vec<u32> =
+            running.values().filter_map(|record| record.leader).map(|leader| leader.pid).collect();
+        drop(running);
+        let keeper = self.0.keeper.as_ref().and_then(Keeper::id);
+        leaders.into_iter().chain(iter::once(keeper).flatten()).collect()
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.0.running.lock()
+    fn running(&self) -> MutexGuard<'_, BTreeMap<Marker, Record>> {
+        self.0.engines.lock()
     }
 
-    /// Leaves everything as if the host and its watchdog had been killed.
+    /// Leaves everything as if the host and its keeper had been killed.
     #[cfg(test)]
     pub(super) fn crash(&self) {
         if let Some(paths) = &self.0.paths {
-            rustix::fs::flock(&paths.lock, FlockOperation::Unlock).unwrap();
+            paths.unlock();
         }
-        assert!(self.running().watchdog.is_none());
+        assert!(self.0.keeper.is_none(), "use `cut_keeper`");
     }
 
-    /// Closes the watchdog's input, and waits until the watchdog has ended.
+    /// Ends the connection to the keeper as if the host had been killed.
     #[cfg(test)]
-    pub(super) fn drop_watchdog(&self) {
-        self.running().watchdog = None;
+    pub(super) fn cut_keeper(&self) {
+        self.0.keeper.as_ref().unwrap().cut();
+        self.unlock();
     }
 
-    /// Returns the process id of the watchdog.
+    /// Returns the process id of the keeper.
     #[cfg(test)]
-    pub(super) fn watchdog(&self) -> Option<u32> {
-        self.running().watchdog.as_ref().and_then(Watchdog::id)
+    pub(super) fn keeper_id(&self) -> Option<u32> {
+        self.0.keeper.as_ref().and_then(Keeper::id)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // Before the lock is released, so that the next host finds none of the engines.
-        self.running.get_mut().watchdog = None;
+        self.keeper = None;
         if let Some(paths) = &self.paths {
-            // Closing the file is not enough while a child before its exec has it open too. If this
-            // fails, the lock is released when that child has called exec.
-            rustix::fs::flock(&paths.lock, FlockOperation::Unlock).ok();
+            paths.unlock();
+        }
+    }
+}
+
+/// Attaches to a keeper or starts one; `None` if that is not possible.
+fn open_keeper(
+    settings: KeeperSettings,
+) -> Result<Option<(Keeper, Vec<super::keeper::Reported>)>, StateDirError> {
+    let dir = settings.dir.clone().unwrap_or_default();
+    match Keeper::open(settings) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(KeeperError::InUse(pid)) => Err(StateDirError::InUse { dir, pid }),
+        Err(KeeperError::Protocol { theirs }) => Err(StateDirError::KeeperVersion { dir, theirs }),
+        Err(error @ KeeperError::Io(_)) => {
+            tracing::error!(%error, "running without a keeper: engines end with the host");
+            Ok(None)
         }
     }
 }
@@ -314,106 +339,5 @@ pub(super) fn remove_record(file: &Path) {
             error = %error,
             "failed to remove engine state file"
         );
-    }
-}
-
-/// The reason why a state directory cannot be locked.
-enum LockError {
-    InUse(Option<u32>),
-    Folder(FolderError),
-    Io(io::Error),
-}
-
-impl From<FolderError> for LockError {
-    fn from(error: FolderError) -> Self {
-        match error {
-            FolderError::Io { .. } | FolderError::NotAFolder(_) => Self::Io(error.into()),
-            FolderError::ForeignLink { .. }
-            | FolderError::ForeignOwner { .. }
-            | FolderError::Writable { .. } => Self::Folder(error),
-        }
-    }
-}
-
-impl From<io::Error> for LockError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl LockError {
-    fn at(self, dir: &Path) -> StateDirError {
-        let dir = dir.to_owned();
-        match self {
-            Self::InUse(pid) => StateDirError::InUse { dir, pid },
-            Self::Folder(error) => StateDirError::Unsafe(error),
-            Self::Io(source) => StateDirError::Io { dir, source },
-        }
-    }
-}
-
-/// Locks a state directory, and returns its id and its paths. The lock is held until they are
-/// dropped.
-fn lock(dir: &Path) -> Result<(String, LockedPaths), LockError> {
-    let engines = dir.join("engines");
-    create_private(dir)?;
-    create_private(&engines)?;
-    let lock_file = dir.join("lock");
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut lock = open_private_with(&lock_file, &mut options).map_err(io::Error::from)?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    while let Err(error) = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        if error != rustix::io::Errno::WOULDBLOCK {
-            return Err(LockError::Io(error.into()));
-        }
-        if Instant::now() >= deadline {
-            let mut text = String::new();
-            // If this fails, the error message does not name the other host.
-            drop(Read::by_ref(&mut lock).take(MAX_WORD).read_to_string(&mut text));
-            return Err(LockError::InUse(text.trim().parse().ok()));
-        }
-        proc::pause(LOCK_RETRY_INTERVAL);
-    }
-    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    if let Err(error) = written {
-        // The lock itself is held; only the process id is missing in the other host's message.
-        tracing::warn!(
-            file = %lock_file.display(),
-            error = %error,
-            "failed to write the process id to the lock file"
-        );
-    }
-    // Absolute, because engines may have another working directory.
-    let scratch = fs::canonicalize(dir)?.join("tmp");
-    Ok((read_or_create_id(dir)?, LockedPaths { engines, scratch, lock }))
-}
-
-/// Returns the id of a directory: a random word stored in it, and its inode number, so that a copy
-/// of the directory has another id.
-fn read_or_create_id(dir: &Path) -> io::Result<String> {
-    let meta = fs::metadata(dir)?;
-    let path = dir.join("id");
-    let is_word = |word: &str| {
-        (8..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric())
-    };
-    let known = read_private(&path, MAX_WORD).ok().and_then(|word| String::from_utf8(word).ok());
-    if let Some(word) = known.as_deref().map(str::trim)
-        && is_word(word)
-    {
-        return Ok(format!("{word}-{:x}", meta.ino()));
-    }
-    let word: String = proc::nonce().chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    match write_atomic(&path, format!("{word}\n").as_bytes(), 0o600) {
-        Ok(()) => Ok(format!("{word}-{:x}", meta.ino())),
-        Err(error) => {
-            tracing::warn!(
-                file = %path.display(),
-                error = %error,
-                "failed to write the id of the state directory"
-            );
-            // Derived from the file system, so that the next host computes the same id.
-            Ok(format!("dev{:x}-{:x}", meta.dev(), meta.ino()))
-        }
     }
 }

@@ -45,7 +45,8 @@ pub enum SweepOutcome {
 }
 
 impl StateDir {
-    /// Ends the engines of earlier hosts that used this state directory. To be called before the
+    /// Ends the engines of earlier hosts that used this state directory, except those that may be
+    /// taken over. To be called before the
     /// first engine is started. Blocks for at most 13 s.
     ///
     /// Touches only processes with a marker of this directory, processes in a control group that is
@@ -54,13 +55,17 @@ impl StateDir {
     /// still has the marker or writes to the engine's pipes.
     pub fn sweep(&self) -> Vec<SweptEngine> {
         let leftovers = self.leftovers();
-        thread::scope(|scope| {
+        let swept = thread::scope(|scope| {
             let sweeps: Vec<_> = leftovers
                 .into_iter()
                 .map(|leftover| scope.spawn(|| self.sweep_one(leftover)))
                 .collect();
             sweeps.into_iter().filter_map(|sweep| sweep.join().ok()).collect()
-        })
+        });
+        if let Some(keeper) = self.keeper() {
+            keeper.retain(|marker| self.is_running(marker) || self.may_adopt(marker));
+        }
+        swept
     }
 
     /// Returns the engines of earlier hosts, with their record files.
@@ -96,11 +101,12 @@ impl StateDir {
                 }
             }
         }
-        leftovers.retain(|marker, _| !self.is_running(marker));
+        leftovers.retain(|marker, _| !self.is_running(marker) && !self.may_adopt(marker));
         leftovers.into_values().collect()
     }
 
-    fn records(&self) -> Vec<(Record, PathBuf)> {
+    /// Returns the records of the directory, and removes what is not one.
+    pub(super) fn records(&self) -> Vec<(Record, PathBuf)> {
         let files =
             self.engines().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
         let mut records = Vec::new();

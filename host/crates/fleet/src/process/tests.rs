@@ -13,7 +13,7 @@ use super::proc::Id;
 use super::sweep::SweepOutcome;
 use super::*;
 
-/// The variable that makes this test binary act as the host or the watchdog of a test.
+/// The variable that makes this test binary act as the host or the keeper of a test.
 const ROLE: &str = "POINTSMAN_TEST_ROLE";
 /// A script with the processes of an engine like vLLM, which outlive their leader and have
 /// overwritten their marker. One child is in the leader's group, one in a session of its own, and
@@ -27,11 +27,11 @@ pub(super) fn shell(script: &str) -> Launch {
 }
 
 pub(super) fn without_dir() -> StateDir {
-    StateDir::open(None, None).unwrap()
+    StateDir::open(None, &KeeperSpec::default()).unwrap()
 }
 
-pub(super) fn start(lane: &str, script: &str, state_dir: &StateDir) -> Process {
-    Process::start(lane, &shell(script), state_dir, |_| ()).unwrap()
+pub(super) async fn start(lane: &str, script: &str, state_dir: &StateDir) -> Process {
+    Process::start(lane, &shell(script), Note::default(), state_dir, |_| ()).await.unwrap()
 }
 
 fn alive(pid: u32) -> bool {
@@ -91,7 +91,8 @@ async fn launch_options_reach_the_command_and_its_output_is_kept() {
         vec![("GREETING".into(), "hello".into()), ("POINTSMAN_ENGINE".into(), "not this".into())];
     launch.remove_env = vec!["CARGO_MANIFEST_DIR".into()];
     launch.directory = Some("/".into());
-    let mut process = Process::start("a lane", &launch, &state_dir, |_| ()).unwrap();
+    let mut process =
+        Process::start("a lane", &launch, Note::default(), &state_dir, |_| ()).await.unwrap();
     assert_eq!(process.ended().await.unwrap().code(), Some(3));
     let lines = process.log_tail().clone();
     process.kill().await.unwrap();
@@ -101,12 +102,11 @@ async fn launch_options_reach_the_command_and_its_output_is_kept() {
 }
 
 #[tokio::test]
-async fn watchdog_inherits_no_environment() {
+async fn keeper_inherits_no_environment() {
     let dir = tempfile::tempdir().unwrap();
-    let program = watchdog_program(dir.path());
-    let state_dir = StateDir::open(Some(dir.path()), Some(&program)).unwrap();
-    let id = state_dir.watchdog().unwrap();
-    let environ = until("the watchdog runs", || {
+    let state_dir = StateDir::open(Some(dir.path()), &keeper(dir.path(), Duration::ZERO)).unwrap();
+    let id = state_dir.keeper_id().unwrap();
+    let environ = until("the keeper runs", || {
         let environ = std::fs::read(format!("/proc/{id}/environ")).ok()?;
         let environ = String::from_utf8_lossy(&environ).into_owned();
         environ.contains(ROLE).then_some(environ)
@@ -126,7 +126,8 @@ async fn long_lines_are_split_and_progress_bars_are_lines() {
     let sink = Arc::clone(&received);
     let state_dir = without_dir();
     let on_line = move |line: &str| sink.lock().unwrap().push(line.to_owned());
-    let mut process = Process::start("a", &shell(script), &state_dir, on_line).unwrap();
+    let mut process =
+        Process::start("a", &shell(script), Note::default(), &state_dir, on_line).await.unwrap();
     process.ended().await.unwrap();
     let lines = process.log_tail().clone();
     process.kill().await.unwrap();
@@ -144,7 +145,7 @@ async fn long_lines_are_split_and_progress_bars_are_lines() {
 #[tokio::test]
 async fn progress_bar_is_read_before_it_changes() {
     let state_dir = without_dir();
-    let process = start("a", r"printf 'loading 50%%\r'; sleep 1000", &state_dir);
+    let process = start("a", r"printf 'loading 50%%\r'; sleep 1000", &state_dir).await;
     while process.log_tail().last().is_none() {
         tokio::task::yield_now().await;
     }
@@ -156,7 +157,7 @@ async fn progress_bar_is_read_before_it_changes() {
 #[tokio::test]
 async fn stop_kills_processes_that_ignore_sigterm() {
     let state_dir = without_dir();
-    let process = start("a", "trap '' TERM; sleep 1000 & echo $!; wait; wait", &state_dir);
+    let process = start("a", "trap '' TERM; sleep 1000 & echo $!; wait; wait", &state_dir).await;
     let (group, child) = (proc::to_raw(process.id()).unwrap(), printed_pids(&process, 1).await[0]);
     process.stop(Duration::from_millis(50)).await.unwrap();
     assert!(test_kill_process_group(group).is_err());
@@ -170,7 +171,8 @@ async fn stop_waits_for_a_graceful_end() {
         "a",
         "trap 'echo bye; exit 0' TERM; echo $$; while :; do sleep 0.01; done",
         &state_dir,
-    );
+    )
+    .await;
     printed_pids(&process, 1).await;
     let lines = process.log_tail().clone();
     assert!(tokio::time::timeout(Duration::from_millis(1), process.ended()).await.is_err());
@@ -182,7 +184,7 @@ async fn stop_waits_for_a_graceful_end() {
 #[tokio::test]
 async fn children_are_ended_after_the_leader_was_killed() {
     let state_dir = without_dir();
-    let mut process = start("a", &format!("{PROCESS_TREE} wait"), &state_dir);
+    let mut process = start("a", &format!("{PROCESS_TREE} wait"), &state_dir).await;
     let processes = printed_pids(&process, 3).await;
     kill_process(proc::to_raw(process.id()).unwrap(), Signal::KILL).unwrap();
     assert_eq!(process.ended().await.unwrap().signal(), Some(9));
@@ -194,8 +196,8 @@ async fn children_are_ended_after_the_leader_was_killed() {
 #[tokio::test]
 async fn drop_kills_all_processes() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
-    let process = start("a", &format!("{PROCESS_TREE} wait"), &state_dir);
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
+    let process = start("a", &format!("{PROCESS_TREE} wait"), &state_dir).await;
     let processes = printed_pids(&process, 3).await;
     assert!(dir.path().join("engines/a.json").exists());
     drop(process);
@@ -207,49 +209,50 @@ async fn drop_kills_all_processes() {
 #[tokio::test]
 async fn surviving_processes_are_named_and_retried() {
     let state_dir = without_dir();
-    let process = start("a", "echo $$; exec sleep 1000", &state_dir);
+    let process = start("a", "echo $$; exec sleep 1000", &state_dir).await;
     let pid = printed_pids(&process, 1).await[0];
     let mut tracker = ProcessTracker::new(
         process.tree.tree.as_ref().unwrap().tracker.record().clone(),
         Provenance::Child,
     );
     let survivors = tracker.end(Duration::ZERO, Duration::ZERO).unwrap_err();
-    let Process { child, tree, .. } = process;
+    let Process { leader, tree, .. } = process;
     let survivors = SurvivingProcesses { survivors, tree };
     assert_eq!(survivors.pids(), [pid]);
     assert!(survivors.to_string().contains(&format!("{pid} (s")), "{survivors}");
     survivors.retry().await.unwrap();
     assert!(!alive(pid));
-    drop(child);
+    drop(leader);
 }
 
 #[tokio::test]
 async fn failed_start_returns_the_error_and_leaves_no_record() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
-    let fails = |command: &[&str]| {
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
+    let fails = async |command: &[&str]| {
         let launch = Launch {
             command: command.iter().map(|word| (*word).into()).collect(),
             ..Launch::default()
         };
-        Process::start("a", &launch, &state_dir, |_| ()).unwrap_err().kind()
+        Process::start("a", &launch, Note::default(), &state_dir, |_| ()).await.unwrap_err().kind()
     };
-    assert_eq!(fails(&["no-such-program"]), io::ErrorKind::NotFound);
-    assert_eq!(fails(&[]), io::ErrorKind::InvalidInput);
+    assert_eq!(fails(&["no-such-program"]).await, io::ErrorKind::NotFound);
+    assert_eq!(fails(&[]).await, io::ErrorKind::InvalidInput);
     assert_eq!(dir.path().join("engines").read_dir().unwrap().count(), 0);
 }
 
 #[tokio::test]
 async fn record_exists_while_the_engine_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
-    let mut launch = shell("exec sleep 1000");
-    launch.command.extend(["--port".into(), "8001".into()]);
-    let process = Process::start("../a b", &launch, &state_dir, |_| ()).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
+    let launch = shell("exec sleep 1000");
+    let note = Note { port: Some(8001), fingerprint: "f".into(), ..Note::default() };
+    let process =
+        Process::start("../a b", &launch, note.clone(), &state_dir, |_| ()).await.unwrap();
     let file = dir.path().join("engines/%2E%2E%2Fa%20b.json");
     let record = Record::parse(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(record.leader, proc::snapshot(process.id()).map(|process| process.id));
-    assert_eq!((record.port, record.program.as_str(), record.pipes.len()), (Some(8001), "sh", 2));
+    assert_eq!((record.note, record.program.as_str(), record.pipes.len()), (note, "sh", 2));
     assert_eq!(record.pipes, proc::output_pipes(process.id()));
     assert_eq!(state_dir.sweep(), [], "engines of this host are not swept");
     process.kill().await.unwrap();
@@ -263,7 +266,7 @@ fn state_directory_is_private() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
     let dir = tempfile::tempdir().unwrap();
     let (state, victim) = (dir.path().join("state"), dir.path().join("victim"));
-    drop(StateDir::open(Some(&state), None).unwrap());
+    drop(StateDir::open(Some(&state), &KeeperSpec::default()).unwrap());
     for (name, mode) in [("", 0o700), ("engines", 0o700), ("lock", 0o600), ("id", 0o600)] {
         let metadata = std::fs::metadata(state.join(name)).unwrap();
         assert_eq!(metadata.mode() & 0o777, mode, "{name}");
@@ -271,13 +274,13 @@ fn state_directory_is_private() {
     std::fs::write(&victim, "precious").unwrap();
     std::fs::remove_file(state.join("lock")).unwrap();
     symlink(&victim, state.join("lock")).unwrap();
-    let error = StateDir::open(Some(&state), None).unwrap_err();
+    let error = StateDir::open(Some(&state), &KeeperSpec::default()).unwrap_err();
     assert!(matches!(error, StateDirError::Io { .. }), "{error}");
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     std::fs::remove_file(state.join("lock")).unwrap();
     for folder in [&state, &state.join("engines")] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let error = StateDir::open(Some(&state), None).unwrap_err();
+        let error = StateDir::open(Some(&state), &KeeperSpec::default()).unwrap_err();
         assert!(matches!(error, StateDirError::Unsafe(_)), "{error}");
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -287,7 +290,7 @@ fn state_directory_is_private() {
 #[test]
 fn forged_record_ends_no_process() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     let victim = UnrelatedProcess::start(&["setsid", "sleep", "1000"]);
     let id = until("the program of the process", || {
         let process = proc::snapshot(victim.id())?;
@@ -308,8 +311,8 @@ fn forged_record_ends_no_process() {
 #[test]
 fn state_directory_is_locked_by_one_host() {
     let dir = tempfile::tempdir().unwrap();
-    let first = StateDir::open(Some(dir.path()), None).unwrap();
-    let error = StateDir::open(Some(dir.path()), None).unwrap_err();
+    let first = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
+    let error = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap_err();
     assert!(
         matches!(&error, StateDirError::InUse { dir: used, pid }
             if used == dir.path() && *pid == Some(std::process::id())),
@@ -317,27 +320,34 @@ fn state_directory_is_locked_by_one_host() {
     );
     let id = first.id().to_owned();
     drop(first);
-    assert_eq!(StateDir::open(Some(dir.path()), None).unwrap().id(), id);
+    assert_eq!(StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap().id(), id);
     let file = dir.path().join("lock");
-    assert!(matches!(StateDir::open(Some(&file), None), Err(StateDirError::Io { .. })));
+    assert!(matches!(
+        StateDir::open(Some(&file), &KeeperSpec::default()),
+        Err(StateDirError::Io { .. })
+    ));
     let copy = tempfile::tempdir().unwrap();
     std::fs::copy(dir.path().join("id"), copy.path().join("id")).unwrap();
-    assert_ne!(StateDir::open(Some(copy.path()), None).unwrap().id(), id, "a copy has another id");
+    assert_ne!(
+        StateDir::open(Some(copy.path()), &KeeperSpec::default()).unwrap().id(),
+        id,
+        "a copy has another id"
+    );
 }
 
 #[tokio::test]
 async fn sweep_ends_leftovers_and_nothing_else() {
     let unrelated = UnrelatedProcess::start(&["sleep", "1000"]);
     let other = without_dir();
-    let others = start("a", "echo $$; exec sleep 1000", &other);
+    let others = start("a", "echo $$; exec sleep 1000", &other).await;
     printed_pids(&others, 1).await;
 
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
-    let plain = start("a", "sleep 1000 & echo $!; sleep 1000", &state_dir);
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
+    let plain = start("a", "sleep 1000 & echo $!; sleep 1000", &state_dir).await;
     let headless =
-        start("b", "env -i sh -c 'echo $$; exec sleep 1000' & echo $!; wait", &state_dir);
-    let unwritten = start("c", "echo $$; exec sleep 1000", &state_dir);
+        start("b", "env -i sh -c 'echo $$; exec sleep 1000' & echo $!; wait", &state_dir).await;
+    let unwritten = start("c", "echo $$; exec sleep 1000", &state_dir).await;
     let mut pids = printed_pids(&plain, 1).await;
     pids.extend(printed_pids(&headless, 2).await);
     pids.extend(printed_pids(&unwritten, 1).await);
@@ -351,7 +361,7 @@ async fn sweep_ends_leftovers_and_nothing_else() {
         proc::snapshot(head).is_none().then_some(())
     });
 
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     let mut swept = state_dir.sweep();
     swept.sort_by(|one, other| one.lane.cmp(&other.lane));
     assert_eq!(swept.iter().map(|engine| engine.lane.as_str()).collect::<String>(), "abc");
@@ -369,7 +379,7 @@ async fn sweep_ends_leftovers_and_nothing_else() {
 #[test]
 fn sweep_spares_a_process_with_a_reused_id() {
     let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     let unrelated = UnrelatedProcess::start(&["setsid", "sleep", "1000"]);
     let id = proc::snapshot(unrelated.id()).unwrap().id;
     let later = Id { start: id.start + 1, ..id };
@@ -397,23 +407,28 @@ fn this_binary(test: &str) -> [String; 3] {
     [format!("{module}::{test}"), "--exact".into(), "--nocapture".into()]
 }
 
-/// Creates a program that acts as the watchdog when called with that argument.
-pub(super) fn watchdog_program(dir: &Path) -> PathBuf {
+/// Returns a keeper whose program is this binary.
+pub(super) fn keeper(dir: &Path, orphan_grace: Duration) -> KeeperSpec {
+    KeeperSpec { program: Some(keeper_program(dir)), orphan_grace, ..KeeperSpec::default() }
+}
+
+/// Creates a program that acts as the keeper when called with that argument.
+fn keeper_program(dir: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let path = dir.join("watchdog");
+    let path = dir.join("keeper");
     let binary = std::env::current_exe().unwrap();
-    let arguments = this_binary("act_as_watchdog").join(" ");
+    let arguments = this_binary("act_as_keeper").join(" ");
     let script = format!("#!/bin/sh\n{ROLE}=$1 exec '{}' {arguments}\n", binary.display());
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
 
-/// Acts as the watchdog of other tests; does nothing otherwise.
+/// Acts as the keeper of other tests; does nothing otherwise.
 #[test]
-fn act_as_watchdog() {
-    if std::env::var(ROLE).as_deref() == Ok("watchdog") {
-        assert_eq!(watchdog_main(io::stdin()), std::process::ExitCode::SUCCESS);
+fn act_as_keeper() {
+    if std::env::var(ROLE).as_deref() == Ok("keeper") {
+        assert_eq!(keeper_main(io::stdin()), std::process::ExitCode::SUCCESS);
     }
 }
 
@@ -422,17 +437,18 @@ fn act_as_watchdog() {
 async fn act_as_host() {
     let Ok(dir) = std::env::var(ROLE) else { return };
     let state_dir =
-        StateDir::open(Some(Path::new(&dir)), Some(&watchdog_program(Path::new(&dir)))).unwrap();
-    println!("\nengine {}", state_dir.watchdog().unwrap());
+        StateDir::open(Some(Path::new(&dir)), &keeper(Path::new(&dir), Duration::ZERO)).unwrap();
+    println!("\nengine {}", state_dir.keeper_id().unwrap());
     let print = |line: &str| println!("\nengine {line}");
-    let _process =
-        Process::start("a", &shell(&format!("{PROCESS_TREE} wait")), &state_dir, print).unwrap();
+    let launch = shell(&format!("{PROCESS_TREE} wait"));
+    let _process = Process::start("a", &launch, Note::default(), &state_dir, print).await.unwrap();
     std::future::pending::<()>().await;
 }
 
-/// The watchdog ends all engines when the host is killed, and ignores SIGTERM, SIGINT and SIGHUP.
+/// Without a grace time, the keeper ends all engines when the host is killed. It ignores SIGTERM,
+/// SIGINT and SIGHUP.
 #[test]
-fn watchdog_ends_engines_of_a_killed_host() {
+fn keeper_ends_engines_of_a_killed_host() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = StdCommand::new(std::env::current_exe().unwrap())
         .args(this_binary("act_as_host"))
@@ -443,42 +459,24 @@ fn watchdog_ends_engines_of_a_killed_host() {
     let lines = BufReader::new(host.stdout.take().unwrap()).lines().map(Result::unwrap);
     let numbers = lines.filter_map(|line| line.strip_prefix("engine ")?.parse().ok());
     let pids: Vec<u32> = numbers.take(4).collect();
-    let watchdog = pids[0];
-    until("the watchdog's signal handlers", || {
-        let status = std::fs::read_to_string(format!("/proc/{watchdog}/status")).ok()?;
+    let keeper = pids[0];
+    until("the keeper's signal handlers", || {
+        let status = std::fs::read_to_string(format!("/proc/{keeper}/status")).ok()?;
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
         // Signals 1, 2 and 15 are bits 0, 1 and 14.
         (u64::from_str_radix(caught.trim(), 16).ok()? & 0x4003 == 0x4003).then_some(())
     });
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        kill_process(proc::to_raw(watchdog).unwrap(), signal).unwrap();
+        kill_process(proc::to_raw(keeper).unwrap(), signal).unwrap();
     }
     assert!(pids.iter().all(|pid| alive(*pid)), "{pids:?}");
     host.kill().unwrap();
     host.wait().unwrap();
     until("the end of all processes", || pids.iter().all(|pid| !alive(*pid)).then_some(()));
     pids.iter().for_each(|pid| proc::reap(*pid));
-    let state_dir = StateDir::open(Some(dir.path()), None).unwrap();
+    let state_dir = StateDir::open(Some(dir.path()), &KeeperSpec::default()).unwrap();
     assert_eq!(
         state_dir.sweep().iter().map(|engine| engine.outcome).collect::<Vec<_>>(),
         [SweepOutcome::AlreadyEnded]
     );
-}
-
-#[tokio::test]
-async fn killed_watchdog_is_replaced_and_knows_all_engines() {
-    let dir = tempfile::tempdir().unwrap();
-    let state_dir = StateDir::open(Some(dir.path()), Some(&watchdog_program(dir.path()))).unwrap();
-    let [one, two] = ["a", "b"].map(|lane| start(lane, "sleep 1000 & echo $!; wait", &state_dir));
-    let (old, mut pids) = (state_dir.watchdog().unwrap(), printed_pids(&one, 1).await);
-    two.kill().await.unwrap();
-    kill_process(proc::to_raw(old).unwrap(), Signal::KILL).unwrap();
-    until("the end of the watchdog", || (!alive(old)).then_some(()));
-    let three = start("c", "sleep 1000 & echo $!; wait", &state_dir);
-    pids.extend(printed_pids(&three, 1).await);
-    assert_ne!(state_dir.watchdog(), Some(old));
-    assert!(pids.iter().all(|pid| alive(*pid)));
-    // Closing the host's end of the pipe is sufficient; this waits for the watchdog's end.
-    state_dir.drop_watchdog();
-    assert!(pids.iter().chain([&one.id(), &three.id()]).all(|pid| !alive(*pid)));
 }

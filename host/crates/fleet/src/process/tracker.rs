@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 use super::cgroup::Cgroup;
 use super::proc::{self, Environ, Id, ProcessSnapshot};
-use super::record::Record;
+use super::record::{Record, Stage};
 use super::{scratch, shared};
 
 /// The first interval between checks whether the processes have ended, doubled each time. The
@@ -33,8 +33,8 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) enum Provenance {
     /// The leader is a child of this process, and another task reaps it.
     Child,
-    /// The host that started the leader has reported it since, so that its group id cannot have
-    /// been reused.
+    /// The host has reported the leader since its start, so that its group id cannot have been
+    /// reused.
     Reported,
     /// The leader was recorded in a file, possibly long ago. A group whose leader has ended belongs
     /// to the engine only if one of its processes meets another criterion too.
@@ -168,6 +168,11 @@ impl ProcessTracker {
             self.evidence.insert(process.id, evidence);
         }
         evidence
+    }
+
+    /// Records how far the engine has come. Returns true if that is new.
+    pub(super) fn record_stage(&mut self, stage: Stage) -> bool {
+        std::mem::replace(&mut self.record.note.stage, stage) != stage
     }
 
     /// Records the shared memory of processes that have not been recorded, while they can still be

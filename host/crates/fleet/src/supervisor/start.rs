@@ -22,7 +22,7 @@ use crate::learning::learn;
 use crate::loading::LoadLog;
 use crate::page_cache::WeightsInUse;
 use crate::probing::{PROBE_TIMEOUT, probe};
-use crate::process::{Process, ProcessObserver, free_port};
+use crate::process::{Note, Process, ProcessObserver, Stage, free_port};
 use crate::slot_api::SlotApi;
 use crate::upstream::Upstream;
 
@@ -107,7 +107,7 @@ impl Supervisor {
         // At the error level for the same reason as the span of the lane.
         let span = tracing::error_span!("engine", start, pid = field::Empty, port = field::Empty);
         let started = async {
-            match self.start(spec, &span, weights) {
+            match self.start(spec, &span, weights).await {
                 Ok(engine) => self.await_ready(engine, spec).await,
                 Err(error) => self.load_failed(error.problem(), error.reason()),
             }
@@ -116,7 +116,7 @@ impl Supervisor {
     }
 
     /// Starts the process. To be called within `span`, which gets the process id and the port.
-    fn start(
+    async fn start(
         &self,
         spec: &ProcessSpec,
         span: &Span,
@@ -128,21 +128,23 @@ impl Supervisor {
             tracing::warn!("{warning}");
         }
         let mut launch = prepared.launch;
+        let note = Note {
+            fingerprint: launch.fingerprint(self.driver.info().key),
+            port: Some(port),
+            starts: self.links.status.borrow().starts + 1,
+            stage: Stage::Loading,
+        };
         self.fit(&mut launch);
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
-        let conversations = &self.shared.conversations;
-        let is_kept =
-            self.driver.keeps_conversations() && conversations.prepare(&self.name, &mut launch);
+        let is_kept = self.keeps_conversations(&mut launch);
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
         let on_line = log.clone();
-        let process =
-            Process::start(&self.name, &launch, &self.shared.state_dir, move |line: &str| {
-                on_line.line(line)
-            })
-            .map_err(|source| {
-                let program = launch.command.first().cloned().unwrap_or_default();
-                StartError::Spawn { program, source }
-            })?;
+        let on_line = move |line: &str| on_line.line(line);
+        let started = Process::start(&self.name, &launch, note, &self.shared.state_dir, on_line);
+        let process = started.await.map_err(|source| {
+            let program = launch.command.first().cloned().unwrap_or_default();
+            StartError::Spawn { program, source }
+        })?;
         let pid = process.id();
         span.record("pid", pid).record("port", port);
         self.shared.metrics.started(self.lane);
@@ -152,10 +154,24 @@ impl Supervisor {
             status.progress = Some("started".to_owned());
         });
         tracing::info!(event = "engine_starting", pid, port, "engine started");
-        let mut target = self.driver.target(port);
-        target.conversations = is_kept.then(|| conversations.session(&self.name, self.slots));
-        let target = Arc::new(target);
+        let target = self.target(port, is_kept);
         Ok(Engine { process, target, port, log, span: span.clone(), _weights: weights })
+    }
+
+    /// Completes the command of an engine whose conversations are saved, and returns true if they
+    /// are.
+    pub(super) fn keeps_conversations(&self, launch: &mut Launch) -> bool {
+        self.driver.keeps_conversations()
+            && self.shared.conversations.prepare(&self.name, launch)
+    }
+
+    /// Returns where the engine is reached.
+    pub(super) fn target(&self, port: u16, has_conversations: bool) -> Arc<Target> {
+        let mut target = self.driver.target(port);
+        let conversations = &self.shared.conversations;
+        target.conversations =
+            has_conversations.then(|| conversations.session(&self.name, self.slots));
+        Arc::new(target)
     }
 
     /// Completes the command of an engine that has to be told how much memory it may take.
@@ -175,7 +191,7 @@ impl Supervisor {
     }
 
     /// Waits until the engine is ready, and serves until it ends.
-    async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
+    pub(super) async fn await_ready(&mut self, mut engine: Engine, spec: &ProcessSpec) -> Outcome {
         let begun = Instant::now();
         let observer = spec.check_listener.then(|| engine.process.observer());
         let mut configs = Vec::new();
@@ -224,13 +240,19 @@ impl Supervisor {
             Start::Ready => {
                 let after_s = begun.elapsed().as_secs_f32();
                 tracing::info!(event = "engine_ready", after_s, "engine is ready");
-                self.learn(&engine.target).await;
-                self.begin_conversations(&engine.target).await;
-                self.record_canary(&engine).await;
-                let spec = self.driver.run().unwrap_or(spec).clone();
-                self.serve(engine, &spec).await
+                self.begin_service(engine, spec).await
             }
         }
+    }
+
+    /// Learns what the engine says of itself, and serves until it ends.
+    pub(super) async fn begin_service(&mut self, engine: Engine, spec: &ProcessSpec) -> Outcome {
+        self.learn(&engine.target).await;
+        self.begin_conversations(&engine.target).await;
+        self.record_canary(&engine).await;
+        // The configuration may have changed meanwhile.
+        let spec = self.driver.run().unwrap_or(spec).clone();
+        self.serve(engine, &spec).await
     }
 
     /// Asks the engine about its models, before requests are sent to it.

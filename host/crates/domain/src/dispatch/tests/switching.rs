@@ -239,3 +239,21 @@ fn unused_lane_is_unloaded_after_its_idle_time() {
     harness.advance_to(s(1201));
     assert_eq!(harness.take_log(), ["unload A"]);
 }
+
+/// An engine that an earlier host has left counts as loading from the beginning: it holds its
+/// memory, is not loaded again, and serves once its supervisor says so.
+#[test]
+fn engine_of_an_earlier_host_is_adopted() {
+    let mut harness = DispatcherHarness::exclusive_lanes(2);
+    harness.dispatcher.adopt(A);
+    harness.on(Event::Tick);
+    assert_eq!(harness.dispatcher.engine_state(A), Some(EngineState::Starting));
+    assert_eq!(harness.dispatcher.group_memory(A), Some((20 * GIB, 30 * GIB)));
+    let ticket = harness.arrive(A);
+    assert!(harness.take_log().is_empty());
+    harness.engine_event(A, EngineEvent::Ready);
+    assert_eq!(harness.take_log(), ["grant 1 A"]);
+    harness.release(ticket);
+    // How long a real load takes is still not known.
+    assert_eq!(harness.dispatcher.lanes[A.index()].load.estimate(), s(40));
+}
