@@ -162,7 +162,7 @@ fn processes_show_no_credentials() {
     assert_eq!(ask(&host, &format!("authorization: Bearer {KEY}\r\n")), 200);
     assert_eq!(ask(&host, &format!("x-api-key: {}\r\n", issuer.token(&json!({})))), 200);
     let processes = host.descendants();
-    assert!(processes.len() >= 2, "the engine and the watchdog: {processes:?}");
+    assert!(processes.len() >= 2, "the engine and the keeper: {processes:?}");
     let read = |pid: &u32, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     for secret in [KEY, ADMIN, ENGINE_KEY] {
         for pid in &processes {

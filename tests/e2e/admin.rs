@@ -23,7 +23,7 @@ fn start(admin: &str) -> Host {
 fn start_in(dir: tempfile::TempDir, admin: &str) -> Host {
     let policies = root().join("policies");
     let config = format!(
-        "[state]\ndir = \"states\"\n[admin]\n{admin}\n[policies]\ndir = {policies:?}\n\
+        "[state]\ndir = \"states\"\norphan-grace = \"0s\"\n[admin]\n{admin}\n[policies]\ndir = {policies:?}\n\
          cache = \"cache\"\n\
          [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"missing\"\n{}",
         lane("a", &["a"], &[])
@@ -177,7 +177,7 @@ fn stale_socket_of_killed_host_is_replaced() {
     let processes = descendants_of(host.pid());
     host.signal(Signal::KILL);
     host.wait_for_exit();
-    wait_until("the watchdog has ended the engines", || {
+    wait_until("the keeper has ended the engines", || {
         processes.iter().all(|pid| !pointsman_tests::host::is_alive(*pid))
     });
     let socket = path.join("states/admin.sock");

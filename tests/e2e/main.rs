@@ -17,6 +17,7 @@ mod fidelity;
 mod groups;
 mod hostile_policies;
 mod idempotency;
+mod keeper;
 mod keys;
 mod languages;
 mod limits;

@@ -50,7 +50,8 @@ fn process_group_ends_with_engine() {
 
 #[test]
 fn engines_end_when_host_is_killed() {
-    let mut host = one_lane(&[]);
+    let config = format!("state.orphan-grace = \"0s\"\n{}", lane("a", &["a"], &[]));
+    let mut host = Host::start(&program(FAKE_ENGINE), &config).wait_until_ready();
     let engine = host.engine_pid("a");
     host.signal(Signal::KILL);
     host.wait_for_exit();

@@ -77,7 +77,9 @@ impl TestEnvironment {
 
     /// Starts another host without a monitor.
     pub(crate) fn start_unmonitored(&self) -> Host {
-        Host::start(&program(FAKE_ENGINE), &self.config())
+        // The engines end with the host.
+        let config = format!("state.orphan-grace = \"0s\"\n{}", self.config());
+        Host::start(&program(FAKE_ENGINE), &config)
     }
 
     /// Returns the host with vLLM loaded and idle, without its monitor, for a test that ends the

@@ -14,7 +14,7 @@ use crate::leftovers::Leftovers;
 use crate::processes::{name, named, session_members};
 use crate::wait_long;
 
-/// The time for the watchdog to notice the exit of the host, terminate the engines and kill them.
+/// The time for the keeper to notice the exit of the host, terminate the engines and kill them.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(crate) fn no_request_was_lost(environment: &mut TestEnvironment) {
@@ -53,7 +53,7 @@ pub(crate) fn host_stopped_during_stream(environment: &mut TestEnvironment) {
     environment.report.row("files left behind", &Leftovers::now().since(&leftovers), None);
     assert!(outcome.is_done(), "{outcome:?}");
     assert!(status.success(), "{}", host.log_text());
-    // The watchdog has nothing to end, and exits a moment after the host.
+    // The keeper has nothing to end, and exits a moment after the host.
     assert!(left < Duration::from_secs(2), "{left:?}");
 }
 
@@ -109,7 +109,7 @@ fn assert_kill_leaves_nothing(
     assert!(left.is_empty(), "{names}");
 }
 
-/// Returns all processes of a host, including its engines and the watchdog.
+/// Returns all processes of a host, including its engines and the keeper.
 fn all_processes(host: &Host) -> HashSet<u32> {
     let mut processes = host.descendants();
     processes.extend(session_members(host.engine_pid(VLLM)));

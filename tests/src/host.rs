@@ -21,7 +21,7 @@ pub fn root() -> PathBuf {
     Path::new(&manifest).parent().unwrap().to_owned()
 }
 
-/// A running host. Dropping it kills the host, and with it all engines.
+/// A running host. Dropping it kills the host, its keeper and its engines.
 #[derive(Debug)]
 pub struct Host {
     child: Child,
@@ -308,7 +308,7 @@ impl Host {
         send_signal(self.pid(), signal);
     }
 
-    /// Returns all descendants of the host, including the watchdog.
+    /// Returns all descendants of the host, including the keeper.
     pub fn descendants(&self) -> HashSet<u32> {
         descendants_of(self.pid())
     }
@@ -332,16 +332,21 @@ impl Host {
         status.unwrap()
     }
 
-    /// Kills the host if it is running, and returns its directory for the next host.
+    /// Kills the host if it is running, and its keeper and its engines, and returns its directory
+    /// for the next host.
     pub fn into_dir(mut self) -> TempDir {
         if !self.exited {
-            let processes = self.descendants();
             self.signal(Signal::KILL);
             self.wait_for_exit();
-            wait_until("the watchdog has ended the engines", || {
-                processes.iter().all(|pid| !is_alive(*pid))
-            });
         }
+        kill_keepers(self.dir.path());
+        self.into_dir_of_killed()
+    }
+
+    /// Returns the directory of a host that has exited for the next host, which may take over the
+    /// engines.
+    pub fn into_dir_of_killed(mut self) -> TempDir {
+        assert!(self.exited);
         fs::remove_file(self.dir.path().join("port")).unwrap();
         std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
     }
@@ -352,7 +357,7 @@ impl Host {
         self.signal(Signal::TERM);
         let status = self.wait_for_exit();
         assert!(status.success(), "{status}\n{}", self.log_text());
-        // The watchdog exits a moment after the host, all other processes before.
+        // The keeper exits a moment after the host, all other processes before.
         wait_until("no process is left", || descendants.iter().all(|pid| !is_alive(*pid)));
     }
 }
@@ -363,15 +368,45 @@ impl Drop for Host {
             println!("--- log of the host\n{}", self.log_text());
         }
         if !self.exited {
-            // The watchdog ends the engines. The host may have exited already.
+            // The host may have exited already.
             self.child.kill().ok();
             self.child.wait().ok();
         }
+        // It would keep the engines for the next host.
+        kill_keepers(self.dir.path());
     }
 }
 
 pub fn send_signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Returns the keepers of hosts whose state directory is in this directory.
+pub fn keepers(dir: &Path) -> Vec<u32> {
+    let is_keeper = |pid: &u32| {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = words.split('\0').skip(1);
+        words.next() == Some("keeper")
+            && words.next().is_some_and(|state| Path::new(state).starts_with(dir))
+    };
+    let processes = fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(is_keeper).collect()
+}
+
+/// Kills keepers and their engines.
+fn kill_keepers(dir: &Path) {
+    let Ok(dir) = dir.canonicalize() else { return };
+    for keeper in keepers(&dir) {
+        let engines = descendants_of(keeper);
+        for pid in [keeper].into_iter().chain(engines.iter().copied()) {
+            // It may have exited already.
+            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).ok();
+        }
+        wait_until("the keeper and its engines are killed", || {
+            engines.iter().chain([&keeper]).all(|pid| !is_alive(*pid))
+        });
+    }
 }
 
 /// Returns true if the process exists and is not a zombie.

@@ -95,7 +95,7 @@ fn missing_and_double_host_are_refused() {
     }
 }
 
-/// Neither engines nor the watchdog see the keys of clients, the admin token, or the key of another
+/// Neither engines nor the keeper see the keys of clients, the admin token, or the key of another
 /// lane.
 #[test]
 fn processes_inherit_no_secrets() {
@@ -114,7 +114,7 @@ fn processes_inherit_no_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &env).wait_until_ready();
     let processes = host.descendants();
-    assert!(processes.len() >= 2, "the engine and the watchdog: {processes:?}");
+    assert!(processes.len() >= 2, "the engine and the keeper: {processes:?}");
     let environments: Vec<String> = processes
         .iter()
         .filter_map(|pid| fs::read(format!("/proc/{pid}/environ")).ok())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 
-use pointsman_tests::host::{Host, is_alive, send_signal};
+use pointsman_tests::host::{Host, is_alive, keepers, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::json;
@@ -13,16 +13,14 @@ use super::{FakeMachine, GIB, engine_state, gpu_group, send_chat, silent_client,
 fn config(machine: &FakeMachine, flags: &str) -> String {
     let flags = format!("--fork-core {} {flags}", machine.flags(12 * GIB));
     let lane = vllm_lane("a", "", "", &flags).replace("memory = \"8GiB\"", "memory = \"12GiB\"");
-    gpu_group("", "memory = \"16GiB\"", &[lane])
+    gpu_group("state.orphan-grace = \"0s\"", "memory = \"16GiB\"", &[lane])
 }
 
-/// Returns the id of the watchdog, which ends the engines when the host cannot.
-fn watchdog(host: &Host) -> u32 {
-    let is_watchdog = |pid: &u32| {
-        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.split('\0').nth(1) == Some("watchdog")
-    };
-    host.descendants().into_iter().find(is_watchdog).expect("a watchdog process")
+/// Returns the id of the keeper, which ends the engines when the host cannot.
+fn keeper(host: &Host) -> u32 {
+    let keepers = keepers(&host.dir.path().canonicalize().unwrap());
+    assert_eq!(keepers.len(), 1);
+    keepers[0]
 }
 
 #[test]
@@ -41,7 +39,7 @@ fn killed_host_leaves_nothing_of_loading_engine() {
     wait_until("the memory is free", || machine.holders().is_empty());
 }
 
-/// Watchdog and host are killed, so that no process is left to end the core. The next host ends the
+/// Keeper and host are killed, so that no process is left to end the core. The next host ends the
 /// core before it starts any engine.
 #[test]
 fn next_host_ends_orphaned_engine() {
@@ -51,7 +49,11 @@ fn next_host_ends_orphaned_engine() {
     assert_eq!(send_chat(&host, "a").status, 200);
     let (leader, port) = (host.engine_pid("a"), host.engine_port("a"));
     let core = u32::try_from(engine_state(&host, "a")["core"].as_u64().unwrap()).unwrap();
-    send_signal(watchdog(&host), Signal::KILL);
+    // The host must not replace the keeper.
+    host.signal(Signal::STOP);
+    let keeper = keeper(&host);
+    send_signal(keeper, Signal::KILL);
+    wait_until("the keeper has exited", || !is_alive(keeper));
     host.signal(Signal::KILL);
     host.wait_for_exit();
     wait_until("the server exits with the host", || !is_alive(leader));
@@ -75,16 +77,18 @@ fn next_host_ends_orphaned_engine() {
     wait_until("the memory is free", || machine.holders().is_empty());
 }
 
-/// A host whose watchdog has died starts another watchdog before the next engine.
+/// With `orphan-grace = "0s"`, the engine of a killed keeper ends, too, and another keeper has the
+/// next one.
 #[test]
-fn killed_watchdog_is_replaced() {
+fn killed_keeper_is_replaced() {
     let machine = FakeMachine::new(16 * GIB, 200);
     let mut host = machine.start(&config(&machine, "--load-ms 100"));
-    let first = watchdog(&host);
+    let first = keeper(&host);
     send_signal(first, Signal::KILL);
-    wait_until("the watchdog has exited", || !is_alive(first));
+    wait_until("the keeper has exited", || !is_alive(first));
+    host.wait_for_event("keeper_restarted", &[]);
     assert_eq!(send_chat(&host, "a").status, 200);
-    assert_ne!(watchdog(&host), first);
+    assert_ne!(keeper(&host), first);
     let children = host.descendants();
     host.signal(Signal::KILL);
     host.wait_for_exit();
