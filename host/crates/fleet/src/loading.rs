@@ -56,6 +56,11 @@ impl LoadLog {
         self
     }
 
+    /// Takes over what an engine has reported to an earlier host.
+    pub(crate) fn resume(&self, measured: Measurement) {
+        self.state.lock().measured = measured;
+    }
+
     /// Reads one line of the engine's log.
     pub(crate) fn line(&self, line: &str) {
         let mut state = self.state.lock();

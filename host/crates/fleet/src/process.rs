@@ -230,13 +230,13 @@ impl Process {
         ProcessObserver::new(self.record.clone())
     }
 
-    /// Records how far the engine has come, for the next host, and the resources that it would
-    /// leave behind if all its processes died before the next scan. To be called once the engine
-    /// has loaded. Blocks for some milliseconds, because it reads `/proc`.
-    pub(crate) fn record_stage(&mut self, stage: Stage) {
+    /// Records what the next host has to know, and the resources that the engine would leave behind
+    /// if all its processes died before the next scan. To be called once the engine has loaded.
+    /// Blocks for some milliseconds, because it reads `/proc`.
+    pub(crate) fn note(&mut self, change: impl FnOnce(&mut Note)) {
         if let Some(tree) = &mut self.tree.tree {
             let found = tree.tracker.scan();
-            let changed = tree.tracker.record_stage(stage);
+            let changed = tree.tracker.note(change);
             if tree.tracker.record_resources(&found) || changed {
                 tree.state_dir.update(tree.tracker.record());
             }

@@ -238,7 +238,16 @@ impl Supervisor {
         engine.log.ready();
         let mut monitor = HealthMonitor::new(self.serving(&engine));
         self.links.reporter.ready(&engine.target);
-        engine.process.record_stage(Stage::Ready);
+        let status = self.links.status.borrow().clone();
+        engine.process.note(|note| {
+            note.stage = Stage::Ready;
+            note.memory = [
+                status.weights_bytes,
+                status.kv_bytes,
+                status.kv_tokens,
+                status.compute_bytes,
+            ];
+        });
         loop {
             let event = tokio::select! {
                 // A stop of the host comes first; health is the least urgent.
@@ -298,7 +307,7 @@ impl Supervisor {
                     return Outcome::HostStopping;
                 }
                 Some(Ok(())) => {
-                    engine.process.record_stage(Stage::Asleep);
+                    engine.process.note(|note| note.stage = Stage::Asleep);
                     self.links.reporter.event(EngineEvent::Stopped { asleep: true });
                     return Outcome::Asleep(Box::new(engine));
                 }

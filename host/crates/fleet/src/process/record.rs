@@ -58,6 +58,9 @@ pub(crate) struct Note {
     pub(crate) starts: u64,
     /// How far the engine has come.
     pub(crate) stage: Stage,
+    /// What it reported of its memory while it loaded: bytes of the weights and of the key-value
+    /// cache, the capacity of that in tokens, and bytes of buffers.
+    pub(crate) memory: [Option<u64>; 4],
 }
 
 /// The record of one engine.
@@ -120,6 +123,7 @@ impl Record {
             "fingerprint": self.note.fingerprint,
             "starts": self.note.starts,
             "stage": self.note.stage.name(),
+            "memory": self.note.memory,
             "program": self.program,
             "pipes": self.pipes,
             "cgroup": self.cgroup.as_ref().and_then(|path| path.to_str()),
@@ -155,6 +159,7 @@ impl Record {
                 port: number("port").and_then(|port| u16::try_from(port).ok()),
                 starts: number("starts").unwrap_or_default(),
                 stage: text("stage").and_then(|name| Stage::parse(&name)).unwrap_or_default(),
+                memory: [0_usize, 1, 2, 3].map(|index| value["memory"][index].as_u64()),
             },
             program: text("program")?,
             pipes: value.get("pipes")?.as_array()?.iter().filter_map(Value::as_u64).collect(),
@@ -183,7 +188,13 @@ mod tests {
             marker,
             leader: Some(Id { pid: 7, start: 9 }),
             boot: "b".into(),
-            note: Note { fingerprint: "f".into(), port: Some(80), starts: 3, stage: Stage::Asleep },
+            note: Note {
+                fingerprint: "f".into(),
+                port: Some(80),
+                starts: 3,
+                stage: Stage::Asleep,
+                memory: [Some(1), None, Some(3), Some(4)],
+            },
             program: "vllm".into(),
             pipes: vec![1, 2],
             cgroup: Some("/sys/fs/cgroup/x".into()),

@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 use super::cgroup::Cgroup;
 use super::proc::{self, Environ, Id, ProcessSnapshot};
-use super::record::{Record, Stage};
+use super::record::{Note, Record};
 use super::{scratch, shared};
 
 /// The first interval between checks whether the processes have ended, doubled each time. The
@@ -170,9 +170,11 @@ impl ProcessTracker {
         evidence
     }
 
-    /// Records how far the engine has come. Returns true if that is new.
-    pub(super) fn record_stage(&mut self, stage: Stage) -> bool {
-        std::mem::replace(&mut self.record.note.stage, stage) != stage
+    /// Changes what the next host has to know. Returns true if that is new.
+    pub(super) fn note(&mut self, change: impl FnOnce(&mut Note)) -> bool {
+        let before = self.record.note.clone();
+        change(&mut self.record.note);
+        self.record.note != before
     }
 
     /// Records the shared memory of processes that have not been recorded, while they can still be

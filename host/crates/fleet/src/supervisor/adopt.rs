@@ -9,10 +9,11 @@ use tracing::{Instrument as _, field};
 
 use super::{Engine, Outcome, Supervisor};
 use crate::driver::Target;
+use crate::drivers::vllm::Measurement;
 use crate::engine_spec::ProcessSpec;
 use crate::loading::LoadLog;
 use crate::probing::probe;
-use crate::process::{AdoptableEngine, Process, Stage};
+use crate::process::{AdoptableEngine, Note, Process, Stage};
 
 /// The maximum time for an engine that was ready to say that it still is.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ impl Supervisor {
         // At the error level for the same reason as the span of the lane.
         let span = tracing::error_span!("engine", start = note.starts, pid = field::Empty, port);
         let adopted = async {
-            let (engine, age) = self.take_over(adoptable, port, note.starts)?;
+            let (engine, age) = self.take_over(adoptable, port, &note)?;
             let age_s = age.map(|age| age.as_secs());
             match note.stage {
                 Stage::Loading => {
@@ -50,12 +51,17 @@ impl Supervisor {
         &self,
         adoptable: AdoptableEngine,
         port: u16,
-        starts: u64,
+        note: &Note,
     ) -> Option<(Engine, Option<Duration>)> {
         let (age, pid) = (adoptable.age(), adoptable.pid());
         let span = tracing::Span::current();
         span.record("pid", pid);
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
+        let [weights_bytes, kv_bytes, kv_tokens, compute_bytes] = note.memory;
+        let mut measured = Measurement::default();
+        (measured.weights_bytes, measured.kv_bytes) = (weights_bytes, kv_bytes);
+        (measured.kv_tokens, measured.compute_bytes) = (kv_tokens, compute_bytes);
+        log.resume(measured);
         let on_line = log.clone();
         let on_line = move |line: &str| on_line.line(line);
         let process = Process::adopt(adoptable, &self.shared.state_dir, on_line)
@@ -64,7 +70,7 @@ impl Supervisor {
             })
             .ok()?;
         self.links.status.send_modify(|status| {
-            (status.pid, status.port, status.starts) = (pid, Some(port), starts);
+            (status.pid, status.port, status.starts) = (pid, Some(port), note.starts);
         });
         let is_kept = self.keeps_conversations(&mut self.driver.prepare(&self.name, port).launch);
         let target = self.target(port, is_kept);

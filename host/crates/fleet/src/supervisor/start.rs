@@ -22,7 +22,7 @@ use crate::learning::learn;
 use crate::loading::LoadLog;
 use crate::page_cache::WeightsInUse;
 use crate::probing::{PROBE_TIMEOUT, probe};
-use crate::process::{Note, Process, ProcessObserver, Stage, free_port};
+use crate::process::{Note, Process, ProcessObserver, free_port};
 use crate::slot_api::SlotApi;
 use crate::upstream::Upstream;
 
@@ -132,7 +132,7 @@ impl Supervisor {
             fingerprint: launch.fingerprint(self.driver.info().key),
             port: Some(port),
             starts: self.links.status.borrow().starts + 1,
-            stage: Stage::Loading,
+            ..Note::default()
         };
         self.fit(&mut launch);
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());

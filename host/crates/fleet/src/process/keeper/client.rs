@@ -44,6 +44,8 @@ struct Shared {
     next_start: AtomicU64,
     /// The host needs no keeper any more.
     closing: AtomicBool,
+    /// The host has announced that it stops.
+    stopping: AtomicBool,
     /// Another host has been announced.
     handing_over: AtomicBool,
     /// Another host has taken the engines over.
@@ -85,6 +87,7 @@ impl Keeper {
             starts: Mutex::default(),
             next_start: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
             released: CancellationToken::new(),
         });
@@ -197,6 +200,7 @@ impl Keeper {
 
     /// Announces that the host stops: what is left of its engines is ended with its connection.
     pub(in crate::process) fn farewell(&self) {
+        self.0.stopping.store(true, Ordering::Release);
         if !self.is_released() {
             self.send(&Request::Farewell, Vec::new());
         }
@@ -305,7 +309,7 @@ impl Shared {
             Ok(Report::Refused { code, protocol, .. }) => {
                 tracing::error!(%code, protocol, "the keeper refused this host");
             }
-            Ok(Report::Engine { .. } | Report::Listener { .. } | Report::Attached) => {}
+            Ok(Report::Engine { .. } | Report::Listener { .. } | Report::Attached { .. }) => {}
             Err(error) => tracing::warn!(%error, "invalid message of the keeper"),
         }
     }
@@ -376,6 +380,9 @@ impl Shared {
             link.send(&Request::Adopt { record: entry.record.to_json() }, pipes)?;
         }
         drop(engines);
+        if self.stopping.load(Ordering::Acquire) {
+            link.send(&Request::Farewell, Vec::new())?;
+        }
         for (name, listener) in &*self.listeners.lock() {
             let listener = vec![listener.try_clone()?];
             link.send(&Request::Deposit { name: name.clone() }, listener)?;

@@ -112,12 +112,12 @@ impl KeptEngine {
 
     /// Returns the read ends of the outputs, and what was kept of them.
     pub(super) fn share_outputs(&mut self) -> (Vec<OwnedFd>, [String; 2]) {
-        let shared = self.pipes().filter_map(|pipe| pipe.try_clone_to_owned().ok());
-        let mut pipes: Vec<OwnedFd> = shared.collect();
-        if pipes.len() != self.outputs.len() {
-            // One alone could not be told from the other.
-            pipes.clear();
-        }
+        let share = |output: &Output| match &output.pipe {
+            Some(pipe) => pipe.try_clone(),
+            // In its place, one that has come to its end.
+            None => io::pipe().map(|(reader, _)| reader.into()),
+        };
+        let pipes = self.outputs.iter().filter_map(|output| share(output).ok()).collect();
         let [out, err] = &mut self.outputs;
         (pipes, [out.take(), err.take()])
     }

@@ -135,8 +135,8 @@ fn attach(dir: &Path, grace: Duration) -> Result<Option<Link>, KeeperError> {
         if peer.uid != rustix::process::geteuid() {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
         }
-        let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or_default();
-        let mut link = Link::new(stream, pid, None);
+        // The keeper says which process it is.
+        let mut link = Link::new(stream, 0, None);
         match link.send(&hello(grace), Vec::new()).map_err(KeeperError::from).and_then(|()| {
             link.stream.set_read_timeout(Some(ATTACH_TIMEOUT))?;
             read_attachment(&mut link)?;
@@ -181,7 +181,10 @@ fn read_attachment(link: &mut Link) -> Result<(), KeeperError> {
                 Report::Listener { name } => {
                     link.listeners.extend(descriptors.into_iter().map(|file| (name.clone(), file)));
                 }
-                Report::Attached => return Ok(()),
+                Report::Attached { pid } => {
+                    link.pid = pid;
+                    return Ok(());
+                }
                 Report::Started { .. } | Report::NotStarted { .. } | Report::Ended { .. } => {}
             }
         }

@@ -71,8 +71,9 @@ pub(super) enum Report {
     },
     /// A listening socket that the keeper has. Descriptor: the socket.
     Listener { name: String },
-    /// The host is the owner from now on.
-    Attached,
+    /// The host is the owner from now on. With the process id of the keeper, because the socket was
+    /// opened by a host.
+    Attached { pid: u32 },
     /// The engine was started.
     Started { id: u64, pid: u32, start: u64 },
     /// The engine could not be started.

@@ -206,7 +206,7 @@ impl Keeper {
             let listener = listener.try_clone().into_iter().collect();
             reports.push((Report::Listener { name: name.clone() }, listener));
         }
-        reports.push((Report::Attached, Vec::new()));
+        reports.push((Report::Attached { pid: std::process::id() }, Vec::new()));
         let is_sent = reports.into_iter().all(|(report, files)| host.send(&report, files));
         // Only now, so that engines stay with the last owner if this one is gone already.
         if is_sent {

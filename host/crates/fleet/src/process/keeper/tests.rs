@@ -37,7 +37,7 @@ fn until_ended(pids: &[u32]) {
 
 /// Starts an engine of which a later host knows all that it needs to take it over.
 async fn start_noted(lane: &str, script: &str, state_dir: &StateDir) -> Process {
-    let note = Note { fingerprint: "f".into(), port: Some(1), starts: 7, stage: Stage::Loading };
+    let note = Note { fingerprint: "f".into(), port: Some(1), starts: 7, ..Note::default() };
     let launch: Launch = shell(script);
     Process::start(lane, &launch, note, state_dir, |_| ()).await.unwrap()
 }
@@ -64,7 +64,7 @@ async fn next_host_takes_engines_over_with_their_output() {
     let mut process = start_noted("a lane", &script, &state_dir).await;
     let (pid, keeper) = (process.id(), state_dir.keeper_id());
     wait_for_line(&process, "one").await;
-    process.record_stage(Stage::Ready);
+    process.note(|note| note.stage = Stage::Ready);
     crash(state_dir, vec![process]);
     fs::write(dir.path().join("go"), "").unwrap();
     // What the engine writes meanwhile is kept.
