@@ -117,6 +117,12 @@ pub const EFFECTS: &[KeyGroup] = &[
         ],
     ),
     group("state", Effect::Restart, &["dir"]),
+    group("state", Effect::Handover, &["orphan-grace", "after-crash"]),
+    group(
+        "conversations",
+        Effect::Handover,
+        &["enabled", "max-bytes", "max-age", "min-tokens", "save-timeout", "share-tenants"],
+    ),
     group("admin", Effect::Handover, &["socket", "listen", "token-env", "token-file"]),
     group("queue", Effect::Now, &["per-lane", "total", "max-wait", "aging"]),
     group(

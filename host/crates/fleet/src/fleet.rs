@@ -141,13 +141,8 @@ impl Fleet {
         actor.publish_statuses();
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
-        let tasks = FleetTasks {
-            mailbox: mailbox.clone(),
-            supervisors,
-            _actor: actors,
-            stop,
-            state_dir,
-        };
+        let tasks =
+            FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop, state_dir };
         let tickets = Arc::default();
         let fleet = Self { mailbox, view, statuses, prefixes, tickets, started, conversations };
         (fleet, tasks)

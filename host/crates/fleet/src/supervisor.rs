@@ -241,12 +241,8 @@ impl Supervisor {
         let status = self.links.status.borrow().clone();
         engine.process.note(|note| {
             note.stage = Stage::Ready;
-            note.memory = [
-                status.weights_bytes,
-                status.kv_bytes,
-                status.kv_tokens,
-                status.compute_bytes,
-            ];
+            note.memory =
+                [status.weights_bytes, status.kv_bytes, status.kv_tokens, status.compute_bytes];
         });
         loop {
             let event = tokio::select! {

@@ -35,7 +35,8 @@ impl Actor {
     ) -> BTreeMap<String, LaneChange> {
         let new = FleetSpec {
             state_dir: self.spec.state_dir.clone(),
-            watchdog: self.spec.watchdog.clone(),
+            keeper: self.spec.keeper.clone(),
+            conversations: self.spec.conversations.clone(),
             machine: self.spec.machine.clone(),
             ..new
         };

@@ -161,8 +161,7 @@ impl Supervisor {
     /// Completes the command of an engine whose conversations are saved, and returns true if they
     /// are.
     pub(super) fn keeps_conversations(&self, launch: &mut Launch) -> bool {
-        self.driver.keeps_conversations()
-            && self.shared.conversations.prepare(&self.name, launch)
+        self.driver.keeps_conversations() && self.shared.conversations.prepare(&self.name, launch)
     }
 
     /// Returns where the engine is reached.
