@@ -48,7 +48,8 @@ fn fleet(lanes: Vec<LaneSpec>) -> FleetSpec {
         groups: vec![group("gpu"), group("cpu")],
         rules: Rules::default(),
         state_dir: None,
-        watchdog: None,
+        conversations: None,
+        keeper: KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
     }
@@ -154,8 +155,14 @@ fn vllm_is_restarted_for_its_arguments_only() {
             sleep_mode: true,
             ..VllmSettings::default()
         };
-        let engine =
-            Vllm { settings, run: run(), strategy, vision: false, endpoints: Default::default() };
+        let engine = Vllm {
+            settings,
+            run: run(),
+            strategy,
+            vision: false,
+            endpoints: Default::default(),
+            estimate: None,
+        };
         one_lane(|lane| lane.engine = spec(engine))
     };
     let from = with(UnloadMode::SleepLevel1, 4);

@@ -145,7 +145,6 @@ async fn killed_keeper_is_replaced_and_its_engines_live_on() {
                                     while :; do sleep 0.01; done",
         &state_dir,
     )
-    .await
     .await;
     let two = start_noted("b", "sleep 1000 & echo $!; wait", &state_dir).await;
     printed_pids(&one, 1).await;
