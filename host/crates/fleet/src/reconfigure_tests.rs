@@ -110,12 +110,18 @@ fn engine(answer: &str) -> EngineSpec {
 }
 
 fn always(name: &str) -> LaneSpec {
-    lane(name, engine(name), Residency::Always)
+    managed(name, Residency::Always)
+}
+
+/// A lane that waits for its engine as long as the tests do: they share the machine.
+fn managed(name: &str, residency: Residency) -> LaneSpec {
+    let timeouts = Timeouts { connect: LIMIT, first_byte: LIMIT, idle: LIMIT };
+    LaneSpec { timeouts, ..lane(name, engine(name), residency) }
 }
 
 fn on_demand(name: &str, need: u64) -> LaneSpec {
     let residency = Residency::OnDemand { preload: false, unload_after: None };
-    LaneSpec { group: Some(0), need, ..lane(name, engine(name), residency) }
+    LaneSpec { group: Some(0), need, ..managed(name, residency) }
 }
 
 fn spec(lanes: Vec<LaneSpec>, budget: u64) -> FleetSpec {
@@ -394,7 +400,7 @@ fn change(spec: &mut FleetSpec, random: &mut Random, step: u64) {
         4 | 5 => spec.groups[0].budget = 40 + random.below(60),
         6 if which > 0 => spec.lanes[which].need = 20 + random.below(20),
         7..=15 => spec.lanes[which].labels = vec![("step".to_owned(), step.to_string())],
-        16..=20 => spec.lanes[which].timeouts.first_byte = Duration::from_secs(5 + step % 7),
+        16..=20 => spec.lanes[which].timeouts.first_byte = LIMIT + Duration::from_secs(step % 7),
         21..=25 => spec.lanes.sort_by_key(|lane| (lane.name != "first", lane.cost_milli)),
         26..=30 => spec.lanes[which].cost_milli = random.below(9) as u32,
         _ => spec.lanes[which].slots = 1 + random.below(4) as u32,
