@@ -63,7 +63,9 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),
-        Command::Keeper { .. } => return pointsman_fleet::keeper_main(std::io::stdin()),
+        Command::Keeper { dir } => {
+            return pointsman_fleet::keeper_main(std::io::stdin(), dir.as_deref());
+        }
         Command::CompilePolicy(CompilePolicy {
             memory,
             cpu,

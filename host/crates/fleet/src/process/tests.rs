@@ -428,7 +428,7 @@ fn keeper_program(dir: &Path) -> PathBuf {
 #[test]
 fn act_as_keeper() {
     if std::env::var(ROLE).as_deref() == Ok("keeper") {
-        assert_eq!(keeper_main(io::stdin()), std::process::ExitCode::SUCCESS);
+        assert_eq!(keeper_main(io::stdin(), None), std::process::ExitCode::SUCCESS);
     }
 }
 

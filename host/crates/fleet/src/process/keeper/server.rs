@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,22 +33,22 @@ const MAX_LISTENERS: usize = 64;
 
 /// Runs the keeper on its standard input, which is either a listening socket or a connection to the
 /// only host. Returns when no host needs it any more, and none of the engines' processes is left.
-pub fn keeper_main(socket: impl AsFd) -> ExitCode {
+/// The state directory is only named in messages.
+pub fn keeper_main(socket: impl AsFd, state_dir: Option<&Path>) -> ExitCode {
     let runtime = ignore_termination_signals();
     let survivors = Keeper::new(socket.as_fd()).map(Keeper::run);
     if let Ok(runtime) = runtime {
         // Dropping a runtime within another one panics.
         runtime.shutdown_background();
     }
-    // The terminal may be gone with the host, and there is no other place to report this.
-    match survivors {
+    let problem = match survivors {
         Ok(survivors) if survivors.is_empty() => return ExitCode::SUCCESS,
-        Ok(survivors) => {
-            let survivors = survivors.join(", ");
-            writeln!(io::stderr(), "keeper: processes still alive after SIGKILL: {survivors}").ok();
-        }
-        Err(error) => drop(writeln!(io::stderr(), "keeper: {error}")),
-    }
+        Ok(survivors) => format!("processes still alive after SIGKILL: {}", survivors.join(", ")),
+        Err(error) => error.to_string(),
+    };
+    let name = state_dir.map(|dir| format!(" of {}", dir.display())).unwrap_or_default();
+    // The terminal may be gone with the host, and there is no other place to report this.
+    writeln!(io::stderr(), "keeper{name}: {problem}").ok();
     ExitCode::FAILURE
 }
 
