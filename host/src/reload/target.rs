@@ -41,7 +41,8 @@ impl Target {
     fn fleet_spec(&self, config: &Config) -> FleetSpec {
         FleetSpec {
             state_dir: self.spec.state_dir.clone(),
-            watchdog: self.spec.watchdog.clone(),
+            keeper: self.spec.keeper.clone(),
+            conversations: self.spec.conversations.clone(),
             machine: self.spec.machine.clone(),
             ..config.fleet.clone()
         }
