@@ -231,12 +231,10 @@ fn engine_paths_count_without_reported_usage() {
     let request = request.to_string();
     let response = send("POST", COMPLETIONS, &request);
     assert!(response.status == 200 && !response.text().contains("\"usage\":{"));
-    let events = response
-        .text()
-        .lines()
-        .filter(|line| line.contains("\"text\":\"") && !line.contains("\"text\":\"\""));
-    let events = events.count() as u64;
-    assert!(events >= 10, "{}", response.text());
+    let text = response.text();
+    let has_text = |line: &&str| line.contains("\"text\":\"") && !line.contains("\"text\":\"\"");
+    let events = text.lines().filter(has_text).count() as u64;
+    assert!(events >= 10, "{text}");
     expected += request.len() as u64 / 4 + events;
     wait_until("the estimate is counted", || used() == expected);
 
