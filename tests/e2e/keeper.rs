@@ -126,7 +126,7 @@ fn stop_of_host_is_not_a_crash() {
     let mut host = Host::start(&host_program(), &config).wait_until_ready();
     let (engine, keeper) = (host.engine_pid("a"), keeper(&host));
     let port = host.port;
-    let client = std::thread::spawn(move || try_post(port, CHAT, &chat("a", json!({}))).is_ok());
+    let client = std::thread::spawn(move || try_post(port, CHAT, &chat("a", json!({}))).is_some());
     wait_until("the request is in flight", || host.metric("pointsman_lane_running", "") == 1.0);
     host.signal(Signal::TERM);
     host.wait_for_event("draining", &[]);

@@ -29,7 +29,7 @@ const SECRET: &str = "pm_bench";
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("parts", "the parts", parts),
     (
         "turns",

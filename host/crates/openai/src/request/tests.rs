@@ -1,7 +1,7 @@
 mod blocks;
 mod hidden;
 
-use pointsman_domain::{LaneId, PrefixIndex, Role};
+use pointsman_domain::{LaneId, PrefixIndex, PromptHasher, Role};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -575,9 +575,10 @@ fn prompts_of_later_turns_extend_those_of_earlier_ones() {
 fn conversation_hashes_grow_with_the_conversation() {
     let long = "word ".repeat(100);
     let request = |turns: usize, more: &str| {
-        let messages: Vec<_> =
-            (0..turns).map(|turn| json!({ "role": "user", "content": format!("{turn} {long}") }));
-        let messages = serde_json::to_string(&messages.collect::<Vec<_>>()).unwrap();
+        let messages: Vec<Value> = (0..turns)
+            .map(|turn| json!({ "role": "user", "content": format!("{turn} {long}") }))
+            .collect();
+        let messages = Value::from(messages);
         let body = format!("{{\"model\":\"m\",{more}\"messages\":{messages}}}");
         parse(Endpoint::ChatCompletions, &body).unwrap().conversation_hashes()
     };
