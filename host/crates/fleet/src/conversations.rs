@@ -43,6 +43,8 @@ pub use self::settings::ConversationSettings;
 pub(crate) const FOLDER_PLACEHOLDER: &str = "{conversations}";
 /// The interval between checks of the age of files.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(300);
+/// Maximum time that a stop of the host waits for the disk.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Restores in a row that were of no use, after which a lane does without.
 const MAX_MISSES: u32 = 2;
 
@@ -278,6 +280,14 @@ impl Conversations {
                 folder.delete(&record.lane, file);
             }
         });
+    }
+
+    /// Waits until the disk has what was saved, for a limited time.
+    pub(crate) async fn flush(&self) {
+        let mut commits = std::mem::take(&mut *self.0.commits.lock());
+        let flushed = async { while commits.join_next().await.is_some() {} };
+        // What the disk does not have by then is deleted at the next start.
+        tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.ok();
     }
 
     /// Removes a file that is of no use.

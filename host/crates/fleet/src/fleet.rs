@@ -48,6 +48,7 @@ pub struct FleetTasks {
     _actor: JoinSet<()>,
     stop: CancellationToken,
     state_dir: StateDir,
+    conversations: Conversations,
 }
 
 impl Fleet {
@@ -85,28 +86,19 @@ impl Fleet {
         let supervisors = SupervisorTasks::default();
         let conversations =
             Conversations::open(spec.conversations, state_dir.dir(), metrics.conversations.clone());
-        let (reaper_stop, reaper_dir) = (stop.clone(), state_dir.clone());
-        supervisors.spawn(async move {
-            let ended = reaper_stop.run_until_cancelled(reap_orphans(reaper_dir)).await;
-            if let Some(Err(error)) = ended {
-                tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
-            }
-        });
-        let (expiry_stop, expiry) = (stop.clone(), conversations.clone().expire());
-        supervisors.spawn(async move {
-            expiry_stop.run_until_cancelled(expiry).await;
-        });
+        let shared = Shared {
+            conversations: conversations.clone(),
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+            state_dir: state_dir.clone(),
+            secret_variables: spec.secret_variables.as_slice().into(),
+            page_cache: PageCache::default(),
+        };
+        spawn_housekeeping(&supervisors, &shared);
         let mut dispatcher = dispatcher(spec);
         let mut factory = LaneFactory {
             mailbox: mailbox.clone(),
-            shared: Shared {
-                conversations: conversations.clone(),
-                metrics: Arc::clone(metrics),
-                stop: stop.clone(),
-                state_dir: state_dir.clone(),
-                secret_variables: spec.secret_variables.as_slice().into(),
-                page_cache: PageCache::default(),
-            },
+            shared,
             machine: Arc::new(Machine::new(&spec.machine)),
             supervisors: supervisors.clone(),
             epochs: 0,
@@ -141,8 +133,14 @@ impl Fleet {
         actor.publish_statuses();
         let mut actors = JoinSet::new();
         actors.spawn(actor.run(messages));
-        let tasks =
-            FleetTasks { mailbox: mailbox.clone(), supervisors, _actor: actors, stop, state_dir };
+        let tasks = FleetTasks {
+            mailbox: mailbox.clone(),
+            supervisors,
+            _actor: actors,
+            stop,
+            state_dir,
+            conversations: conversations.clone(),
+        };
         let tickets = Arc::default();
         let fleet = Self { mailbox, view, statuses, prefixes, tickets, started, conversations };
         (fleet, tasks)
@@ -230,6 +228,7 @@ impl FleetTasks {
         self.mailbox.send(Message::Close).ok();
         self.stop.cancel();
         self.supervisors.join_all().await;
+        self.conversations.flush().await;
     }
 }
 
@@ -252,6 +251,21 @@ impl Drop for CancelOnDrop<'_> {
             self.mailbox.send(Message::Cancelled(ticket)).ok();
         }
     }
+}
+
+/// Spawns the tasks that belong to no lane.
+fn spawn_housekeeping(tasks: &SupervisorTasks, shared: &Shared) {
+    let (stop, state_dir) = (shared.stop.clone(), shared.state_dir.clone());
+    tasks.spawn(async move {
+        let ended = stop.run_until_cancelled(reap_orphans(state_dir)).await;
+        if let Some(Err(error)) = ended {
+            tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
+        }
+    });
+    let (stop, conversations) = (shared.stop.clone(), shared.conversations.clone());
+    tasks.spawn(async move {
+        stop.run_until_cancelled(conversations.expire()).await;
+    });
 }
 
 fn dispatcher(spec: &FleetSpec) -> Dispatcher {
