@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::all_keys::all_keys;
 use super::*;
 
 #[test]
