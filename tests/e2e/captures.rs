@@ -429,6 +429,9 @@ fn fake_llama_server_matches_captures_of_slots() {
         act("err-slots-action", "/slots/1?action=bogus", file),
     ];
     assert_matches_captures(&engine, LLAMA, &requests);
+    let full = Engine::start(&[&model[..], &saving].concat(), "--full-disk");
+    let requests = [act("err-slots-full-disk", "/slots/1?action=save", file)];
+    assert_matches_captures(&full, LLAMA, &requests);
     let requests = [act("err-slots-unsupported", "/slots/1?action=save", file)];
     assert_matches_captures(&Engine::llama(""), LLAMA, &requests);
 }

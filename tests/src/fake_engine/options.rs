@@ -123,7 +123,7 @@ pub struct Options {
     /// a recurrent state (llama.cpp).
     #[arg(long)]
     pub useless_restores: bool,
-    /// Save nothing of a slot (llama.cpp).
+    /// Save only a part of a slot, because the disk is full (llama.cpp).
     #[arg(long)]
     pub full_disk: bool,
     /// Exit immediately with this code.

@@ -124,7 +124,13 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
         ("save" | "restore", Some(_)) if options.vision => {
             unsupported("This feature is not supported by multimodal")
         }
-        ("save", Some(name)) => ok(&engine, &save(&engine, id, name, &folder.join(name))),
+        ("save", Some(name)) => match save(&engine, id, name, &folder.join(name)) {
+            Some(saved) => ok(&engine, &saved),
+            None => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                llama_error(&engine, status, "Unable to save slot", "server_error")
+            }
+        },
         ("restore", Some(name)) => match restore(&engine, id, name, &folder.join(name)) {
             Some(restored) => ok(&engine, &restored),
             None => bad(
@@ -135,21 +141,20 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
     }
 }
 
-/// Saves a slot. The real engine does not respond with an error either if a file cannot be written
-/// completely.
-fn save(engine: &Engine, id: u64, name: &str, path: &Path) -> Value {
+/// Saves a slot; returns `None` if the disk is full, with a part of the file left on it.
+fn save(engine: &Engine, id: u64, name: &str, path: &Path) -> Option<Value> {
     let mut slots = engine.slots();
     slots.saves += 1;
     let slot = slots.slots[slots.wrapped(id)].clone();
     let content = json!({ "model": model(&engine.options), "prompt": slot.prompt,
         "tokens": slot.tokens })
     .to_string();
-    let written = match engine.options.full_disk {
-        true => 0,
-        false => std::fs::write(path, &content).map_or(0, |()| content.len()),
-    };
-    json!({ "id_slot": id, "filename": name, "n_saved": slot.tokens, "n_written": written,
-        "timings": { "save_ms": 7.335 } })
+    let end = if engine.options.full_disk { content.len() / 2 } else { content.len() };
+    std::fs::write(path, &content.as_bytes()[..end]).ok()?;
+    (end == content.len()).then(|| {
+        json!({ "id_slot": id, "filename": name, "n_saved": slot.tokens, "n_written": end,
+            "timings": { "save_ms": 7.335 } })
+    })
 }
 
 /// Restores a slot; returns `None` for a file that does not exist, or of another model.

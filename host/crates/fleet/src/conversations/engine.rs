@@ -1,9 +1,10 @@
 //! llama.cpp's API of slots, and what identifies the state that a slot can be restored into.
 //!
 //! Seen with b11549: `save` and `restore` answer 200 with `n_saved`, `n_written` and `n_restored`,
-//! and 501 without `--slot-save-path` or with a multimodal model. A file that does not fit is 400.
-//! Ids of slots beyond the last one wrap around. A save that could not write all answers 200 with
-//! `n_written` 0.
+//! and 501 without `--slot-save-path`. A file that does not fit, or is damaged, is 400. A save that
+//! cannot write all of the file is 500, and leaves a part of it; in the sources of older builds, it
+//! is 200 with `n_written` 0. Ids of slots beyond the last one wrap around. Multimodal models are
+//! 501, by the sources.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -81,7 +82,9 @@ pub(super) async fn save(
     file: &str,
     timeout: Duration,
 ) -> Result<Saved, SlotError> {
-    let response = act(engine, slot, "save", file, timeout).await?;
+    let response = act(engine, slot, "save", file, timeout).await;
+    let full = SlotError::Refused(StatusCode::INTERNAL_SERVER_ERROR);
+    let response = response.map_err(|error| if error == full { SlotError::Disk } else { error })?;
     let saved = tokens(&response["n_saved"]).zip(response["n_written"].as_u64());
     match saved {
         Some((_, 0)) => Err(SlotError::Disk),
