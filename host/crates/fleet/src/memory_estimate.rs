@@ -27,8 +27,8 @@ pub struct MemoryComparison {
 }
 
 impl MemoryEstimate {
-    /// Compares with the weights, KV cache and buffers that an engine reported. Returns `None` if it
-    /// reported none of them.
+    /// Compares with the weights, KV cache and buffers that an engine reported. Returns `None` if
+    /// it reported none of them.
     pub fn compare(&self, reported: [Option<u64>; 3]) -> Option<MemoryComparison> {
         let estimated = [Some(self.weights), self.kv, self.compute];
         let pairs = estimated.into_iter().zip(reported).filter_map(|(own, its)| own.zip(its));

@@ -33,7 +33,7 @@ impl Supervisor {
         // At the error level for the same reason as the span of the lane.
         let span = tracing::error_span!("engine", start = note.starts, pid = field::Empty, port);
         let adopted = async {
-            let (engine, age) = self.take_over(adoptable, port, &note)?;
+            let (engine, age) = self.take_over(adoptable, port, &note).await?;
             let age_s = age.map(|age| age.as_secs());
             match note.stage {
                 Stage::Loading => {
@@ -47,7 +47,7 @@ impl Supervisor {
     }
 
     /// Takes over the process. To be called within the span of the engine.
-    fn take_over(
+    async fn take_over(
         &self,
         adoptable: AdoptableEngine,
         port: u16,
@@ -74,7 +74,7 @@ impl Supervisor {
         });
         let is_kept = self.keeps_conversations(&mut self.driver.prepare(&self.name, port).launch);
         let target = self.target(port, is_kept);
-        let weights = self.shared.page_cache.use_files(self.driver.weights());
+        let weights = self.use_weights().await;
         Some((Engine { process, target, port, log, span, _weights: weights }, age))
     }
 

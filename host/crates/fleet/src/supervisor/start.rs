@@ -78,7 +78,10 @@ enum Start {
 impl Supervisor {
     /// Loads the engine, and serves until it ends.
     pub(super) async fn load(&mut self, spec: &ProcessSpec) -> Outcome {
-        let weights = self.shared.page_cache.use_files(self.driver.weights());
+        let stop = self.shared.stop.clone();
+        let Some(weights) = stop.run_until_cancelled(self.use_weights()).await else {
+            return Outcome::HostStopping;
+        };
         if let Some(reservation) = self.reservation.clone() {
             let mut configs = Vec::new();
             let admitted = tokio::select! {
@@ -101,7 +104,10 @@ impl Supervisor {
                     return self.load_failed(kind.problem_because(&error.to_string()), "no-memory");
                 }
             }
-            reservation.drop_page_cache(&self.shared.page_cache).await;
+            let dropping = reservation.drop_page_cache(&self.shared.page_cache);
+            if stop.run_until_cancelled(dropping).await.is_none() {
+                return Outcome::HostStopping;
+            }
         }
         let start = self.links.status.borrow().starts + 1;
         // At the error level for the same reason as the span of the lane.
@@ -113,6 +119,14 @@ impl Supervisor {
             }
         };
         started.instrument(span.clone()).await
+    }
+
+    /// Marks the files with weights as in use that the engine is about to read.
+    pub(super) async fn use_weights(&self) -> WeightsInUse {
+        let driver = Arc::clone(&self.driver);
+        // On a thread of its own, because a folder may be on another machine that is slow.
+        let files = tokio::task::spawn_blocking(move || driver.weights()).await;
+        self.shared.page_cache.use_files(files.unwrap_or_default())
     }
 
     /// Starts the process. To be called within `span`, which gets the process id and the port.

@@ -214,7 +214,7 @@ mod tests {
         fn any_words_are_accepted(words in prop::collection::vec(
             prop_oneof![
                 Just("llama-server".to_owned()),
-                "-{1,2}(m|model|c|np|parallel|lora|lora-scaled|ctk|fa|kvu|mmproj|md)=?[0-9a:,]{0,4}",
+                "-{1,2}(m|model|c|np|parallel|lora|lora-scaled|ctk|fa|kvu|mmproj)=?[0-9a:,]{0,4}",
                 any::<String>(),
             ], 0..12,
         )) {

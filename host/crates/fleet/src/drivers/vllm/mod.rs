@@ -235,8 +235,8 @@ impl Driver for Vllm {
     }
 }
 
-/// Warns if the fraction of the GPU that a vLLM takes does not match its need, or if the host cannot
-/// compute it.
+/// Warns if the fraction of the GPU that a vLLM takes does not match its need, or cannot be
+/// computed.
 fn utilization(settings: &VllmSettings, lane: &LaneContext<'_>) -> Option<String> {
     let Some(Pool::Gpu { .. }) = lane.pool else { return None };
     match settings.gpu_memory_utilization {
