@@ -168,8 +168,8 @@ impl Reloader {
         replied.recv().ok()
     }
 
-    /// Ends the thread, which then gives up the parts of the host that it changes, such as the store.
-    /// Does not wait for it: it may be reading from a disk that hangs.
+    /// Ends the thread, which then gives up the parts of the host that it changes, such as the
+    /// store. Does not wait for it: it may be reading from a disk that hangs.
     pub(crate) fn stop(&self) {
         self.wake.send(Wake::Stop).ok(); // Fails only if the thread has ended.
     }

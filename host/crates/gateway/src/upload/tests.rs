@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, header};
 
