@@ -23,8 +23,8 @@ fn start(admin: &str) -> Host {
 fn start_in(dir: tempfile::TempDir, admin: &str) -> Host {
     let policies = root().join("policies");
     let config = format!(
-        "[state]\ndir = \"states\"\norphan-grace = \"0s\"\n[admin]\n{admin}\n[policies]\ndir = {policies:?}\n\
-         cache = \"cache\"\n\
+        "[state]\ndir = \"states\"\norphan-grace = \"0s\"\n[admin]\n{admin}\n\
+         [policies]\ndir = {policies:?}\ncache = \"cache\"\n\
          [[policies.chain]]\nname = \"cortex\"\n[[policies.chain]]\nname = \"missing\"\n{}",
         lane("a", &["a"], &[])
     );

@@ -45,9 +45,9 @@ impl Rights {
         addresses.iter().any(|address| allowed.contains(address))
     }
 
-    /// Returns true if all lanes and models of `other` may be used: what was served with those rights
-    /// would be served with these. Only compares how they are written, and so returns false for
-    /// some of which it is true.
+    /// Returns true if all lanes and models of `other` may be used: what was served with those
+    /// rights would be served with these. Only compares how they are written, and so returns false
+    /// for some of which it is true.
     pub fn covers(&self, other: &Self) -> bool {
         covers(self.models.as_deref(), other.models.as_deref())
             && covers(self.lanes.as_deref(), other.lanes.as_deref())

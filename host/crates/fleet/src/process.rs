@@ -1,8 +1,9 @@
 //! One engine process and everything it starts: a session of its own, ended as a whole.
 //!
 //! [`Process::stop`] and [`Process::kill`] wait until all of these processes have ended. When the
-//! host is killed, its [`keeper`] keeps them for the next host for some time, and then ends them. If
-//! the keeper is killed too, the next host's [`StateDir::sweep`] ends them, or it takes them over.
+//! host is killed, its [`keeper`] keeps them for the next host for some time, and then ends them.
+//! If the keeper is killed too, the next host's [`StateDir::sweep`] ends them, or it takes them
+//! over.
 
 mod adoptable;
 mod cgroup;

@@ -24,8 +24,8 @@ const PORT: &str = "POINTSMAN_TEST_ENGINE_PORT";
 const ANSWER: &str = "POINTSMAN_TEST_ENGINE_ANSWER";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Serves HTTP until it is killed, if a fleet has started it: otherwise this is not a test. A request takes as many
-/// milliseconds as its body says.
+/// Serves HTTP until it is killed, if a fleet has started it: otherwise this is not a test. A
+/// request takes as many milliseconds as its body says.
 #[test]
 fn engine_process() {
     let Ok(port) = std::env::var(PORT) else { return };

@@ -8,7 +8,7 @@
 //!   POST /policies/{name}/disable, …/enable    disable or re-enable a policy
 //!   POST /reload                               reload changed files now
 //!   POST /reload?dry-run=true                  tell what that would change
-//!   POST /reload?check=true                    tell what the configuration in the body changes
+//!   POST /reload?check=true                    tell what a configuration in the body would change
 //!   GET  /state, /state/{policy}?key=…         what policies have in their state
 //!   POST /state/{policy}/clear?key=…           remove it
 //!   GET  /status                               more than clients see: configuration, problems, …

@@ -99,8 +99,8 @@ impl StateDir {
     /// keeper that an earlier host has left, or starts one: a program whose argument `keeper` leads
     /// to [`keeper_main`](super::keeper_main) with its standard input. Blocks.
     ///
-    /// Without a directory no records are kept, and engines end with the host. Without a keeper only
-    /// the first process of each engine is sure to end when the host is killed.
+    /// Without a directory no records are kept, and engines end with the host. Without a keeper
+    /// only the first process of each engine is sure to end when the host is killed.
     ///
     /// Makes the host adopt processes that engines leave without a parent (`prctl`,
     /// `PR_SET_CHILD_SUBREAPER`), and engines whose keeper has ended.

@@ -465,11 +465,11 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// At least 100,000 steps per run, also with lanes that are added, restarted, moved and
-    /// removed meanwhile: nothing is left of a removed lane at the end; every ticket ends exactly once; no lane runs more requests
-    /// than it has slots or is unloaded with leases; no group exceeds its memory budget; no wait
-    /// exceeds its deadline; no slot is free while a request waits for it; no wake-up is
-    /// unnecessary; no request is left waiting once everything succeeds.
+    /// At least 100,000 steps per run, also with lanes that are added, restarted, moved and removed
+    /// meanwhile: nothing is left of a removed lane at the end; every ticket ends exactly once; no
+    /// lane runs more requests than it has slots or is unloaded with leases; no group exceeds its
+    /// memory budget; no wait exceeds its deadline; no slot is free while a request waits for it;
+    /// no wake-up is unnecessary; no request is left waiting once everything succeeds.
     #[test]
     fn invariants_hold_for_any_sequence_of_events(
         with_drain_timeout in any::<bool>(),

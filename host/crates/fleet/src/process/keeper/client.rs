@@ -156,7 +156,8 @@ impl Keeper {
         }
     }
 
-    /// Forgets all engines but those that `keep` returns true for. No process of the others is left.
+    /// Forgets all engines but those that `keep` returns true for. No process of the others is
+    /// left.
     pub(in crate::process) fn retain(&self, keep: impl Fn(&Marker) -> bool) {
         let all: Vec<Marker> = self.0.engines.lock().keys().cloned().collect();
         all.iter().filter(|marker| !keep(marker)).for_each(|marker| self.forget(marker));

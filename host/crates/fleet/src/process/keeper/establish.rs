@@ -1,5 +1,5 @@
-//! How a host gets a connection to its keeper: to the one that an earlier host has left, or to a new
-//! one.
+//! How a host gets a connection to its keeper: to the one that an earlier host has left, or to a
+//! new one.
 
 use std::fs::{self, File, Permissions};
 use std::io;

@@ -37,8 +37,8 @@ pub(super) enum Request {
     /// Starts an engine. Descriptors: the write ends of its standard output and standard error, and
     /// the read ends.
     Start { id: u64, record: Value, plan: StartPlan },
-    /// Takes over an engine that another process started. Descriptors: the read ends of its standard
-    /// output and standard error, or none if they are not known.
+    /// Takes over an engine that another process started. Descriptors: the read ends of its
+    /// standard output and standard error, or none if they are not known.
     Adopt { record: Value },
     /// Replaces the record of an engine.
     Update { record: Value },
@@ -60,8 +60,8 @@ pub(super) enum Request {
 pub(super) enum Report {
     /// The host is not the owner, and the connection ends.
     Refused { code: Refusal, protocol: u32, owner: Option<u32> },
-    /// An engine that the keeper has. Descriptors: the read ends of its standard output and standard
-    /// error, or none.
+    /// An engine that the keeper has. Descriptors: the read ends of its standard output and
+    /// standard error, or none.
     Engine {
         record: Value,
         /// What was read of both outputs while no host was attached.

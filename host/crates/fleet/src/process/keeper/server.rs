@@ -1,5 +1,5 @@
-//! The keeper process: one thread, which waits for hosts, for the ends of engines and, while no host
-//! is attached, for the engines' output.
+//! The keeper process: one thread, which waits for hosts, for the ends of engines and, while no
+//! host is attached, for the engines' output.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};

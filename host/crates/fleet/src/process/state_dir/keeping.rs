@@ -137,8 +137,8 @@ impl StateDir {
         self.0.adoptable.lock().keys().any(|marker| marker.lane == lane)
     }
 
-    /// Returns the engine of a lane that an earlier host has left running. The caller has to take it
-    /// over or to end it.
+    /// Returns the engine of a lane that an earlier host has left running. The caller has to take
+    /// it over or to end it.
     pub(crate) fn take_adoptable(&self, lane: &str) -> Option<AdoptableEngine> {
         let mut adoptable = self.0.adoptable.lock();
         let marker = adoptable.keys().find(|marker| marker.lane == lane)?.clone();
