@@ -241,7 +241,7 @@ mod tests {
         assert!(!accepts(&keys, "two") && source.error().is_none());
         assert!(keys.identity(&HeaderMap::new()).is_err());
         let tokens = "[access]\nkeys = \"keys.toml\"\n[access.tokens]\nissuer = \
-                      \"https://a.example\"\naudience = \"a\"\ndefault-group = \"g\"";
+                      \"https://a.example\"\naudience = [\"a\"]\ndefault-group = \"g\"";
         for (text, place) in [
             ("[access]\nkeys = \"keys.toml\"\nanonymous = \"g\"", "p.toml:3: access.anonymous: "),
             (tokens, "p.toml:6: access.tokens.default-group: "),

@@ -245,7 +245,7 @@ fn tenants_have_conversations_of_their_own_which_can_be_erased() {
     let host = Host::start_in(&program(FAKE_ENGINE), dir, &two_lanes(keys, ""), &secrets);
     let ask = |key: &str, lane: &str, messages: &[Value]| {
         let secret = format!("Bearer {key}-0123456789abcdef");
-        let headers = [("authorization", secret.as_str())];
+        let headers = [("authorization", secret.as_str()), ("content-type", "application/json")];
         let body = body(lane, messages).to_string();
         let response = send(host.port, "POST", CHAT, &headers, body.as_bytes());
         assert_eq!(response.status, 200, "{}", response.text());

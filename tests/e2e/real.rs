@@ -209,11 +209,14 @@ fn real_conversations_survive_switches() {
              \"{{lane}}\", \"--slots\", \"1\", \"--slot-save-path\", \"{{conversations}}\"]\n"
         )
     };
-    let config = |enabled: bool| {
+    // With memory for both lanes, they stay loaded and keep the prompts. Reading a prompt again
+    // instead would give other numbers, because it is computed in other batches.
+    let config = |switches: bool| {
+        let memory = if switches { "1GiB" } else { "2GiB" };
         format!(
             "switching = {{ min-residency = 0.0, linger = \"0s\" }}\n\
-             [conversations]\nenabled = {enabled}\nmin-tokens = 100\n\
-             [[groups]]\nname = \"cpu\"\nmemory = \"1GiB\"\n{}{}",
+             [conversations]\nenabled = {switches}\nmin-tokens = 100\n\
+             [[groups]]\nname = \"cpu\"\nmemory = {memory:?}\n{}{}",
             lane("a"),
             lane("b")
         )
@@ -227,9 +230,10 @@ fn real_conversations_survive_switches() {
     let document = format!("A text: {}. What is it about?", document.join(" "));
     // The answers of the first run are those that the conversations of the second go on with.
     let mut history: Vec<String> = Vec::new();
-    for enabled in [false, true] {
+    for switches in [false, true] {
         let dir = tempfile::tempdir().unwrap();
-        let host = Host::start_in(&program(FAKE_ENGINE), dir, &config(enabled), &[("PATH", &path)]);
+        let host =
+            Host::start_in(&program(FAKE_ENGINE), dir, &config(switches), &[("PATH", &path)]);
         let mut texts = Vec::new();
         let mut conversations = [Vec::new(), Vec::new()];
         for turn in 0..2 {
@@ -248,14 +252,13 @@ fn real_conversations_survive_switches() {
                 let usage = &response["usage"];
                 let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
                 let prompt = usage["prompt_tokens"].as_u64().unwrap();
-                let is_restored = enabled && turn > 0;
-                assert_eq!(cached * 2 > prompt, is_restored, "{cached} of {prompt} tokens");
+                assert_eq!(cached * 2 > prompt, turn > 0, "{cached} of {prompt} tokens");
             }
         }
         let restored = host.metric("pointsman_conversation_restored_tokens_total", "");
-        assert_eq!(restored > 200.0, enabled);
+        assert_eq!(restored > 200.0, switches);
         assert_eq!(host.metric("pointsman_conversation_failures_total", ""), 0.0);
-        if enabled {
+        if switches {
             assert_eq!(texts, history, "greedy answers are the same");
         }
         history = texts;

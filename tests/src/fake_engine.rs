@@ -53,6 +53,7 @@ mod script;
 mod serve;
 mod sleep_mode;
 mod sleep_state;
+mod slot_routes;
 mod slots;
 mod steps;
 mod vllm;

@@ -13,7 +13,7 @@ use super::completions::{complete, prompt};
 use super::engine::Engine;
 use super::pooling::{self, Task};
 use super::responses::{Reply, llama_error, llama_server_error, ok, text};
-use super::{media, messages, metrics, responses_api, slots};
+use super::{media, messages, metrics, responses_api, slot_routes};
 
 /// The paths that need no API key.
 const PUBLIC_PATHS: [&str; 6] =
@@ -82,7 +82,9 @@ pub(super) async fn respond(engine: Arc<Engine>, request: Request<Incoming>) -> 
             &Method::POST,
             "/v1/chat/completions" | "/v1/completions" | "/completion" | "/completions" | "/infill",
         ) => complete(engine, request).await,
-        (&Method::POST, path) if slots::has(path) => slots::respond(engine, request).await,
+        (&Method::POST, path) if slot_routes::has(path) => {
+            slot_routes::respond(engine, request).await
+        }
         (&Method::POST, path) if media::has(&engine, path) => media::respond(engine, request).await,
         _ => pool(engine, request).await,
     }

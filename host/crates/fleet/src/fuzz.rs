@@ -118,7 +118,7 @@ Graph capturing finished in 5 secs, took 0.50 GiB";
         text.lines().for_each(|line| measure(line, &mut measured));
         measured.completed()
     };
-    let fuzz = Fuzz::new("engine_logs").files("tests/captures", "log").input(LLAMA_CPP);
+    let fuzz = Fuzz::new("engine_logs").input(LLAMA_CPP);
     fuzz.run(|input| {
         let text = String::from_utf8_lossy(input);
         let found = read(&text);

@@ -92,7 +92,7 @@ pub struct GatewayConfig {
 pub struct Gateway {
     /// Replaced as a whole by a reload; each request keeps the one that it began with.
     pipeline: Arc<ArcSwap<Pipeline>>,
-    listeners: Arc<Mutex<Vec<Listening>>>,
+    listeners: Arc<Mutex<Listeners>>,
     status: Arc<StatusSources>,
     drain: Drain,
     /// The connections of clients, on all listeners.
@@ -103,6 +103,14 @@ pub struct Gateway {
 struct Listening {
     served: ServedSlot,
     make: MakeServed,
+}
+
+/// The listeners, and the last settings that a changed configuration had for them: one that begins
+/// after that has these.
+#[derive(Default)]
+struct Listeners {
+    settings: Vec<ListenerSettings>,
+    listening: Vec<Listening>,
 }
 
 /// Makes what a listener serves with. The settings are those of the listeners for clients.
@@ -157,16 +165,18 @@ impl Gateway {
         let mut listeners = self.listeners.lock();
         let pipeline = self.pipeline().reconfigured(config.settings, config.recorder);
         self.pipeline.store(Arc::new(pipeline));
-        for Listening { served, make } in listeners.iter_mut() {
-            served.store(Arc::new(make(self, &config.listeners)));
+        listeners.settings = config.listeners;
+        let Listeners { settings, listening } = &mut *listeners;
+        for Listening { served, make } in listening {
+            served.store(Arc::new(make(self, settings)));
         }
     }
 
     /// Adds a listener, whose snapshot follows the configuration from then on.
     pub(crate) fn add_listener(&self, mut make: MakeServed) -> ServedSlot {
         let mut listeners = self.listeners.lock();
-        let served = Arc::new(ArcSwap::from_pointee(make(self, &[])));
-        listeners.push(Listening { served: Arc::clone(&served), make });
+        let served = Arc::new(ArcSwap::from_pointee(make(self, &listeners.settings)));
+        listeners.listening.push(Listening { served: Arc::clone(&served), make });
         served
     }
 

@@ -354,4 +354,6 @@ impl RequestView for Request {
 }
 
 #[cfg(test)]
+mod conversation_tests;
+#[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ pub(crate) struct BodyMemory {
     /// The bytes that each tenant uses for bodies larger than [`SMALL_SHARE`], if any.
     large_by_tenant: Mutex<HashMap<String, usize>>,
     /// The bytes in use, as a metric.
-    gauge: Gauge,
+    pub(super) gauge: Gauge,
 }
 
 /// How much memory there is, in bytes.

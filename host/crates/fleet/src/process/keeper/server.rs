@@ -214,6 +214,8 @@ impl Keeper {
             (self.grace, self.deadline, self.successor) = (grace, None, None);
             (self.had_owner, self.farewell) = (true, false);
             self.owner = Some(host);
+            // What it sent together with its hello has been read already.
+            self.serve_owner();
         }
     }
 
