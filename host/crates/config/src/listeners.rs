@@ -119,12 +119,12 @@ fn options(section: &Section<'_>, address: Option<Address>, folder: &Path) -> Op
     let http2 = section.bool("http2", true);
     let proxy_protocol = section.bool("proxy-protocol", false);
     let address = address::read_mode(section, address);
+    let cors = section.has("cors").then(|| cors::read(&section.section("cors")));
+    let compression = section.bool("compression", true);
     let tls = match tls {
         Some(tls) => Some(tls?),
         None => None,
     };
-    let cors = section.has("cors").then(|| cors::read(&section.section("cors")));
-    let compression = section.bool("compression", true);
     Some(Listener {
         address: address?,
         path_prefix,

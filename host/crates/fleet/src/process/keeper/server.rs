@@ -209,14 +209,16 @@ impl Keeper {
         }
         reports.push((Report::Attached { pid: std::process::id() }, Vec::new()));
         let is_sent = reports.into_iter().all(|(report, files)| host.send(&report, files));
-        // Only now, so that engines stay with the last owner if this one is gone already.
-        if is_sent {
-            (self.grace, self.deadline, self.successor) = (grace, None, None);
-            (self.had_owner, self.farewell) = (true, false);
-            self.owner = Some(host);
-            // What it sent together with its hello has been read already.
-            self.serve_owner();
+        // Engines stay with the last owner if this one is gone already.
+        if !is_sent && self.owner.is_some() {
+            return;
         }
+        (self.grace, self.deadline, self.successor) = (grace, None, None);
+        (self.had_owner, self.farewell) = (true, false);
+        self.owner = Some(host);
+        // What it sent together with its hello has been read already. It counts even if the host is
+        // gone: the engines that it had are kept for the next one.
+        self.serve_owner();
     }
 
     fn serve_owner(&mut self) {
