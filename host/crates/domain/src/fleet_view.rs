@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Endpoint, EndpointSet, Serving};
+pub use crate::lane_state::{EngineKind, LaneState};
 use crate::model_names::{LaneNames, ModelNames, NameKind};
 
 /// A fraction in thousandths.
@@ -30,62 +31,6 @@ impl LaneId {
 impl fmt::Display for LaneId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
-    }
-}
-
-/// The kind of engine behind a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "names of engines")]
-pub enum EngineKind {
-    Vllm,
-    LlamaCpp,
-    /// A server that the host did not start, reached by its URL.
-    External,
-    #[default]
-    Other,
-}
-
-/// The state of a lane, as policies and operators see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LaneState {
-    /// Not loaded. Routing a request to the lane makes the host load it.
-    Unloaded,
-    /// Loading.
-    #[default]
-    Starting,
-    /// Serving.
-    Ready,
-    /// Serving, but the circuit breaker is open.
-    Degraded,
-    /// Being unloaded for another lane. Requests may wait for the lane to be loaded again.
-    Draining,
-    /// Failed, or backing off before the next start.
-    Down,
-}
-
-impl LaneState {
-    /// Returns true if a request may wait for a lane in this state.
-    pub fn can_serve(self) -> bool {
-        self != Self::Down
-    }
-
-    /// Returns true if a lane in this state can start a request now.
-    pub fn serving(self) -> bool {
-        matches!(self, Self::Ready | Self::Degraded)
-    }
-
-    /// Returns the name used in labels and messages.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Unloaded => "unloaded",
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-            Self::Draining => "draining",
-            Self::Down => "down",
-        }
     }
 }
 

@@ -28,6 +28,7 @@ pub mod dispatch;
 mod endpoint;
 mod facts;
 mod fleet_view;
+mod lane_state;
 mod lifecycle;
 mod merge;
 mod model_names;

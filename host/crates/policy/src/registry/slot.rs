@@ -237,7 +237,16 @@ impl<V: Versioned> PolicySlot<V> {
             None => self.earlier().cloned().ok_or(SlotError::NoEarlierVersion)?,
         };
         let replaced = self.active.take();
+        let before = self.history.len();
         self.history.retain(|version| version.fingerprint() != chosen.fingerprint());
+        let was_candidate = self.history.len() == before;
+        self.candidate.take_if(|(version, _)| version.fingerprint() == chosen.fingerprint());
+        let last = self.history.last().and_then(|last| self.rejection_reason(last.fingerprint()));
+        if was_candidate && last.is_some() {
+            // The history keeps one more version than it is to have, and not more: that which was
+            // rejected last.
+            self.history.pop();
+        }
         self.watch = None;
         self.active = Some(chosen.clone());
         let Some(replaced) = replaced else { return Ok(chosen) };

@@ -223,18 +223,27 @@ impl Keeper {
 
     fn serve_owner(&mut self) {
         let Some(mut owner) = self.owner.take() else { return };
-        let (received, mut open) = owner.receive(false);
+        let (_, is_open) = self.serve_received(&mut owner);
+        if is_open && owner.flush() {
+            self.owner = Some(owner);
+            return;
+        }
+        // What a host that is gone has sent last still counts, such as its farewell.
+        while self.serve_received(&mut owner).0 > 0 {}
+        self.lose_owner();
+    }
+
+    /// Serves what has arrived. Returns the number of requests, and false if the connection has to
+    /// end.
+    fn serve_received(&mut self, owner: &mut Connection) -> (usize, bool) {
+        let (received, mut is_open) = owner.receive(false);
+        let mut count = 0;
         for request in received {
-            open &= match request {
-                Ok((request, files)) => self.serve(request, files, &mut owner),
-                Err(_) => false,
-            };
+            let Ok((request, files)) = request else { return (0, false) };
+            is_open &= self.serve(request, files, owner);
+            count += 1;
         }
-        open &= owner.flush();
-        match open {
-            true => self.owner = Some(owner),
-            false => self.lose_owner(),
-        }
+        (count, is_open)
     }
 
     /// Decides what becomes of the engines after the connection to the owner has ended.
