@@ -41,6 +41,7 @@ fn with_state<T>(is_durable: bool, work: impl FnOnce(&StateBench) -> T) -> T {
     std::thread::scope(|scope| {
         let saver = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
+                #[expect(clippy::disallowed_methods, reason = "the interval of the writer")]
                 std::thread::park_timeout(INTERVAL);
                 state.save().unwrap();
             }

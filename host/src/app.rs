@@ -75,6 +75,7 @@ struct Source {
     log: LogControl,
 }
 
+#[expect(clippy::too_many_lines, reason = "the order of the start is to be seen as a whole")]
 async fn run(
     mut config: Config,
     options: &Serve,

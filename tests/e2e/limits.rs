@@ -234,7 +234,7 @@ fn engine_paths_count_without_reported_usage() {
     assert!(response.status == 200 && !response.text().contains("\"usage\":{"));
     // What llama.cpp says instead, in the last event.
     let text = response.text();
-    let event = text.lines().filter(|line| line.contains("\"timings\":")).next_back().unwrap();
+    let event = text.lines().rfind(|line| line.contains("\"timings\":")).unwrap();
     let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
     let timings = &event["timings"];
     expected += timings["prompt_n"].as_u64().unwrap() + timings["predicted_n"].as_u64().unwrap();

@@ -61,7 +61,7 @@ mod tests {
         for (lane, expected) in [
             (lane(Value::Null), Some("reported: weights 1.0 GiB, KV 1 MiB")),
             (
-                lane(json!({ "off_percent": 3.14, "is_off": false })),
+                lane(json!({ "off_percent": 3.12, "is_off": false })),
                 Some("reported: weights 1.0 GiB, KV 1 MiB; estimated +3.1 %"),
             ),
             (

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use pointsman_access::{Budget, Period};
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value for each process")]
 pub(crate) enum Key {
     /// Add a key and print its secret, which cannot be shown again.
     New(NewKey),

@@ -41,7 +41,7 @@ impl Plan {
         lanes: &BTreeMap<String, LaneChange>,
     ) -> Self {
         let mut plan = Self::default();
-        for KeyChange { path, kind, .. } in applied.into_iter().filter(|change| is_now(change)) {
+        for KeyChange { path, kind, .. } in applied.into_iter().filter(is_now) {
             match kind {
                 ChangeKind::Added => plan.added.push(path),
                 ChangeKind::Changed => plan.changed.push(path),

@@ -42,7 +42,7 @@ impl Target {
         FleetSpec {
             state_dir: self.spec.state_dir.clone(),
             keeper: self.spec.keeper.clone(),
-            conversations: self.spec.conversations.clone(),
+            conversations: self.spec.conversations,
             machine: self.spec.machine.clone(),
             ..config.fleet.clone()
         }

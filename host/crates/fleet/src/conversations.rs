@@ -185,7 +185,7 @@ impl Conversations {
         // and of the index order it.
         self.0.erasures.fetch_add(1, Ordering::Relaxed);
         for session in self.0.sessions.lock().iter().filter_map(Weak::upgrade) {
-            session.forget(&is_erased);
+            session.forget(is_erased);
         }
         let erased = self.0.index.lock().erase(is_erased);
         let mut result = ErasedConversations::default();

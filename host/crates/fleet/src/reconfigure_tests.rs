@@ -70,6 +70,7 @@ fn serve_connection(mut connection: TcpStream, answer: &str) -> std::io::Result<
             + Duration::from_millis(String::from_utf8_lossy(&body).parse().unwrap_or(0));
         while Instant::now() < end {
             connection.write_all(b"1\r\n.\r\n")?;
+            #[expect(clippy::disallowed_methods, reason = "a response that takes time")]
             std::thread::sleep(Duration::from_millis(10));
         }
         write!(connection, "{:x}\r\n{answer}\r\n0\r\n\r\n", answer.len())?;

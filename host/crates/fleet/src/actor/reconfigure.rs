@@ -36,7 +36,7 @@ impl Actor {
         let new = FleetSpec {
             state_dir: self.spec.state_dir.clone(),
             keeper: self.spec.keeper.clone(),
-            conversations: self.spec.conversations.clone(),
+            conversations: self.spec.conversations,
             machine: self.spec.machine.clone(),
             ..new
         };

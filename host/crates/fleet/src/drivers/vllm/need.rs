@@ -54,7 +54,7 @@ pub(super) fn model(path: PathBuf, folder: &Path, settings: &VllmSettings, slots
 /// Returns the value of a flag among the additional arguments, the last one if there are several.
 fn value<'a>(settings: &'a VllmSettings, flag: &str) -> Option<&'a str> {
     let words = &settings.arguments;
-    let values = words.iter().enumerate().filter_map(|(place, word)| {
+    let mut values = words.iter().enumerate().filter_map(|(place, word)| {
         let (name, joined) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (word.as_str(), None),
@@ -63,7 +63,7 @@ fn value<'a>(settings: &'a VllmSettings, flag: &str) -> Option<&'a str> {
         // vLLM treats underscores in a flag like dashes.
         value.filter(|_| name.replace('_', "-") == flag)
     });
-    values.last()
+    values.next_back()
 }
 
 /// Returns the bytes of an adapter in memory, which vLLM reserves for the maximum rank.

@@ -293,7 +293,7 @@ impl Kinds {
         match self.recurrent {
             Recurrent::None | Recurrent::Both | Recurrent::WithoutHeads => true,
             Recurrent::All => false,
-            Recurrent::Except(interval) => interval > 0 && (layer + 1) % interval == 0,
+            Recurrent::Except(interval) => interval > 0 && (layer + 1).is_multiple_of(interval),
         }
     }
 
