@@ -9,8 +9,8 @@ use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Servi
 use crate::conversations::{ConversationPrompt, Placed};
 use crate::message::Grant;
 use crate::request_body::RequestBody;
-use crate::slot_api::SlotApi;
 use crate::upstream::{EngineBody, EngineError};
+use crate::upstream_api::UpstreamApi;
 
 const VLLM_PRIORITY: HeaderName = HeaderName::from_static("x-vllm-priority");
 
@@ -85,7 +85,7 @@ impl Lease {
     pub async fn place(&self, prompt: ConversationPrompt) -> Option<u32> {
         let Grant { target, upstream, .. } = &self.grant;
         let session = target.conversations.as_ref()?;
-        let placed = session.place(&SlotApi { upstream, target }, prompt).await?;
+        let placed = session.place(&UpstreamApi { upstream, target }, prompt).await?;
         // A request is placed once; otherwise the first slot counts.
         Some(self.placed.get_or_init(|| placed).slot())
     }

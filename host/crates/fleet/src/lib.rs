@@ -45,12 +45,12 @@ mod reconfigure;
 mod request_body;
 mod scrape;
 mod sleeping;
-mod slot_api;
 mod spec;
 mod status;
 mod supervisor;
 mod tls;
 mod upstream;
+mod upstream_api;
 
 pub use self::content_encoding::{ContentEncoding, DecodedBody, UnsupportedEncoding, decode};
 pub use self::conversations::{

@@ -3,16 +3,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, StatusCode};
 use tokio::sync::watch;
 
-use crate::driver::Target;
-use crate::drivers::vllm::sleep::{self, Canary, EngineApi, Level, MemoryGauge, SleepError};
+use crate::drivers::vllm::sleep::{self, Canary, Level, MemoryGauge, SleepError};
 use crate::engine_spec::UnloadMode;
 use crate::memory_admission::{AdmissionTimeout, MemoryReservation};
 use crate::status::LaneStatus;
-use crate::upstream::{EngineError, Upstream};
+use crate::upstream_api::UpstreamApi;
 
 /// The maximum time to wake up. Published times are 0.3 to 6 s; large models that read their
 /// weights again need more.
@@ -30,24 +27,6 @@ pub(crate) enum WakeError {
     /// The engine failed to wake up, or its output changed.
     #[error(transparent)]
     Engine(#[from] SleepError),
-}
-
-/// An [`EngineApi`] over a lane's upstream connection.
-pub(crate) struct UpstreamApi<'a> {
-    pub(crate) upstream: &'a Upstream,
-    pub(crate) target: &'a Target,
-}
-
-impl EngineApi for UpstreamApi<'_> {
-    async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&str>,
-        timeout: Duration,
-    ) -> Result<(StatusCode, Bytes), EngineError> {
-        self.upstream.call(self.target, method, path, body, timeout).await
-    }
 }
 
 /// The memory of the lane's group, where it can be measured.

@@ -38,11 +38,11 @@ use crate::metrics::FleetMetrics;
 use crate::page_cache::{PageCache, WeightsInUse};
 use crate::probing::watch_external;
 use crate::process::{Process, Stage, StateDir};
-use crate::sleeping::{Sleeper, UpstreamApi};
-use crate::slot_api::SlotApi;
+use crate::sleeping::Sleeper;
 use crate::spec::Liveness;
 use crate::status::LaneStatus;
 use crate::upstream::Upstream;
+use crate::upstream_api::UpstreamApi;
 
 /// What the supervisors of all lanes share.
 #[derive(Debug, Clone)]
@@ -319,7 +319,7 @@ impl Supervisor {
     /// Saves what the slots of an engine have cached, before it is stopped.
     async fn save_conversations(&self, target: &Target) {
         if let Some(session) = &target.conversations {
-            session.save_all(&SlotApi { upstream: &self.links.upstream, target }).await;
+            session.save_all(&self.api(target)).await;
         }
     }
 

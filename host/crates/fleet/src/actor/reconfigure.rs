@@ -26,7 +26,7 @@ use crate::spec::{FleetSpec, LaneSpec};
 
 impl Actor {
     /// Takes up a configuration, and returns what has changed. What belongs to the host as a whole
-    /// stays: the state directory, the watchdog, and the root of the machine's files.
+    /// stays: the state directory, the keeper, and the root of the machine's files.
     pub(super) fn reconfigure(
         &mut self,
         new: FleetSpec,

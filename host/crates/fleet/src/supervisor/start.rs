@@ -23,7 +23,6 @@ use crate::loading::LoadLog;
 use crate::page_cache::WeightsInUse;
 use crate::probing::{PROBE_TIMEOUT, probe};
 use crate::process::{Note, Process, ProcessObserver, free_port};
-use crate::slot_api::SlotApi;
 use crate::upstream::Upstream;
 
 /// The interval between readiness probes of an engine that is loading.
@@ -280,7 +279,7 @@ impl Supervisor {
     async fn begin_conversations(&self, target: &Target) {
         let Some(session) = &target.conversations else { return };
         let identity = launch_identity(&self.driver.prepare(&self.name, 0).launch);
-        let api = SlotApi { upstream: &self.links.upstream, target };
+        let api = self.api(target);
         self.shared.stop.run_until_cancelled(session.begin(&api, &identity)).await;
     }
 
