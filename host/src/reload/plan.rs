@@ -108,7 +108,7 @@ impl fmt::Display for Plan {
             ("added", &self.added),
             ("changed", &self.changed),
             ("removed", &self.removed),
-            ("hand-over", &self.handover),
+            ("next process", &self.handover),
             ("restart", &self.restart),
         ];
         for (what, paths) in lists.iter().filter(|(_, paths)| !paths.is_empty()) {

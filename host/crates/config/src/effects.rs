@@ -11,7 +11,7 @@ pub enum Effect {
     /// At once, but the engine of the lane is stopped and started again, as for a switch: requests
     /// in flight finish first, and new ones wait.
     Lane,
-    /// In the next process of the host, which takes over the engines.
+    /// In the next process of the host.
     Handover,
     /// After a stop and a start of the host, which end the engines.
     Restart,
@@ -23,7 +23,7 @@ impl Effect {
         match self {
             Self::Now => "at once",
             Self::Lane => "restarts the lane",
-            Self::Handover => "hand-over of the host",
+            Self::Handover => "next process of the host",
             Self::Restart => "restart of the host",
         }
     }
