@@ -22,7 +22,28 @@ pub struct Section<'a> {
     table: Option<&'a DeTable<'a>>,
     path: String,
     range: Range<usize>,
-    known: RefCell<Vec<String>>,
+    known: RefCell<Known>,
+}
+
+/// The keys that were asked for, in one text: files of keys have thousands of tables.
+#[derive(Debug, Default)]
+struct Known {
+    names: String,
+    ends: Vec<usize>,
+}
+
+impl Known {
+    fn add(&mut self, name: &str) {
+        if !self.names().any(|known| known == name) {
+            self.names.push_str(name);
+            self.ends.push(self.names.len());
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).filter_map(|(start, end)| self.names.get(start..*end))
+    }
 }
 
 impl<'a> Section<'a> {
@@ -310,12 +331,15 @@ impl<'a> Section<'a> {
         let known = self.known.borrow();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             let name = key.get_ref();
-            if known.iter().any(|known| known == name) {
+            if known.names().any(|known| known == name) {
                 continue;
             }
-            let hint = match nearest(name, known.iter().map(String::as_str)) {
+            let hint = match nearest(name, known.names()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("expected one of `{}`", known.join("`, `")),
+                None => {
+                    let known: Vec<&str> = known.names().collect();
+                    format!("expected one of `{}`", known.join("`, `"))
+                }
             };
             let problem = Code::UnknownKey.with(format!("unknown key; {hint}"));
             self.diagnostics.add(key.span(), &self.path(name), problem);
@@ -324,11 +348,10 @@ impl<'a> Section<'a> {
 
     /// Returns any value, and marks its key as known.
     pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-        let mut known = self.known.borrow_mut();
-        if !known.iter().any(|known| known == key) {
-            known.push(key.to_owned());
-        }
-        self.table?.get(key)
+        // A table that is missing has no unknown keys.
+        let table = self.table?;
+        self.known.borrow_mut().add(key);
+        table.get(key)
     }
 
     /// Returns the keys of the table, for tables with arbitrary keys.
