@@ -71,7 +71,6 @@ pub(super) fn switch(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs all conversations with a new host; `history` has the answers that the conversations go on
 /// Runs all conversations with a new host. With a `history`, conversations are saved and restored,
 /// and go on with its answers instead of their own, so that the prompts are the same.
 fn converse(root: &Path, turns: usize, history: Option<&[String]>) -> Result<Answers> {
