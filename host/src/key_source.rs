@@ -23,6 +23,8 @@ pub(crate) struct KeySource {
     /// Of the keys file, before it was read.
     stamp: Stamp,
     error: Option<String>,
+    /// The keys that are gone since this was asked last.
+    removed: Vec<(String, String)>,
 }
 
 /// The valid keys of a changed configuration, which are not in force yet.
@@ -45,7 +47,8 @@ impl KeySource {
         let keys = Keys::default();
         keys.replace(set);
         let file = file.to_owned();
-        Ok(Self { keys, file, access, own, token_group, stamp, error: None })
+        let (error, removed) = Default::default();
+        Ok(Self { keys, file, access, own, token_group, stamp, error, removed })
     }
 
     /// Returns the keys, which change with their source.
@@ -61,6 +64,11 @@ impl KeySource {
     /// Returns why what is in the files now is not in force.
     pub(crate) fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+
+    /// Returns the keys that are gone since the last call, each as its tenant and its name.
+    pub(crate) fn take_removed(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.removed)
     }
 
     /// Reads the keys of a changed configuration.
@@ -107,7 +115,7 @@ impl KeySource {
             return;
         }
         let secrets = set.count();
-        self.keys.replace(set);
+        self.removed.extend(self.keys.replace(set));
         self.error = None;
         tracing::info!(event = "keys_reloaded", secrets, "keys reloaded");
     }

@@ -266,7 +266,15 @@ fn tenants_have_conversations_of_their_own_which_can_be_erased() {
     ask("red", "b", &hello);
     wait_for_files(&host, "a", 2);
     assert!(cached(&ask("blue", "a", &conversation("fox", 3))) > 300);
-    assert_eq!(erase(&host, "all=true")["files"], 2);
+    // A key that is removed takes its conversations with it.
+    let config = host.dir.path().join("pointsman.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let red = "[[keys]]\ntenant = \"red\"\nenv = \"RED_KEY\"\n";
+    assert!(text.contains(red));
+    fs::write(&config, text.replace(red, "")).unwrap();
+    host.wait_for_event("conversations_erased", &[("tenant", "red")]);
+    wait_for_files(&host, "a", 1);
+    assert_eq!(erase(&host, "all=true")["files"], 1);
     assert!(files(&host, "a").is_empty());
     assert_eq!(erase(&host, "")["error"]["code"], "invalid_request");
 }

@@ -53,6 +53,21 @@ impl Target {
         self.spec.changes_to(&self.fleet_spec(config))
     }
 
+    /// Erases what was saved of the conversations of a key that was removed. Blocks on the disk.
+    pub(super) fn forget_key(&self, tenant: &str, key: &str) {
+        let erased = self.fleet.conversations().erase(Some(tenant), Some(key));
+        if erased.files > 0 {
+            tracing::info!(
+                event = "conversations_erased",
+                tenant,
+                key,
+                files = erased.files,
+                bytes = erased.bytes,
+                "saved conversations of a removed key erased"
+            );
+        }
+    }
+
     /// Applies a valid configuration: first what may fail, then the lanes, the settings of requests
     /// and listeners, the log and the usage.
     ///

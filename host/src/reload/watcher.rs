@@ -135,6 +135,9 @@ impl ConfigWatcher {
             Cause::Completed | Cause::Settled | Cause::Command => self.reload(cause),
         };
         self.keys.look();
+        for (tenant, key) in self.keys.take_removed() {
+            self.target.forget_key(&tenant, &key);
+        }
         self.status.lock().keys_error = self.keys.error().map(str::to_owned);
         match (cause, chain) {
             (Cause::Completed, Some(chain)) => {

@@ -1,6 +1,6 @@
 //! The keys of the clients: digests, and whom they identify.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -191,6 +191,12 @@ impl KeySet {
         self.keys.len()
     }
 
+    /// Returns the keys, each as its tenant and its name.
+    fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        let identities = self.keys.values().map(|entry| entry.identity.as_ref());
+        identities.filter_map(|key| Some((key.tenant.as_deref()?, key.name.as_str())))
+    }
+
     /// Refuses requests even if there are no keys at all.
     pub fn close(&mut self) {
         self.is_closed = true;
@@ -279,9 +285,15 @@ impl Keys {
         Some(self.tokens.as_ref()?.status(SystemTime::now()))
     }
 
-    /// Replaces all keys. The next request is checked with the new ones.
-    pub fn replace(&self, set: KeySet) {
-        self.set.store(Arc::new(set));
+    /// Replaces all keys. The next request is checked with the new ones. Returns the keys that are
+    /// gone, each as its tenant and its name.
+    pub fn replace(&self, set: KeySet) -> Vec<(String, String)> {
+        let set = Arc::new(set);
+        let earlier = self.set.swap(Arc::clone(&set));
+        let kept: HashSet<(&str, &str)> = set.names().collect();
+        let gone: HashSet<(&str, &str)> =
+            earlier.names().filter(|key| !kept.contains(key)).collect();
+        gone.into_iter().map(|(tenant, name)| (tenant.to_owned(), name.to_owned())).collect()
     }
 
     /// Returns true if all requests are accepted, because there are no keys at all.

@@ -98,9 +98,17 @@ fn keys_of_a_file_have_what_their_group_has() {
     let text = FILE.replace("NEW", &SecretHash::of_secret("newer").to_string());
     let text = text.replace("OLD", &SecretHash::of_secret("o").to_string());
     let text = text.replace("BOB", &SecretHash::of_secret("b").to_string());
-    keys.replace(KeySet::from_definitions(&Definitions::parse(&text).unwrap()));
+    let gone = keys.replace(KeySet::from_definitions(&Definitions::parse(&text).unwrap()));
+    assert_eq!(gone, []);
     assert_eq!(keys.identity(&bearer("newer")).unwrap().key, alice.key);
     assert_eq!(keys.identity(&bearer("new")).unwrap_err(), Unauthorized::UnknownKey);
+    let mut gone = keys.replace(KeySet::default());
+    gone.sort();
+    assert_eq!(
+        gone,
+        [("acme", "alice"), ("other", "bob")]
+            .map(|(tenant, name)| { (tenant.to_owned(), name.to_owned()) })
+    );
 }
 
 #[test]
