@@ -10,7 +10,7 @@ translated wrongly is 400. What it responds depends on the last message of the u
   one message), and writes text once it has a result for each of them;
 * `<<think>>`: the response has reasoning;
 * `<<status N>>`: an error with this status;
-* `<<wait N>>`: the response begins after N seconds;
+* `<<linger N>>`: a stream goes on for N seconds after its text;
 * `<<cut>>`: a stream ends in the middle;
 * tools without `<<call`: the first tool, or the one of `tool_choice`, is called with arguments that
   match its schema;
@@ -201,8 +201,6 @@ class Engine:
         every = json.dumps(request["messages"])
         if status := re.search(r"<<status (\d+)>>", every):
             return await reply.error(int(status[1]), "scripted")
-        if wait := re.search(r"<<wait (\d+)>>", every):
-            await asyncio.sleep(int(wait[1]))
         text, reasoning, calls, finish = answer(request)
         number = self.count
         head = {"id": f"chatcmpl-{number}", "created": 1_700_000_000, "model": request["model"]}
@@ -273,6 +271,8 @@ class Engine:
                 await delta(i, {"tool_calls": [opening]})
                 for part in re.findall(r".{1,12}", function["arguments"], re.S):
                     await delta(i, {"tool_calls": [{"index": k, "function": {"arguments": part}}]})
+            if linger := re.search(r"<<linger (\d+)>>", every):
+                await asyncio.sleep(int(linger[1]))
             await delta(i, {}, finish, stop_reason=None)
         if (request.get("stream_options") or {}).get("include_usage"):
             await send([], usage=usage)

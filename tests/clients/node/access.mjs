@@ -76,16 +76,17 @@ for (const [name, endpoint, connect] of [
     let sent = 0;
     const counting = (...request) => (sent++, fetch(...request));
     const once = await connect("single");
-    const patient = await connect("single", { maxRetries: 8 });
-    const slow = patient.ask({ messages: [{ role: "user", content: "hello <<wait 3>>" }] });
-    const error = await raised("RateLimitError", repeat(500, once.ask));
+    const lingering = [{ role: "user", content: "hello <<linger 3>>" }];
+    // It is in flight once its response has begun.
+    const slow = await once.ask({ messages: lingering, stream: true });
+    const error = await raised("RateLimitError", once.ask());
     const after = Number(error.headers.get("retry-after"));
     const counted = await connect("single", { maxRetries: 8, fetch: counting });
     const begun = Date.now();
     assert.equal(counted.text(await counted.ask()), "echo: hello");
     assert.ok(sent > 1, String(sent));
     assert.ok(Date.now() - begun >= after * 1000, String(after));
-    await slow;
+    for await (const event of slow) assert.ok(event);
   });
 }
 

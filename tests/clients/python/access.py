@@ -2,14 +2,13 @@
 
 import json
 import os
-import threading
 import time
 
 from harness import MODEL, check, feature, main, raises, url
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 USER = [{"role": "user", "content": "hello"}]
-SLOW = [{"role": "user", "content": "hello <<wait 3>>"}]
+LINGERING = [{"role": "user", "content": "hello <<linger 3>>"}]
 
 
 def credential(name):
@@ -95,15 +94,14 @@ def limits(client, ask, library, headers):
 
 def retries(client, ask, raw, library):
     """Uses a key for one request at a time, while another one is in flight."""
-    patient = client("single", max_retries=8)
-    slow = threading.Thread(target=lambda: ask(patient, messages=SLOW))
-    slow.start()
-    limited = raises(library.RateLimitError, lambda: [ask(client("single")) for _ in range(500)])
+    # It is in flight once its response has begun.
+    slow = ask(client("single"), messages=LINGERING, stream=True)
+    limited = raises(library.RateLimitError, lambda: ask(client("single")))
     after, begun = int(limited.response.headers["retry-after"]), time.monotonic()
-    response = raw(patient)
+    response = raw(client("single", max_retries=8))
     check(response.retries_taken > 0, response.retries_taken)
     check(time.monotonic() - begun >= after, after)
-    slow.join()
+    check(list(slow), "the stream has no event")
 
 
 def refused_keys(client, ask, library):
