@@ -197,8 +197,8 @@ pub(crate) fn streams_by_default(endpoint: Endpoint) -> bool {
 impl ErrorForm {
     /// Returns the form of errors below a path.
     pub fn for_path(path: &str) -> Self {
-        // Also the paths of Ollama's API that the host does not serve.
-        if path.starts_with("/api/") {
+        // Its greeting, and also the paths of Ollama's API that the host does not serve.
+        if path == "/" || path.starts_with("/api/") {
             return Self::Ollama;
         }
         let is_path = |endpoint: &Endpoint| endpoint.path() == Some(path);
