@@ -18,6 +18,7 @@ mod driver;
 pub mod drivers;
 mod engine_spec;
 mod failures;
+mod external;
 mod fetch;
 mod fleet;
 mod footprint;

@@ -1,15 +1,10 @@
 //! Readiness probes of engines.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use pointsman_domain::dispatch::EngineEvent;
 
 use crate::driver::{Driver, Target};
-use crate::failures::FailureKind;
-use crate::learning::learn;
-use crate::message::EngineReporter;
 use crate::upstream::{EngineError, Upstream};
 
 /// The maximum time for the response to a probe.
@@ -56,41 +51,4 @@ pub(crate) async fn probe(
         return Ok(());
     }
     Err(ProbeError::NoReadyPath { path: last.to_owned() })
-}
-
-/// Probes an external engine at intervals, and reports changes of its readiness, and what it says
-/// about `models` when it becomes ready. Never returns.
-pub(crate) async fn watch_external(
-    driver: &dyn Driver,
-    upstream: &Upstream,
-    interval: Duration,
-    models: &[String],
-    reporter: &EngineReporter,
-) {
-    let target = Arc::new(driver.target(0));
-    let engine = &target.authority;
-    let mut ready = None;
-    loop {
-        let problem = probe(driver, upstream, &target).await.err();
-        if ready != Some(problem.is_none()) {
-            ready = Some(problem.is_none());
-            match &problem {
-                None => {
-                    tracing::info!(engine, "external engine is ready");
-                    reporter.learned(learn(driver, upstream, &target, models).await);
-                    reporter.ready(&target);
-                }
-                Some(error) => {
-                    tracing::warn!(engine, error = %error, "external engine is not ready");
-                    let kind = FailureKind::with_code("engine_unreachable");
-                    let cause = format!("{}: {error}", kind.cause);
-                    // The address is the operator's business.
-                    let details = format!("the engine at {engine}");
-                    let problem = kind.problem_because(&cause).with_details(details);
-                    reporter.event(EngineEvent::Lost(problem));
-                }
-            }
-        }
-        tokio::time::sleep(interval).await;
-    }
 }

@@ -30,13 +30,13 @@ use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::Canary;
 use crate::engine_spec::{ProcessSpec, UnloadMode};
 use crate::health::{HealthEvent, HealthMonitor, ServingEngine};
+use crate::external::{ExternalEngine, watch_external};
 use crate::lane_config::LaneConfig;
 use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
 use crate::message::{EngineReporter, SupervisorCommand};
 use crate::metrics::FleetMetrics;
 use crate::page_cache::{PageCache, WeightsInUse};
-use crate::probing::watch_external;
 use crate::process::{Process, Stage, StateDir};
 use crate::sleeping::Sleeper;
 use crate::spec::Liveness;
@@ -137,9 +137,14 @@ impl Supervisor {
             return self.handle_commands(&spec).await;
         }
         let Links { upstream, reporter, .. } = &self.links;
-        let (driver, models) = (&*self.driver, self.models.as_slice());
-        let watch = watch_external(driver, upstream, self.probe_interval, models, reporter);
-        self.shared.stop.run_until_cancelled(watch).await;
+        let engine = ExternalEngine {
+            driver: &*self.driver,
+            upstream,
+            interval: self.probe_interval,
+            models: &self.models,
+            reporter,
+        };
+        self.shared.stop.run_until_cancelled(watch_external(engine)).await;
     }
 
     /// Carries out the commands of the dispatcher, one after the other.

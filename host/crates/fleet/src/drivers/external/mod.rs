@@ -1,5 +1,7 @@
 //! `driver = "external"`: an existing server with the OpenAI API, which the host does not start.
 
+mod metrics;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use pointsman_settings::{Code, Section, secret};
 
 use crate::driver::{
     API_PATH, Description, Driver, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
-    LaneDefaults, Prepared, Target, is_equal,
+    LaneDefaults, MetricsSource, Prepared, Target, is_equal,
 };
 use crate::engine_spec::{ProcessSpec, Secret};
 use crate::launch::Launch;
@@ -224,6 +226,10 @@ impl Driver for ExternalSpec {
 
     fn probe_interval(&self) -> Duration {
         self.probe_interval
+    }
+
+    fn metrics_sources(&self) -> &'static [MetricsSource] {
+        &metrics::SOURCES
     }
 
     fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {

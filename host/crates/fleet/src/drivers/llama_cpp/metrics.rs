@@ -8,20 +8,15 @@ use crate::driver::MetricsSource;
 use crate::scrape::{EngineMetrics, Sample, add, add_requests, keep_max, samples};
 
 /// There are metrics only with `--metrics`; there are slots unless started with `--no-slots`.
-pub(super) const SOURCES: [MetricsSource; 2] = [
-    ("/metrics", |body| llama_cpp(&String::from_utf8_lossy(body))),
-    ("/slots", |body| {
-        let (slots, slots_busy) = slots(body).unzip();
-        let work_state = work_state(body);
-        EngineMetrics {
-            slots,
-            slots_busy,
-            running: slots_busy,
-            work_state,
-            ..EngineMetrics::default()
-        }
-    }),
-];
+pub(super) const SOURCES: [MetricsSource; 2] =
+    [("/metrics", |body| llama_cpp(&String::from_utf8_lossy(body))), SLOTS];
+
+/// The slots, as metrics.
+pub(crate) const SLOTS: MetricsSource = ("/slots", |body| {
+    let (slots, slots_busy) = slots(body).unzip();
+    let work_state = work_state(body);
+    EngineMetrics { slots, slots_busy, running: slots_busy, work_state, ..EngineMetrics::default() }
+});
 
 /// Parses llama.cpp's `/metrics`, which exists only with `--metrics`.
 pub(crate) fn llama_cpp(text: &str) -> EngineMetrics {
