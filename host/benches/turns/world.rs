@@ -337,6 +337,7 @@ impl World<'_> {
             AcquireError::NotServing { .. }
             | AcquireError::LoadFailed { .. }
             | AcquireError::LaneRemoved
+            | AcquireError::Paused(_)
             | AcquireError::UnknownLane => Some(Trigger::EngineRestart),
             AcquireError::Closing => None,
         };

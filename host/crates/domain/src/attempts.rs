@@ -102,6 +102,7 @@ impl From<&AcquireError> for FailureClass {
             | AcquireError::LoadFailed { .. }
             | AcquireError::CircuitOpen { .. }
             | AcquireError::UnknownLane
+            | AcquireError::Paused(_)
             | AcquireError::LaneRemoved => Some(Trigger::EngineRestart),
             AcquireError::Closing => None,
         };

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! `dispatch/switch.rs` decides which lane is loaded and which one is evicted;
-//! `dispatch/reconfigure.rs` changes lanes, groups and rules meanwhile.
+//! `dispatch/reconfigure.rs` changes lanes, groups and rules meanwhile, and `dispatch/manual.rs`
+//! carries out commands of operators.
 
 mod costs;
 mod estimate;
@@ -22,7 +23,9 @@ mod events;
 mod fairness;
 mod grants;
 mod lane;
+mod lane_mode;
 mod leaving;
+mod manual;
 mod metrics;
 mod problem;
 mod queue;
@@ -38,6 +41,7 @@ pub use self::events::{
     Ticket, again,
 };
 use self::lane::Lane;
+pub use self::lane_mode::{LaneCommand, LaneCommandError, LaneMode};
 pub use self::metrics::Report;
 pub use self::problem::Problem;
 use self::queue::{Queue, Waiter};
@@ -170,14 +174,23 @@ impl Dispatcher {
         self.queue.by_priority(lane)
     }
 
+    /// Returns the place of each waiting request in the queue of its lane, from 1, by priority
+    /// including age.
+    pub fn queue_positions(&self, now: Duration) -> impl Iterator<Item = (Ticket, usize)> {
+        let lanes = lane_ids().take(self.lanes.len());
+        lanes.flat_map(move |lane| self.queue.in_order(lane, now).into_iter().zip(1..))
+    }
+
     /// Returns the state of a lane's engine.
     pub fn engine_state(&self, lane: LaneId) -> Option<EngineState> {
         self.lanes.get(lane.index()).map(|lane| lane.engine)
     }
 
-    /// Returns the last problem of a lane's engine; cleared when the engine serves again.
+    /// Returns why a lane is paused, or else the last problem of its engine, which is cleared when
+    /// the engine serves again.
     pub fn problem(&self, lane: LaneId) -> Option<Problem> {
-        self.lanes.get(lane.index())?.problem.clone()
+        let lane = self.lanes.get(lane.index())?;
+        lane.pause_problem().or_else(|| lane.problem.clone())
     }
 
     /// Returns the bytes held by the lanes of a lane's group, and the group's budget.
@@ -189,7 +202,7 @@ impl Dispatcher {
     /// Handles a request for a slot of a lane:
     ///
     /// 1. The host is stopping: reject.
-    /// 2. The lane does not exist, or has been removed: reject.
+    /// 2. The lane does not exist, has been removed, or is paused by the operator: reject.
     /// 3. The lane's circuit breaker is open and the request has a fallback: reject.
     /// 4. A slot is free and no request waits for it: grant.
     /// 5. The lane is down: reject. A lane that is about to recover by itself does not count as
@@ -239,6 +252,9 @@ impl Dispatcher {
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
         if lane.retired {
             return Err(AcquireError::LaneRemoved);
+        }
+        if let Some(mode) = lane.mode().filter(|mode| mode.is_paused()) {
+            return Err(AcquireError::Paused(mode));
         }
         if has_fallback && let Err(retry_in) = lane.check_breaker(now) {
             return Err(AcquireError::CircuitOpen { retry_in });
@@ -374,8 +390,9 @@ impl Dispatcher {
     /// Rejects requests that waited for an engine that exited, if they have a fallback. The others
     /// keep waiting for the engine to recover, unless it never served or keeps crashing.
     fn reject_waiters_of_lost(&mut self, id: LaneId, now: Duration, effects: &mut Vec<Effect>) {
-        if self.lanes[id.index()].leaving {
-            // It is loaded again with other settings, or has no waiters.
+        let lane = &self.lanes[id.index()];
+        if lane.reload || lane.next.is_some() || lane.retired {
+            // It is loaded again at once, or has no waiters.
             return;
         }
         let error = self.not_serving(id, now);

@@ -30,7 +30,7 @@ pub enum LaneState {
     Degraded,
     /// Being unloaded for another lane. Requests may wait for the lane to be loaded again.
     Draining,
-    /// Failed, or backing off before the next start.
+    /// Failed, backing off before the next start, or paused by the operator.
     Down,
 }
 

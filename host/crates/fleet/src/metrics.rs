@@ -201,6 +201,7 @@ impl FleetMetrics {
             AcquireError::QueueFull { .. } => "queue-full",
             AcquireError::DeadlineTooEarly { .. } => "too-late",
             AcquireError::TimedOut { .. } => "timed-out",
+            AcquireError::Paused(_) => "paused",
             AcquireError::Closing => "closing",
         };
         self.rejected.get_or_create(&Reason { reason }).inc();

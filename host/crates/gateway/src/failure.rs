@@ -190,6 +190,7 @@ impl AttemptError {
                 }
                 AcquireError::UnknownLane
                 | AcquireError::LaneRemoved
+                | AcquireError::Paused(_)
                 | AcquireError::NotServing { .. }
                 | AcquireError::NotLoaded
                 | AcquireError::LoadFailed { .. }
@@ -230,7 +231,10 @@ impl AttemptError {
                 }
                 // It is routed without the lane then.
                 AcquireError::LaneRemoved => Some(Duration::from_secs(1)),
-                AcquireError::UnknownLane | AcquireError::NotLoaded | AcquireError::Closing => None,
+                AcquireError::UnknownLane
+                | AcquireError::Paused(_)
+                | AcquireError::NotLoaded
+                | AcquireError::Closing => None,
             },
             Self::QueueLimit { refusal, .. } => refusal.retry_after,
             Self::Status { retry_after, .. } | Self::RateLimited { retry_after, .. } => {

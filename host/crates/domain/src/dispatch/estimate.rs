@@ -69,6 +69,9 @@ impl Dispatcher {
     /// that it delays.
     fn outlook(&self, id: LaneId, now: Duration) -> (Duration, u32) {
         let Some(lane) = self.lanes.get(id.index()) else { return (Duration::MAX, 0) };
+        if lane.is_paused() {
+            return (Duration::MAX, 0);
+        }
         let elapsed = now.saturating_sub(lane.since);
         let load = lane.load.estimate();
         match lane.engine {

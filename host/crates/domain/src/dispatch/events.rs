@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lane_mode::LaneMode;
 use super::metrics::Report;
 use super::problem::Problem;
 use crate::advice::Switching;
@@ -197,6 +198,9 @@ pub enum AcquireError {
     /// The operator has removed the lane. A request that is sent again is routed without it.
     #[error("the lane has been removed from the configuration; send the request again")]
     LaneRemoved,
+    /// The operator lets the lane have no requests.
+    #[error("the lane is {} by the operator", paused(*.0))]
+    Paused(LaneMode),
     /// The lane is down.
     #[error("the lane is {}{}{}", .state.label(), cause_of(.reason.as_ref()), again(*.retry_in))]
     NotServing {
@@ -254,6 +258,10 @@ pub enum AcquireError {
     /// The host is stopping.
     #[error("the host is stopping")]
     Closing,
+}
+
+fn paused(mode: LaneMode) -> &'static str {
+    if mode == LaneMode::Draining { "drained" } else { mode.label() }
 }
 
 fn cause_of(problem: Option<&Problem>) -> String {

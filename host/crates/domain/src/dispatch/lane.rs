@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::costs::DurationEstimate;
 use super::events::{Generation, LaneHint};
 use super::fairness::SlotHolders;
+use super::lane_mode::LaneMode;
 use super::metrics::LoadMetrics;
 use super::problem::Problem;
 use super::setup::{LaneSetup, Residency};
@@ -78,6 +79,8 @@ pub(super) struct Lane {
     pub(super) next: Option<LaneSetup>,
     /// The lane was loaded when its restart began, and is loaded again.
     pub(super) reload: bool,
+    /// What remains of a command of the operator, and the time of the command.
+    pub(super) manual: Option<(LaneMode, Duration)>,
     /// Leases of all generations.
     pub(super) leases: u32,
     /// Commands to unload the engine that have not been answered. An answer to an earlier command
@@ -116,6 +119,7 @@ impl Lane {
             leaving: false,
             next: None,
             reload: false,
+            manual: None,
             leases: 0,
             unanswered: 0,
             setup,
@@ -139,7 +143,8 @@ impl Lane {
 
     /// Returns the number of slots that can be granted now.
     pub(super) fn free_slots(&self, now: Duration) -> u32 {
-        let serves = self.engine == EngineState::Ready && self.suspect_until <= now;
+        let serves =
+            self.engine == EngineState::Ready && self.suspect_until <= now && !self.is_paused();
         if serves { self.setup.slots.saturating_sub(self.running) } else { 0 }
     }
 
@@ -185,7 +190,9 @@ impl Lane {
 
     /// Returns the lane's state as policies and operators see it.
     pub(super) fn state(&self) -> LaneState {
-        if self.engine == EngineState::Ready && self.breaker.is_open() {
+        if self.is_paused() {
+            LaneState::Down
+        } else if self.engine == EngineState::Ready && self.breaker.is_open() {
             LaneState::Degraded
         } else if self.is_recovering() {
             LaneState::Starting
@@ -216,6 +223,7 @@ impl Lane {
         // Its commands are carried out in order.
         self.unanswered = 0;
         self.reload = false;
+        self.end_manual_load();
         self.asleep = false;
         self.suspect_until = Duration::ZERO;
         self.problem = None;
@@ -242,6 +250,10 @@ impl Lane {
             _ => self.failures.saturating_add(1),
         };
         self.had_served = served.is_some();
+        if served.is_none() && !self.leaving {
+            // The load has failed.
+            self.end_manual_load();
+        }
         self.dying = None;
         self.asleep = false;
         self.adopted = false;

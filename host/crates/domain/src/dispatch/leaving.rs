@@ -5,6 +5,7 @@
 //!   retired        unloaded ──> vacant: its id can be used again
 //!   restarted      unloaded ──> new settings of memory ──> loaded again, if it was loaded
 //!   over budget    unloaded ──> cold, until its next request
+//!   by hand        unloaded ──> cold, held, or loaded again (`dispatch/manual.rs`)
 //! ```
 //!
 //! Nothing cuts a stream here: the drain timeout only concerns victims of switches.
@@ -86,6 +87,7 @@ impl Dispatcher {
     fn has_left(&mut self, id: LaneId, now: Duration) {
         let lane = &mut self.lanes[id.index()];
         lane.leaving = false;
+        lane.end_manual_unload();
         let before = lane.setup.group;
         match lane.next.take() {
             Some(setup) => {

@@ -9,7 +9,7 @@
 //!        └─ level 0 ─── flow a: 1, 2, 9
 //! ```
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -281,6 +281,19 @@ impl Queue {
 
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Returns the requests waiting for a lane, by priority including age and then by arrival.
+    pub(super) fn in_order(&self, lane: LaneId, now: Duration) -> Vec<Ticket> {
+        let levels = self.lanes.get(lane.index()).map(|queue| &queue.levels);
+        let aged = |(priority, level): (&i32, &'_ Level)| {
+            let since = level.oldest().map_or(now, |oldest| oldest.since);
+            Reverse((aged_priority(*priority, since, now, self.aging), now.saturating_sub(since)))
+        };
+        let mut levels: Vec<(&i32, &Level)> = levels.into_iter().flatten().collect();
+        levels.sort_by_key(|level| aged(*level));
+        let waiting = levels.into_iter().flat_map(|(_, level)| level.waiting.values());
+        waiting.map(|waiter| waiter.ticket).collect()
     }
 
     /// Returns the number of requests waiting for a lane, by priority.

@@ -217,6 +217,7 @@ impl Lane {
             self.detach(now);
         }
         (self.retired, self.reload, self.hint, self.next) = (true, false, None, None);
+        self.manual = None;
         self.leaving = self.has_engine();
         if !self.leaving {
             self.transition(EngineTransition::Retry, now);

@@ -192,7 +192,11 @@ impl Dispatcher {
     /// Keeps a victim that is still draining, unless it has to be unloaded anyway.
     pub(super) fn keep(&mut self, id: LaneId, now: Duration) -> bool {
         let lane = &mut self.lanes[id.index()];
-        !lane.leaving && lane.transition(EngineTransition::Keep, now)
+        let is_kept = !lane.leaving && lane.transition(EngineTransition::Keep, now);
+        if is_kept {
+            lane.end_manual_load();
+        }
+        is_kept
     }
 
     /// Unloads a draining lane that has no leases.
@@ -233,7 +237,8 @@ impl Dispatcher {
             let Residency::OnDemand { unload_after: Some(after), .. } = lane.setup.residency else {
                 continue;
             };
-            let kept = matches!(lane.hint_at(now), Some(LaneHint::Keep | LaneHint::Load));
+            let kept = lane.is_paused()
+                || matches!(lane.hint_at(now), Some(LaneHint::Keep | LaneHint::Load));
             if lane.engine != EngineState::Ready
                 || lane.running > 0
                 || !self.queue.is_empty(id)

@@ -3,6 +3,7 @@
 
 mod fairness;
 mod invariants;
+mod manual;
 mod reconfigure;
 mod switching;
 
@@ -173,6 +174,7 @@ fn describe(error: &AcquireError) -> String {
     match error {
         AcquireError::UnknownLane => "unknown-lane".to_owned(),
         AcquireError::LaneRemoved => "lane-removed".to_owned(),
+        AcquireError::Paused(mode) => format!("paused {}", mode.label()),
         AcquireError::NotServing { state, reason, .. } => {
             let reason = reason.as_ref().map_or("-".to_owned(), ToString::to_string);
             format!("not-serving {} {reason}", state.label())

@@ -1,5 +1,5 @@
 use pointsman_domain::LaneState;
-use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::dispatch::{AcquireError, LaneMode, Problem};
 use pointsman_fleet::EngineError;
 
 use http::StatusCode;
@@ -49,6 +49,7 @@ fn attempt_errors_have_codes_and_retry_after() {
         ),
         (AttemptError::Acquire(AcquireError::Closing), ErrorCode::Stopping),
         (AttemptError::Engine(EngineError::Aborted), ErrorCode::Stopping),
+        (AttemptError::Acquire(AcquireError::Paused(LaneMode::Held)), ErrorCode::NoLaneAvailable),
         (AttemptError::ErrorEvent { said: Box::default() }, ErrorCode::EngineError),
         (AttemptError::Engine(EngineError::Evicted), ErrorCode::NoLaneAvailable),
         (AttemptError::Engine(EngineError::Unfinished), ErrorCode::EngineError),

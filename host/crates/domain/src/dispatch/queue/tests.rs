@@ -34,7 +34,10 @@ fn higher_priority_is_served_first_and_equal_ones_in_order() {
     for (ticket, priority) in [(1, 0), (2, 5), (3, 0), (4, 5), (5, -1)] {
         queue.push(LANE, waiter(ticket, priority, 0, ticket));
     }
-    assert_eq!(order(&mut queue, 10), [2, 4, 1, 3, 5]);
+    let places: Vec<u64> =
+        queue.in_order(LANE, second(10)).into_iter().map(|ticket| ticket.0).collect();
+    assert_eq!(places, [2, 4, 1, 3, 5]);
+    assert_eq!(order(&mut queue, 10), places);
     assert_eq!(
         (queue.len(), queue.next_deadline(), queue.oldest_allowing_switch(LANE)),
         (0, None, None)

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::dispatch::{Dispatcher, LaneHint, Residency};
+use crate::dispatch::{Dispatcher, LaneHint, LaneMode, Residency};
 use crate::fleet_view::LaneId;
 use crate::lifecycle::EngineState;
 
@@ -64,15 +64,18 @@ impl Dispatcher {
     pub(in super::super) fn demand(&self, id: LaneId, now: Duration) -> Option<Demand> {
         let lane = &self.lanes[id.index()];
         let is_managed = lane.setup.residency != Residency::External;
-        if lane.engine != EngineState::Cold || !is_managed || lane.retired || lane.leaving {
+        let is_held = lane.mode() == Some(LaneMode::Held);
+        let may_load = is_managed && !lane.retired && !lane.leaving && !is_held;
+        if lane.engine != EngineState::Cold || !may_load {
             return None;
         }
         let always_on = lane.setup.residency == Residency::Always;
-        let overdue_at = self
-            .queue
-            .oldest_allowing_switch(id)
-            .map(|since| since.saturating_add(self.rules.starvation_timeout));
-        let aged = self.queue.urgency(id, now);
+        // An operator who loads a lane by hand waits like a request.
+        let wanted = lane.wanted_since();
+        let oldest = self.queue.oldest_allowing_switch(id);
+        let oldest = oldest.into_iter().chain(wanted).min();
+        let overdue_at = oldest.map(|since| since.saturating_add(self.rules.starvation_timeout));
+        let aged = self.queue.urgency(id, now).max(wanted.map(|_| 0));
         let scope = match (overdue_at, aged) {
             (Some(at), _) if at <= now => EvictionScope::Overdue,
             (Some(_), _) => EvictionScope::Busy,

@@ -50,6 +50,11 @@ enum Step {
         lane: u32,
         event: u8,
     },
+    /// The operator does something with a lane by hand.
+    Command {
+        lane: u32,
+        command: LaneCommand,
+    },
     /// The operator changes the configuration.
     Configure(Change),
     Wait(u64),
@@ -70,7 +75,15 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Some(LaneHint::Release)),
         Just(Some(LaneHint::Keep))
     ];
+    let command = prop_oneof![
+        2 => Just(LaneCommand::Load),
+        1 => any::<bool>().prop_map(|hold| LaneCommand::Unload { hold }),
+        1 => Just(LaneCommand::Drain),
+        1 => Just(LaneCommand::Resume),
+        1 => Just(LaneCommand::Restart)
+    ];
     prop_oneof![
+        2 => (0..LANES, command).prop_map(|(lane, command)| Step::Command { lane, command }),
         2 => change().prop_map(Step::Configure),
         8 => (0..LANES + 1, -2..3, 0..4u64, 0..2000u64, switching, any::<bool>()).prop_map(
             |(lane, priority, flow, wait, switching, has_fallback)| Step::Arrive {
@@ -189,6 +202,8 @@ impl Model {
                     Engine::On,
                     "granted a slot of a lane that does not serve"
                 );
+                let mode = self.dispatcher.lane_mode(lane);
+                prop_assert!(mode.is_none_or(|mode| !mode.is_paused()), "granted while {mode:?}");
                 self.generations.insert(lane, generation);
                 self.leases.push((lane, generation, flow));
             }
@@ -201,6 +216,8 @@ impl Model {
                     matches!(engine, Engine::Off | Engine::Asleep),
                     "load while {engine:?}"
                 );
+                let mode = self.dispatcher.lane_mode(lane);
+                prop_assert!(mode != Some(LaneMode::Held), "loaded a lane that is held");
                 let setup = self.setups[lane.index()].as_ref();
                 let Some(setup) = setup else { panic!("loaded a lane that was removed") };
                 self.engines[lane.index()] = Engine::Loading;
@@ -265,12 +282,16 @@ impl Model {
             let (slots, max_running) = (setup.slots, &mut self.max_running[stat.id.index()]);
             prop_assert!(stat.running <= *max_running && stat.queued as usize <= LIMITS.per_lane);
             *max_running = slots.max(stat.running);
+            let is_paused = self.dispatcher.lane_mode(stat.id).is_some_and(LaneMode::is_paused);
+            prop_assert!(!is_paused || stat.queued == 0, "waits for a lane that is paused");
             if self.engines[stat.id.index()] == Engine::On {
                 prop_assert_eq!(stat.running as usize, self.held_leases(stat.id));
                 let state = self.dispatcher.engine_state(stat.id);
                 let suspect = self.dispatcher.lanes[stat.id.index()].suspect_until > self.now;
-                let idle_slot =
-                    state == Some(EngineState::Ready) && stat.running < slots && !suspect;
+                let idle_slot = state == Some(EngineState::Ready)
+                    && stat.running < slots
+                    && !suspect
+                    && !is_paused;
                 prop_assert!(
                     !idle_slot || stat.queued == 0,
                     "a slot is free while a request waits for it"
@@ -423,8 +444,23 @@ impl Model {
                 }
                 self.send(Event::Engine { lane: LaneId(lane), news: event })
             }
+            Step::Command { lane, command } => self.command(LaneId(lane), command),
             Step::Wait(seconds) => self.wait(s(seconds)),
         }
+    }
+
+    /// Carries out a command of the operator. One that is rejected changes nothing.
+    fn command(&mut self, lane: LaneId, command: LaneCommand) -> Result<(), TestCaseError> {
+        let before = self.dispatcher.lane_mode(lane);
+        let mut effects = Vec::new();
+        let result = self.dispatcher.command(lane, command, self.now, &mut effects);
+        if result.is_err() {
+            prop_assert_eq!(self.dispatcher.lane_mode(lane), before);
+        }
+        for effect in effects {
+            self.apply(effect)?;
+        }
+        self.check()
     }
 
     fn is_external(&self, lane: usize) -> bool {
@@ -437,6 +473,10 @@ impl Model {
         for lane in 0..self.engines.len() {
             if self.is_external(lane) && self.engines[lane] == Engine::Off {
                 self.engine_event(lane, Engine::On, EngineEvent::Ready)?;
+            }
+            let id = LaneId(u32::try_from(lane).unwrap());
+            if self.dispatcher.lane_mode(id).is_some_and(LaneMode::is_paused) {
+                self.command(id, LaneCommand::Load)?;
             }
         }
         let started = self.now;
@@ -469,7 +509,8 @@ proptest! {
     /// meanwhile: nothing is left of a removed lane at the end; every ticket ends exactly once; no
     /// lane runs more requests than it has slots or is unloaded with leases; no group exceeds its
     /// memory budget; no wait exceeds its deadline; no slot is free while a request waits for it;
-    /// no wake-up is unnecessary; no request is left waiting once everything succeeds.
+    /// no lane that the operator has paused gets a request; no wake-up is unnecessary; no request
+    /// is left waiting once everything succeeds.
     #[test]
     fn invariants_hold_for_any_sequence_of_events(
         with_drain_timeout in any::<bool>(),

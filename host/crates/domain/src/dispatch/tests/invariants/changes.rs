@@ -185,7 +185,10 @@ impl Model {
         let lanes = (0..).map(LaneId).zip(self.setups.iter().zip(&self.engines));
         let mut lanes = lanes.map(|(id, (setup, engine))| match setup {
             None => self.dispatcher.is_vacant(id) && *engine == Engine::Off,
-            Some(_) => !self.dispatcher.lanes[id.index()].leaving,
+            Some(_) => {
+                let is_leaving = self.dispatcher.lanes[id.index()].leaving;
+                !is_leaving && self.dispatcher.lane_mode(id).is_none()
+            }
         });
         lanes.all(|is_settled| is_settled)
             && (0..2).all(|group| self.held(group) <= self.budgets[group])
