@@ -7,9 +7,11 @@
 //!   Lease   ─Released─────┼──> mailbox ──> Dispatcher ───┤
 //!   engines ─Engine───────┤                              └─FleetView────> watch
 //!           ─EngineReport─┤
-//!   Fleet   ─Reconfigure──┘
+//!   Fleet   ─Reconfigure──┤
+//!           ─Commanded────┘
 //! ```
 
+mod commands;
 mod effects;
 mod lane_factory;
 mod lane_handle;
@@ -162,6 +164,15 @@ impl Actor {
                 drop(reply.send(changes));
                 return;
             }
+            Message::Commanded(command) => {
+                self.commanded(command, now, effects);
+                return;
+            }
+            Message::QueuePositions { reply } => {
+                // Fails only if the caller does not want to know.
+                drop(reply.send(self.dispatcher.queue_positions(now).collect()));
+                return;
+            }
             Message::Hinted { lane, hint, duration } => {
                 // Saturating: a policy may ask for any duration.
                 Event::Hinted { lane, hint, until: now.saturating_add(duration) }
@@ -215,10 +226,14 @@ impl Actor {
             }
             let engine = self.dispatcher.engine_state(stat.id).unwrap_or_default();
             let problem = self.dispatcher.problem(stat.id);
+            let manual = self.manual_status(stat.id, handle);
+            self.metrics.set_mode(stat.id, manual.as_ref().map(|manual| manual.mode));
             handle.status.send_if_modified(|status| {
-                let changed = status.state != stat.state || status.engine != engine;
+                let changed = status.state != stat.state
+                    || status.engine != engine
+                    || status.manual != manual;
                 (status.state, status.engine) = (stat.state, engine);
-                status.problem = problem;
+                (status.problem, status.manual) = (problem, manual);
                 changed
             });
         }

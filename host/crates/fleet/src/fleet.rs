@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
 use crate::conversations::Conversations;
+use crate::engine_log::EngineLogs;
 use crate::lease::Lease;
 use crate::memory::Machine;
 use crate::message::Message;
@@ -29,13 +30,14 @@ use crate::supervisor::Shared;
 /// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    mailbox: UnboundedSender<Message>,
+    pub(crate) mailbox: UnboundedSender<Message>,
     view: watch::Receiver<Arc<FleetView>>,
     pub(crate) statuses: watch::Receiver<Statuses>,
     prefixes: Arc<PrefixIndex>,
     tickets: Arc<AtomicU64>,
     started: Instant,
     conversations: Conversations,
+    pub(crate) logs: EngineLogs,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -86,8 +88,10 @@ impl Fleet {
         let supervisors = SupervisorTasks::default();
         let conversations =
             Conversations::open(spec.conversations, state_dir.dir(), metrics.conversations.clone());
+        let logs = EngineLogs::default();
         let shared = Shared {
             conversations: conversations.clone(),
+            logs: logs.clone(),
             metrics: Arc::clone(metrics),
             stop: stop.clone(),
             state_dir: state_dir.clone(),
@@ -142,7 +146,8 @@ impl Fleet {
             conversations: conversations.clone(),
         };
         let tickets = Arc::default();
-        let fleet = Self { mailbox, view, statuses, prefixes, tickets, started, conversations };
+        let fleet =
+            Self { mailbox, view, statuses, prefixes, tickets, started, conversations, logs };
         (fleet, tasks)
     }
 
@@ -200,7 +205,24 @@ impl Fleet {
     /// # Errors
     /// Returns the reason why the dispatcher rejected the request.
     pub async fn acquire(&self, request: SlotRequest) -> Result<Lease, AcquireError> {
-        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        self.acquire_as(self.ticket(), request).await
+    }
+
+    /// Returns a new ticket.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Waits for a slot like [`Fleet::acquire`], with a ticket by which the place in the queue can
+    /// be found.
+    ///
+    /// # Errors
+    /// As those of [`Fleet::acquire`].
+    pub async fn acquire_as(
+        &self,
+        ticket: Ticket,
+        request: SlotRequest,
+    ) -> Result<Lease, AcquireError> {
         let request = request.arrival(ticket, self.started.elapsed());
         let (reply, response) = oneshot::channel();
         if self.mailbox.send(Message::SlotRequest { request, reply }).is_err() {

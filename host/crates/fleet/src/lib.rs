@@ -16,9 +16,10 @@ mod content_encoding;
 mod conversations;
 mod driver;
 pub mod drivers;
+mod engine_log;
 mod engine_spec;
-mod failures;
 mod external;
+mod failures;
 mod fetch;
 mod fleet;
 mod footprint;
@@ -30,6 +31,7 @@ mod launch_memory;
 mod learning;
 mod lease;
 mod loading;
+mod manual;
 mod memory;
 mod memory_admission;
 mod memory_estimate;
@@ -64,6 +66,7 @@ pub use self::driver::{
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::{DRIVERS, vllm};
+pub use self::engine_log::{EngineLog, EngineLogLine};
 pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMode};
 pub use self::failures::{FAILURES, FailureKind};
 pub use self::fetch::{FetchError, FetchUrl, FetchUrlError, Fetcher};
@@ -84,7 +87,7 @@ pub use self::process::{
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};
 pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
-pub use self::status::LaneStatus;
+pub use self::status::{LaneStatus, ManualStatus};
 pub use self::upstream::{EngineBody, EngineError};
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What the actor exchanges with requests, leases and supervisors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{
-    AcquireError, EngineEvent, Enqueue, FlowId, Generation, LaneHint, Report, Ticket,
+    AcquireError, EngineEvent, Enqueue, FlowId, Generation, LaneCommand, LaneCommandError,
+    LaneHint, Report, Ticket,
 };
 use pointsman_domain::{LaneId, PrefixIndex, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
@@ -32,9 +33,21 @@ pub(crate) enum Message {
     Engine { source: EngineSource, event: EngineEvent, target: Option<Arc<Target>> },
     EngineReport { source: EngineSource, metrics: EngineMetrics, rates: Rates },
     Learned { source: EngineSource, card: Box<ModelCard> },
+    Commanded(OperatorCommand),
+    QueuePositions { reply: oneshot::Sender<HashMap<Ticket, usize>> },
     Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
     Reconfigure { spec: Box<FleetSpec>, reply: oneshot::Sender<BTreeMap<String, LaneChange>> },
     Close,
+}
+
+/// A command of an operator for a lane.
+#[derive(Debug)]
+pub(crate) struct OperatorCommand {
+    pub(crate) lane: LaneId,
+    pub(crate) command: LaneCommand,
+    /// The operator.
+    pub(crate) by: Arc<str>,
+    pub(crate) reply: oneshot::Sender<Result<(), LaneCommandError>>,
 }
 
 /// The supervisor that a message comes from.

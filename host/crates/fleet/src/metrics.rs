@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use pointsman_domain::dispatch::{AcquireError, SwitchReport};
+use pointsman_domain::dispatch::{AcquireError, LaneMode, SwitchReport};
 use pointsman_domain::{LaneId, LaneStat, LaneState};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -42,6 +42,12 @@ struct Reason {
 struct LaneInState {
     lane: String,
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneInMode {
+    lane: String,
+    mode: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -102,6 +108,7 @@ struct LaneMetrics {
     /// The reasons for which engines have ended.
     exits: Mutex<BTreeSet<String>>,
     states: [(LaneState, Gauge); 6],
+    modes: [(LaneMode, Gauge); 5],
 }
 
 /// The metrics of all lanes.
@@ -194,6 +201,7 @@ impl FleetMetrics {
         let reason = match error {
             AcquireError::UnknownLane => "unknown-lane",
             AcquireError::LaneRemoved => "lane-removed",
+            AcquireError::Paused(_) => "paused",
             AcquireError::NotServing { .. } => "not-serving",
             AcquireError::NotLoaded => "not-loaded",
             AcquireError::LoadFailed { .. } => "load-failed",
@@ -201,7 +209,6 @@ impl FleetMetrics {
             AcquireError::QueueFull { .. } => "queue-full",
             AcquireError::DeadlineTooEarly { .. } => "too-late",
             AcquireError::TimedOut { .. } => "timed-out",
-            AcquireError::Paused(_) => "paused",
             AcquireError::Closing => "closing",
         };
         self.rejected.get_or_create(&Reason { reason }).inc();

@@ -1,6 +1,9 @@
 //! The status of a lane.
 
-use pointsman_domain::dispatch::Problem;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pointsman_domain::dispatch::{LaneMode, Problem};
 use pointsman_domain::{EngineState, LaneId, LaneState};
 
 use crate::launch_memory::DeviceMemory;
@@ -18,6 +21,8 @@ pub struct LaneStatus {
     pub state: LaneState,
     /// The state of the lane's engine.
     pub engine: EngineState,
+    /// What an operator has commanded, while it is not done.
+    pub manual: Option<ManualStatus>,
     /// Process id of the engine, if the host started it.
     pub pid: Option<u32>,
     /// Port of the engine, if the host started it.
@@ -44,7 +49,27 @@ pub struct LaneStatus {
     pub card: ModelCard,
 }
 
+/// What an operator has commanded of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManualStatus {
+    /// What remains of the command.
+    pub mode: LaneMode,
+    /// The operator.
+    pub by: Arc<str>,
+    /// The time of the command.
+    pub since: SystemTime,
+}
+
 impl LaneStatus {
+    /// Returns true unless the engine is still being loaded or unloaded for an operator.
+    pub fn is_command_done(&self) -> bool {
+        match self.manual.as_ref().map(|manual| manual.mode) {
+            None | Some(LaneMode::Draining) => true,
+            Some(LaneMode::Held) => !self.engine.holds_memory(),
+            Some(LaneMode::Loading | LaneMode::Unloading | LaneMode::Restarting) => false,
+        }
+    }
+
     /// Returns the status of a lane among those of all.
     pub fn find(statuses: &[Self], lane: LaneId) -> Option<&Self> {
         statuses.iter().find(|status| status.lane == lane)

@@ -28,9 +28,10 @@ use self::ending::{Failure, with_log};
 use crate::conversations::Conversations;
 use crate::driver::{Driver, Target};
 use crate::drivers::vllm::sleep::Canary;
+use crate::engine_log::{EngineLog, EngineLogs};
 use crate::engine_spec::{ProcessSpec, UnloadMode};
-use crate::health::{HealthEvent, HealthMonitor, ServingEngine};
 use crate::external::{ExternalEngine, watch_external};
+use crate::health::{HealthEvent, HealthMonitor, ServingEngine};
 use crate::lane_config::LaneConfig;
 use crate::loading::LoadLog;
 use crate::memory_admission::MemoryReservation;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     pub(crate) state_dir: StateDir,
     pub(crate) conversations: Conversations,
+    /// The last lines of the engines' output.
+    pub(crate) logs: EngineLogs,
     /// Names of environment variables that hold secrets of the host.
     pub(crate) secret_variables: Arc<[String]>,
     /// The weights in the page cache.
@@ -319,6 +322,15 @@ impl Supervisor {
         self.stop(engine, spec).await;
         self.links.reporter.event(EngineEvent::Stopped { asleep: false });
         Outcome::Ended
+    }
+
+    /// Returns what reads the lines of an engine's output.
+    fn line_reader(&self, load: &LoadLog) -> impl Fn(&str) + Send + Sync + Clone + use<> {
+        let (load, log): (LoadLog, EngineLog) = (load.clone(), self.shared.logs.get(&self.name));
+        move |line| {
+            log.push(line);
+            load.line(line);
+        }
     }
 
     /// Saves what the slots of an engine have cached, before it is stopped.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pointsman_domain::{EndpointSet, LaneInfo, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
@@ -41,6 +41,8 @@ pub(crate) struct LaneHandle {
     pub(super) abort: Option<CancellationToken>,
     /// The last metrics of the engine, and when they were scraped.
     pub(super) last_report: Option<(EngineMetrics, Rates, Instant)>,
+    /// Who gave the last command of an operator, and when.
+    pub(super) commanded: Option<(Arc<str>, SystemTime)>,
     /// The next first byte is the first one after a switch.
     pub(super) first_after_switch: bool,
     /// Gets another supervisor once its engine has been unloaded.
@@ -74,6 +76,7 @@ impl LaneHandle {
             target: None,
             abort: drain_timeout.map(|_| CancellationToken::new()),
             last_report: None,
+            commanded: None,
             first_after_switch: false,
             restarts: false,
             last_generation: None,

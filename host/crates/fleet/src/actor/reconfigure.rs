@@ -193,6 +193,7 @@ impl Actor {
         handle.restarts = false;
         self.unsettled.push(id);
         self.factory.metrics().remove_lane(id);
+        self.factory.shared.logs.remove(&handle.name);
         tracing::info!(lane = &*handle.name, "lane removed; its requests in flight finish");
     }
 

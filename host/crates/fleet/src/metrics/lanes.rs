@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use pointsman_domain::dispatch::LaneMode;
 use pointsman_domain::{LaneId, LaneState};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{
-    FleetMetrics, FloatGauge, Lane, LaneInState, LaneMetrics, LanePriority, LaneReason,
+    FleetMetrics, FloatGauge, Lane, LaneInMode, LaneInState, LaneMetrics, LanePriority, LaneReason,
     MAX_PRIORITY, SwitchKind, SwitchPart, add,
 };
 
@@ -36,6 +37,7 @@ pub(super) struct LaneGauges {
     ready_in: Family<Lane, FloatGauge>,
     breaker: Family<Lane, Gauge>,
     states: Family<LaneInState, Gauge>,
+    modes: Family<LaneInMode, Gauge>,
 }
 
 impl LaneGauges {
@@ -69,6 +71,11 @@ impl LaneGauges {
                 "pointsman_lane_state",
                 "1 for the current state of the lane, 0 for the others",
             ),
+            modes: add(
+                registry,
+                "pointsman_lane_manual",
+                "1 while an operator's command for the lane is in force",
+            ),
         }
     }
 
@@ -77,6 +84,10 @@ impl LaneGauges {
         let in_state = |state: LaneState| {
             let labels = LaneInState { lane: name.to_owned(), state: state.label() };
             (state, self.states.get_or_create_owned(&labels))
+        };
+        let in_mode = |mode: LaneMode| {
+            let labels = LaneInMode { lane: name.to_owned(), mode: mode.label() };
+            (mode, self.modes.get_or_create_owned(&labels))
         };
         LaneMetrics {
             name: name.to_owned(),
@@ -90,6 +101,7 @@ impl LaneGauges {
             by_priority: Mutex::default(),
             exits: Mutex::default(),
             states: STATES.map(in_state),
+            modes: LaneMode::ALL.map(in_mode),
         }
     }
 
@@ -104,6 +116,9 @@ impl LaneGauges {
         self.ready_in.remove(&lane);
         for state in STATES {
             self.states.remove(&LaneInState { lane: name.to_owned(), state: state.label() });
+        }
+        for mode in LaneMode::ALL {
+            self.modes.remove(&LaneInMode { lane: name.to_owned(), mode: mode.label() });
         }
     }
 }
@@ -145,6 +160,15 @@ impl FleetMetrics {
         }
         for part in PARTS {
             self.switch_parts.remove(&SwitchPart { lane: name(), part });
+        }
+    }
+
+    /// Sets what remains of an operator's command for a lane.
+    pub(crate) fn set_mode(&self, id: LaneId, mode: Option<LaneMode>) {
+        if let Some(lane) = self.lane(id) {
+            for (other, gauge) in &lane.modes {
+                gauge.set(i64::from(mode == Some(*other)));
+            }
         }
     }
 

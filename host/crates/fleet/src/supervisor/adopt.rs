@@ -62,8 +62,7 @@ impl Supervisor {
         (measured.weights_bytes, measured.kv_bytes) = (weights_bytes, kv_bytes);
         (measured.kv_tokens, measured.compute_bytes) = (kv_tokens, compute_bytes);
         log.resume(measured);
-        let on_line = log.clone();
-        let on_line = move |line: &str| on_line.line(line);
+        let on_line = self.line_reader(&log);
         let process = Process::adopt(adoptable, &self.shared.state_dir, on_line)
             .inspect_err(|error| {
                 tracing::warn!(event = "engine_not_adopted", %error, "failed to take over engine");

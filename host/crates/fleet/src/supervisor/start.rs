@@ -151,8 +151,7 @@ impl Supervisor {
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
         let is_kept = self.keeps_conversations(&mut launch);
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
-        let on_line = log.clone();
-        let on_line = move |line: &str| on_line.line(line);
+        let on_line = self.line_reader(&log);
         let started = Process::start(&self.name, &launch, note, &self.shared.state_dir, on_line);
         let process = started.await.map_err(|source| {
             let program = launch.command.first().cloned().unwrap_or_default();
