@@ -59,6 +59,9 @@ pub enum EngineError {
     /// The host aborted the response because it is stopping.
     #[error("aborted: the host is stopping")]
     Aborted,
+    /// The host aborted the response because the operator has cancelled the request.
+    #[error("aborted: the operator has cancelled the request")]
+    Cancelled,
     /// The host took the engine for hung, and ended it together with its responses.
     #[error("aborted: the host took the engine for hung and is restarting it")]
     Hung,

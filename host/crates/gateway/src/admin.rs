@@ -11,6 +11,13 @@
 //!   POST /reload?check=true                    tell what a configuration in the body would change
 //!   GET  /state, /state/{policy}?key=…         what policies have in their state
 //!   POST /state/{policy}/clear?key=…           remove it
+//!   GET  /lanes                                all lanes, and what was done with them by hand
+//!   POST /lanes/{name}/load, …/restart         load the lane; replace its engine
+//!   POST /lanes/{name}/unload?hold=true        unload it, until it is loaded by hand
+//!   POST /lanes/{name}/drain?undo=true         send it no more requests; end that
+//!   GET  /lanes/{name}/logs?lines=9&follow=true   the last lines of its engine
+//!   GET  /requests                             the requests in flight
+//!   DELETE /requests/{id}                      cancel a request
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
@@ -22,7 +29,10 @@
 //! include the permission to change policies.
 
 mod conversations;
+mod lanes;
+mod operator;
 mod reload;
+mod requests;
 mod respond;
 mod state;
 mod usage;
@@ -45,6 +55,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use self::operator::Operator;
 use self::reload::reload;
 use self::respond::respond;
 pub use self::state::StateAdmin;
@@ -182,6 +193,8 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .merge(host_routes)
         .merge(usage_routes)
         .merge(conversation_routes)
+        .merge(lanes::routes().with_state(Arc::clone(gateway.status())))
+        .merge(requests::routes().with_state(gateway.pipeline()))
         .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.
@@ -223,6 +236,9 @@ async fn authenticate(State(gate): State<Arc<Gate>>, request: Request, next: Nex
     let (mut parts, body) = request.into_parts();
     let request_id = request_id::ensure(&mut parts);
     let span = tracing::info_span!("admin", request_id, method = %parts.method);
+    let listener = if gate.keys.is_open() { "socket" } else { "port" };
+    let operator = Operator::from_headers(&parts.headers, listener);
+    parts.extensions.insert(operator);
     let request = Request::from_parts(parts, body);
     async {
         match gate.check(request.headers()).await {

@@ -5,16 +5,18 @@
 //! A client that has already received status 200, because it streams and the wait was long, gets
 //! the same body as an event.
 
+mod down_lane;
+
 use std::error::Error;
 use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderValue, Method, header};
-use pointsman_domain::dispatch::{Problem, again};
 use pointsman_domain::{Endpoint, NoLaneReason, Rejection};
 use pointsman_fleet::ContentEncoding;
 use pointsman_openai::{BadRequest, EngineErrorBody, ErrorForm};
 
+pub(crate) use self::down_lane::DownLane;
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
@@ -125,7 +127,7 @@ pub(crate) enum RouteError {
     ModelManagement,
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
-    #[error("no lane is available: {reason}{}", explained(.lanes))]
+    #[error("no lane is available: {reason}{}", down_lane::explained(.lanes))]
     NoLane { reason: NoLaneReason, lanes: Vec<DownLane>, retry_in: Duration },
     #[error("lane `{lane}`: {error}")]
     Attempt {
@@ -133,6 +135,8 @@ pub(crate) enum RouteError {
         #[source]
         error: AttemptError,
     },
+    #[error("the operator has cancelled the request")]
+    Cancelled,
     #[error("the host is shutting down")]
     Stopping,
     #[error("`Host` does not name this host; add the name to `server.hosts` if it should")]
@@ -153,32 +157,6 @@ pub(crate) enum RouteError {
     Admin(#[from] AdminError),
     #[error("internal error while applying the command; see the host log (request {request_id})")]
     Internal { request_id: String },
-}
-
-/// A lane that is down.
-#[derive(Debug)]
-pub(crate) struct DownLane {
-    pub(crate) name: String,
-    pub(crate) problem: Option<Problem>,
-    pub(crate) retry_in: Duration,
-}
-
-/// Returns why lanes are down and when they may serve again. Of several lanes only the causes,
-/// because the ends of their logs would make the message too long.
-fn explained(lanes: &[DownLane]) -> String {
-    /// Maximum number of lanes that a message explains.
-    const MAX_LANES: usize = 4;
-    let explain = |lane: &DownLane| {
-        let problem = lane.problem.as_ref().map(|problem| match lanes.len() {
-            1 => problem.for_clients(),
-            _ => problem.in_short(),
-        });
-        let problem = problem.unwrap_or_else(|| "it is down".to_owned());
-        format!("; lane `{}`: {problem}{}", lane.name, again(lane.retry_in))
-    };
-    let left = lanes.len().saturating_sub(MAX_LANES);
-    let more = if left == 0 { String::new() } else { format!("; {left} more lanes are down") };
-    lanes.iter().take(MAX_LANES).map(explain).collect::<String>() + &more
 }
 
 fn content_type(given: Option<&str>) -> String {
@@ -281,6 +259,7 @@ impl RouteError {
             Self::Store(_) => ErrorCode::StoreUnavailable,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
+            Self::Cancelled => ErrorCode::RequestCancelled,
             Self::Stopping => ErrorCode::Stopping,
             Self::BodyTimeout => ErrorCode::RequestTimeout,
             Self::BodyMemory | Self::SpoolFull | Self::TooManyRequests => ErrorCode::HostOverloaded,
@@ -379,6 +358,7 @@ impl RouteError {
             | Self::InvalidCommandBody
             | Self::VersionNotAllowed(_)
             | Self::Admin(_)
+            | Self::Cancelled
             | Self::Internal { .. } => response,
         }
     }

@@ -132,7 +132,7 @@ error_codes! {
     /// No lane that serves the model can serve the endpoint; see `lanes.endpoints`.
     EndpointNotSupported = "endpoint_not_supported", NOT_FOUND, "invalid_request_error",
         retry_after: false;
-    /// No lane has the name that `/health?lane=` asks for.
+    /// No lane has the given name.
     LaneNotFound = "lane_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// The lane is not loaded, and the request did not ask to load it; see `X-Pointsman-Load`.
     LaneNotLoaded = "lane_not_loaded", CONFLICT, "invalid_request_error", retry_after: false;
@@ -178,6 +178,8 @@ error_codes! {
         retry_after: true;
     /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
+    /// The operator has cancelled the request; it should not be sent again as it is.
+    RequestCancelled = "request_cancelled", GONE, "invalid_request_error", retry_after: false;
     /// The host shuts down, and accepts no new requests.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The queue has reached its limit.
@@ -215,6 +217,16 @@ error_codes! {
     /// Admin: the state of the policy has no entry with this key.
     StateKeyNotFound = "state_key_not_found", NOT_FOUND, "invalid_request_error",
         retry_after: false;
+    /// Admin: the host does not run the engine of the lane, and cannot load or stop it.
+    LaneNotManaged = "lane_not_managed", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the lane is held, and has to be loaded first.
+    LaneHeld = "lane_held", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the lane is not draining.
+    LaneNotDraining = "lane_not_draining", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the engine of the lane could not be loaded; the message says why.
+    LaneLoadFailed = "lane_load_failed", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: no request in flight has this id.
+    RequestNotFound = "request_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// An internal error of the host; its log has the cause.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
 }

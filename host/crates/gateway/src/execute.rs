@@ -20,18 +20,20 @@ pub(crate) struct ExecutionResult {
     pub(crate) tracker: Box<RequestTracker>,
 }
 
-/// Executes a decision until the host aborts what is left at the end of its drain timeout.
+/// Executes a decision until the operator cancels the request, or the host aborts what is left at
+/// the end of its drain timeout.
 pub(crate) async fn execute_or_abort(
     pipeline: &Pipeline,
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
 ) -> Result<EngineResponse, RouteError> {
+    let abort = tracker.in_flight().abort().clone();
     let execution = execute(pipeline, decision, tracker);
-    match pipeline.abort.run_until_cancelled(execution).await {
+    match abort.run_until_cancelled(execution).await {
         Some(result) => result,
         None => {
             tracker.on(Event::Stopping);
-            Err(RouteError::Stopping)
+            Err(tracker.aborted())
         }
     }
 }

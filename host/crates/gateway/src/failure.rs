@@ -262,6 +262,7 @@ pub(crate) fn engine_code(error: &EngineError) -> ErrorCode {
         | EngineError::WrongResponse
         | EngineError::Unfinished => ErrorCode::EngineError,
         EngineError::Aborted => ErrorCode::Stopping,
+        EngineError::Cancelled => ErrorCode::RequestCancelled,
     }
 }
 
@@ -272,7 +273,7 @@ pub(crate) fn engine_failure(error: &EngineError) -> EngineFailure {
         EngineError::Broken(_) | EngineError::WrongResponse => EngineFailure::Broken,
         EngineError::IdleTimeout(_) => EngineFailure::IdleTimeout,
         EngineError::Unfinished => EngineFailure::Unfinished,
-        EngineError::Aborted => EngineFailure::Aborted,
+        EngineError::Aborted | EngineError::Cancelled => EngineFailure::Aborted,
         EngineError::Hung => EngineFailure::Hung,
         EngineError::Evicted => EngineFailure::Evicted,
     }
@@ -287,6 +288,7 @@ pub(crate) fn cause_of(error: &EngineError) -> &'static str {
         EngineError::IdleTimeout { .. } => "idle_timeout",
         EngineError::Unfinished => "unfinished",
         EngineError::Aborted => "aborted",
+        EngineError::Cancelled => "cancelled",
         EngineError::Hung => "hung",
         EngineError::Evicted => "evicted",
     }

@@ -19,6 +19,7 @@ use crate::fair_permits::FairPermits;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
 use crate::idle::ConnectionPool;
+use crate::in_flight::InFlightRequests;
 use crate::listen::{self, Fixed};
 use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
@@ -146,8 +147,8 @@ impl Gateway {
             recorder,
             metrics,
             responses,
+            in_flight: InFlightRequests::new(drain.aborting().clone()),
             drain: drain.clone(),
-            abort: drain.aborting().clone(),
         };
         Self {
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),

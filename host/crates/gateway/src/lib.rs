@@ -47,6 +47,7 @@ mod http_connection;
 mod http_version;
 mod idempotency;
 mod idle;
+mod in_flight;
 mod large_thread;
 mod limit_headers;
 mod listen;

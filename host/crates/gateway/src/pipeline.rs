@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
-use tokio_util::sync::CancellationToken;
 
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::idempotency::Idempotency;
+use crate::in_flight::InFlightRequests;
 use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
 use crate::policy_threads::PolicyThreads;
@@ -35,10 +35,10 @@ pub(crate) struct Pipeline {
     pub(crate) metrics: Arc<GatewayMetrics>,
     /// The responses that the host keeps.
     pub(crate) responses: Arc<Responses>,
+    /// The requests in flight, and how they are aborted.
+    pub(crate) in_flight: InFlightRequests,
     /// The phases of the shutdown.
     pub(crate) drain: Drain,
-    /// When cancelled, requests that are left get an error.
-    pub(crate) abort: CancellationToken,
 }
 
 impl Pipeline {
@@ -59,8 +59,8 @@ impl Pipeline {
             recorder,
             metrics: Arc::clone(&self.metrics),
             responses: Arc::clone(&self.responses),
+            in_flight: self.in_flight.clone(),
             drain: self.drain.clone(),
-            abort: self.abort.clone(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pointsman_access::Admission;
 use pointsman_domain::SlotRequest;
-use pointsman_domain::dispatch::AcquireError;
+use pointsman_domain::dispatch::{AcquireError, Ticket};
 use pointsman_fleet::{Fleet, Lease};
 
 use crate::failure::AttemptError;
@@ -13,16 +13,16 @@ use crate::failure::AttemptError;
 /// Time within which a free slot is granted. A request that gets one of these needs no queue place.
 const GRANT_TIME: Duration = Duration::from_millis(20);
 
-/// Waits for a slot, in one of the queue places of the key if it has a limit of them.
+/// Waits for a slot with a ticket, in one of the queue places of the key if it has a limit of them.
 ///
 /// # Errors
 /// If the lane grants no slot, or all queue places are taken.
 pub(crate) async fn acquire(
     fleet: &Fleet,
-    slot_request: SlotRequest,
+    (ticket, slot_request): (Ticket, SlotRequest),
     admission: Option<&mut Admission>,
 ) -> Result<Lease, AttemptError> {
-    let acquire = fleet.acquire(slot_request);
+    let acquire = fleet.acquire_as(ticket, slot_request);
     let Some(admission) = admission.filter(|admission| admission.limits_queue()) else {
         return acquire.await.map_err(AttemptError::Acquire);
     };

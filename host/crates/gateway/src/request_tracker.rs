@@ -13,6 +13,7 @@
 //! id, lane and policy are fields of the span and are not repeated by the events.
 
 mod log;
+mod span;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,30 +33,18 @@ use pointsman_fleet::{Fleet, Lease};
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
 use tokio::time::Instant;
 use tracing::Span;
-use tracing::field::Empty;
 
+pub(crate) use self::span::request_span;
 use crate::error::RouteError;
 use crate::error_response::ErrorResponse;
 use crate::failure::AttemptError;
+use crate::in_flight::InFlight;
 use crate::metering::{Meter, Metering, PathRequest};
 use crate::metrics::GatewayMetrics;
+use crate::pipeline::Pipeline;
 use crate::queue_place;
 use crate::recording::Recording;
-use crate::settings::{AdvisorHandle, Settings};
-
-/// Creates the span of a request. Fields that are not known yet are recorded later.
-pub(crate) fn request_span(request_id: &str, endpoint: &'static str) -> Span {
-    tracing::info_span!(
-        "request",
-        request_id,
-        endpoint,
-        tenant = Empty,
-        model = Empty,
-        policy = Empty,
-        lane = Empty,
-        attempt = Empty,
-    )
-}
+use crate::settings::AdvisorHandle;
 
 /// A flag that is set if a response fails after its head.
 type Failed = Arc<AtomicBool>;
@@ -66,6 +55,8 @@ pub(crate) struct RequestTracker {
     metrics: Arc<GatewayMetrics>,
     endpoint: Endpoint,
     span: Span,
+    /// What operators see of the request.
+    in_flight: InFlight,
     started: Instant,
     nonce: u64,
     flow: RequestFlow,
@@ -108,18 +99,15 @@ pub(crate) struct Failure<'a> {
 impl RequestTracker {
     /// Creates the tracker of a request that arrives now. Boxed, because it is moved through all
     /// steps, each of which would have space for it.
-    pub(crate) fn new(
-        metrics: Arc<GatewayMetrics>,
-        endpoint: Endpoint,
-        span: Span,
-        settings: &Settings,
-    ) -> Box<Self> {
+    pub(crate) fn new(pipeline: &Pipeline, id: &str, endpoint: Endpoint, span: Span) -> Box<Self> {
+        let (metrics, settings) = (Arc::clone(&pipeline.metrics), &pipeline.settings);
         metrics.accepted.inc();
         metrics.in_flight.inc();
         Box::new(Self {
             metrics,
             endpoint,
             span,
+            in_flight: pipeline.in_flight.enter(id, endpoint),
             started: Instant::now(),
             nonce: settings.nonce,
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
@@ -135,6 +123,7 @@ impl RequestTracker {
     /// Notes who sent the request.
     pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
         self.metering.identify(identity);
+        self.in_flight.identify(identity);
     }
 
     /// Counts the request on the accounts of its key; without one, only as a request.
@@ -187,7 +176,9 @@ impl RequestTracker {
         slot_request: SlotRequest,
     ) -> Result<Lease, AttemptError> {
         self.metering.set_sent(false);
-        queue_place::acquire(fleet, slot_request, self.metering.admission()).await
+        let ticket = fleet.ticket();
+        self.in_flight.set_ticket(ticket);
+        queue_place::acquire(fleet, (ticket, slot_request), self.metering.admission()).await
     }
 
     /// Sets what is to be set if the response fails after its head.
@@ -201,6 +192,16 @@ impl RequestTracker {
             // Relaxed: read by the task that reads the end of the response.
             failed.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Returns what operators see of the request.
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Returns why the request is aborted.
+    pub(crate) fn aborted(&self) -> RouteError {
+        if self.in_flight.is_cancelled() { RouteError::Cancelled } else { RouteError::Stopping }
     }
 
     /// Returns the form of errors for the client.
@@ -243,6 +244,7 @@ impl RequestTracker {
             // dropped by its holder.
             Some(Release::Ticket | Release::Unused) | None => {}
         }
+        self.in_flight.follow(&effects.action, self.topology.as_ref(), self.flow.lane());
         if let Action::End(End { result, last, .. }) = &effects.action {
             self.ended = Some((*result, *last));
         }
@@ -259,6 +261,7 @@ impl RequestTracker {
         recording: Option<Recording>,
     ) {
         self.topology = Some(Arc::clone(topology));
+        self.in_flight.set_model(request.model());
         let observer = advisor.observes_outcomes().then(|| Arc::clone(advisor));
         if observer.is_none() && recording.is_none() {
             return;

@@ -40,8 +40,7 @@ pub(crate) async fn serve(
 ) -> Response {
     let Arrived { id, parts, body, failed } = arrived;
     let span = request_span(&id, endpoint.label());
-    let metrics = Arc::clone(&pipeline.metrics);
-    let mut tracker = RequestTracker::new(metrics, endpoint, span.clone(), &pipeline.settings);
+    let mut tracker = RequestTracker::new(&pipeline, &id, endpoint, span.clone());
     tracker.set_failed_flag(failed);
     let turn = parts.extensions.get::<TurnSlot>().cloned();
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
@@ -105,13 +104,12 @@ async fn respond(
     decision: RoutingDecision,
     mut tracker: Box<RequestTracker>,
 ) -> Response {
-    let abort = pipeline.abort.clone();
     let interval: Duration = pipeline.settings.keep_alive;
     // Lines of JSON have no comments, and Ollama's clients wait as long as a load takes.
     let has_comments = tracker.error_form() != ErrorForm::Ollama;
     if interval.is_zero() || !decision.request.streaming() || !has_comments {
         let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
-        return stream::into_response(abort, ExecutionResult { result, decision, tracker });
+        return stream::into_response(ExecutionResult { result, decision, tracker });
     }
     let span = tracker.span().clone();
     let (policies, reason) = (decision.policies.clone(), decision.reason.clone());
@@ -120,11 +118,9 @@ async fn respond(
         ExecutionResult { result, decision, tracker }
     });
     match tokio::time::timeout(interval, execution.as_mut()).await {
-        Ok(done) => stream::into_response(abort, done),
-        Err(_) => WaitingBody::new(abort, execution, interval).into_response(
-            span,
-            &policies,
-            reason.as_deref(),
-        ),
+        Ok(done) => stream::into_response(done),
+        Err(_) => {
+            WaitingBody::new(execution, interval).into_response(span, &policies, reason.as_deref())
+        }
     }
 }

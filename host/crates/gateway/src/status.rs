@@ -21,7 +21,7 @@ use axum::response::Response;
 use http::StatusCode;
 use pointsman_domain::dispatch::Problem;
 use pointsman_domain::{LaneStat, LaneState};
-use pointsman_fleet::{Fleet, LaneStatus};
+use pointsman_fleet::{Fleet, LaneStatus, ManualStatus};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -113,6 +113,7 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "name": lane.name,
                 "state": lane.state.label(),
                 "engine": lane.engine.label(),
+                "manual": manual(&lane),
                 "progress": lane.progress,
                 "ready_in_ms": stat.map(|stat| stat.ready_in_ms),
                 "est_wait_ms": stat.map(|stat| stat.est_wait_ms),
@@ -145,6 +146,13 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
         "tokens": host.keys.token_status(),
     });
     json(body.to_string())
+}
+
+/// Returns what an operator has commanded of a lane, while it is not done.
+pub(crate) fn manual(lane: &LaneStatus) -> Option<Value> {
+    let ManualStatus { mode, by, since } = lane.manual.as_ref()?;
+    let since = humantime::format_rfc3339_seconds(*since).to_string();
+    Some(json!({ "mode": mode.label(), "by": &**by, "since": since }))
 }
 
 /// Returns what was computed of a lane's memory before it was loaded, and how that compares with

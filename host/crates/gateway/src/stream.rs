@@ -12,7 +12,7 @@ use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::{EngineBody, EngineError};
 use pointsman_openai::{StreamEnd, StreamWatch};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
@@ -24,9 +24,8 @@ use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
 use crate::unwatched::Unwatched;
 
-/// Returns the client's response after the execution of a decision. `abort` is cancelled when the
-/// drain timeout of the host has expired.
-pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> Response {
+/// Returns the client's response after the execution of a decision.
+pub(crate) fn into_response(done: ExecutionResult) -> Response {
     let ExecutionResult { result, decision, mut tracker } = done;
     let engine_response = match result {
         Ok(response) => response,
@@ -53,7 +52,7 @@ pub(crate) fn into_response(abort: CancellationToken, done: ExecutionResult) -> 
     }
     let status = engine_response.status;
     let span = tracker.span().clone();
-    let body = ResponseBody::new(abort, engine_response, tracker);
+    let body = ResponseBody::new(engine_response, tracker);
     let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -105,7 +104,8 @@ impl<B: http_body::Body + Unpin> http_body::Body for InSpan<B> {
 ///   first ──> rest ──frame──> rest              StreamWatch inspects frames without delaying them
 ///               │ ├──end────> ended: complete   a stream without an end marker gets an error event
 ///               │ └──error──> ended: failed     a stream gets an error event, other bodies abort
-///               └──abort────> ended: failed     the drain timeout of the host has expired
+///               └──abort────> ended: failed     the drain timeout of the host has expired, or the
+///                                               operator has cancelled the request
 ///   a stream that is over (`[DONE]`, or the engine's own error event) gets no event behind it
 ///   dropped before the end: client gone         dropping the lease stops the engine's work
 /// ```
@@ -165,7 +165,11 @@ impl http_body::Body for ResponseBody {
                 // Polled last, so that a body that is complete is never aborted.
                 Poll::Pending => {
                     std::task::ready!(this.abort_signal.as_mut().poll(cx));
-                    return this.abort(EngineError::Aborted);
+                    let is_cancelled = this.tracker.in_flight().is_cancelled();
+                    return this.abort(match is_cancelled {
+                        true => EngineError::Cancelled,
+                        false => EngineError::Aborted,
+                    });
                 }
             }
         }
@@ -188,14 +192,11 @@ impl http_body::Body for ResponseBody {
 
 impl ResponseBody {
     /// Creates the body of an engine's response.
-    pub(crate) fn new(
-        abort: CancellationToken,
-        response: EngineResponse,
-        tracker: Box<RequestTracker>,
-    ) -> Self {
+    pub(crate) fn new(response: EngineResponse, tracker: Box<RequestTracker>) -> Self {
         let EngineResponse { lane, status, headers, watch, first, rest, rewrite } = response;
         let unwatched = (watch.is_none() && tracker.needs_usage())
             .then(|| Unwatched::new(status, &headers, tracker.metering.counted_path()));
+        let abort = tracker.in_flight().abort().clone();
         let abort_signal = Box::pin(abort.cancelled_owned());
         let (first_data, first) = (first, None);
         let is_last = false;
@@ -228,6 +229,7 @@ impl ResponseBody {
             let before = watch.content_bytes();
             data = watch.chunk(data);
             let has_content = watch.content_bytes() > before;
+            self.tracker.in_flight().set_tokens(watch.content_events());
             if let Some(rest) = self.rest.as_mut().filter(|_| has_content) {
                 rest.report_data();
             }

@@ -118,9 +118,7 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     let span = request_span(&id, Endpoint::Other.label());
-    let metrics = Arc::clone(&pipeline.metrics);
-    let mut tracker =
-        RequestTracker::new(metrics, Endpoint::Other, span.clone(), &pipeline.settings);
+    let mut tracker = RequestTracker::new(pipeline, &id, Endpoint::Other, span.clone());
     let mut allowance = None;
     let steps = async {
         let accepted = accept(pipeline, access, (lane, path), &parts, body, &mut tracker).await;
@@ -135,7 +133,7 @@ pub(crate) async fn serve(
         };
         allowance = tracker.allowance();
         match forward(pipeline, &mut tracker, accepted).await {
-            Ok(response) => passed_on(pipeline, response, tracker),
+            Ok(response) => passed_on(response, tracker),
             Err(error) => tracker.error_response(&error),
         }
     };
@@ -312,7 +310,8 @@ async fn forward(
     request: Accepted,
 ) -> Result<EngineResponse, RouteError> {
     let lane = tracker.lane_name().to_owned();
-    let sent = pipeline.abort.run_until_cancelled(send(pipeline, tracker, request)).await;
+    let abort = tracker.in_flight().abort().clone();
+    let sent = abort.run_until_cancelled(send(pipeline, tracker, request)).await;
     match sent {
         Some(Ok(response)) => Ok(response),
         Some(Err(error)) => {
@@ -322,7 +321,7 @@ async fn forward(
         }
         None => {
             tracker.on(Event::Stopping);
-            Err(RouteError::Stopping)
+            Err(tracker.aborted())
         }
     }
 }
@@ -357,15 +356,11 @@ async fn send(
 }
 
 /// Returns the client's response.
-fn passed_on(
-    pipeline: &Pipeline,
-    response: EngineResponse,
-    tracker: Box<RequestTracker>,
-) -> Response {
+fn passed_on(response: EngineResponse, tracker: Box<RequestTracker>) -> Response {
     let mut headers = headers::for_client(&response.headers);
     headers.extend(headers::to_header_value(&response.lane).map(|lane| (headers::LANE, lane)));
     let (status, span) = (response.status, tracker.span().clone());
-    let body = ResponseBody::new(pipeline.abort.clone(), response, tracker);
+    let body = ResponseBody::new(response, tracker);
     let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;

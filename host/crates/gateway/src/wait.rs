@@ -26,7 +26,6 @@ use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineErrorBody, ErrorForm, engine_error_event};
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
@@ -43,7 +42,6 @@ type Execution = Pin<Box<dyn Future<Output = ExecutionResult> + Send>>;
 
 /// The body of a response to a request that is still being executed.
 pub(crate) struct WaitingBody {
-    abort: CancellationToken,
     state: State,
     interval: Interval,
 }
@@ -57,11 +55,11 @@ enum State {
 impl WaitingBody {
     /// Creates a body that waits for `execution`, with a comment now and after each interval. The
     /// execution ends at the latest when the host aborts what is left.
-    pub(crate) fn new(abort: CancellationToken, execution: Execution, interval: Duration) -> Self {
+    pub(crate) fn new(execution: Execution, interval: Duration) -> Self {
         let mut interval = tokio::time::interval(interval);
         // A client that reads slowly gets no burst of comments.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { abort, state: State::Waiting(execution), interval }
+        Self { state: State::Waiting(execution), interval }
     }
 
     /// Returns the response with this body.
@@ -91,7 +89,7 @@ impl WaitingBody {
         let ExecutionResult { result, mut tracker, .. } = done;
         match result {
             Ok(response) if response.watch.is_some() => {
-                let body = ResponseBody::new(self.abort.clone(), response, tracker);
+                let body = ResponseBody::new(response, tracker);
                 self.state = State::Responding(Box::new(body));
                 None
             }

@@ -64,7 +64,7 @@ pub enum Event<'a> {
         /// The endpoint of the request, which the lane of a policy has to serve.
         endpoint: Endpoint,
     },
-    /// The host stops and its drain timeout has expired.
+    /// The host stops and its drain timeout has expired, or the operator cancels the request.
     Stopping,
     /// The client disconnected.
     ClientGone,

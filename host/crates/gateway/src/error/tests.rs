@@ -49,6 +49,7 @@ fn attempt_errors_have_codes_and_retry_after() {
         ),
         (AttemptError::Acquire(AcquireError::Closing), ErrorCode::Stopping),
         (AttemptError::Engine(EngineError::Aborted), ErrorCode::Stopping),
+        (AttemptError::Engine(EngineError::Cancelled), ErrorCode::RequestCancelled),
         (AttemptError::Acquire(AcquireError::Paused(LaneMode::Held)), ErrorCode::NoLaneAvailable),
         (AttemptError::ErrorEvent { said: Box::default() }, ErrorCode::EngineError),
         (AttemptError::Engine(EngineError::Evicted), ErrorCode::NoLaneAvailable),
