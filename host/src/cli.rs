@@ -1,9 +1,11 @@
 //! The command line.
 
 pub(crate) mod key;
+pub(crate) mod lane;
 pub(crate) mod policy;
 pub(crate) mod reload;
 pub(crate) mod replay;
+pub(crate) mod request;
 pub(crate) mod simulate;
 pub(crate) mod state;
 pub(crate) mod usage;
@@ -35,6 +37,12 @@ pub(crate) enum Command {
     /// Show and clear the states of policies in a running host.
     #[command(subcommand)]
     State(state::State),
+    /// Show, load, unload, drain and restart lanes of a running host.
+    #[command(subcommand)]
+    Lane(lane::Lane),
+    /// Show and cancel requests in flight of a running host.
+    #[command(subcommand)]
+    Request(request::Request),
     /// Print what tenants and keys have used of models and lanes.
     Usage(usage::Usage),
     /// Create, list, revoke and rotate the API keys of a keys file.

@@ -14,6 +14,7 @@ mod import;
 mod inherited;
 mod key;
 mod key_source;
+mod lane_command;
 mod listeners;
 mod memory;
 mod output;
@@ -23,6 +24,7 @@ mod records;
 mod reload;
 mod reload_command;
 mod replay;
+mod request_command;
 mod service_manager;
 mod shutdown;
 mod simulate;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         Command::Reload(options) => reload_command::reload(&options).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::State(command) => state_command::state(command).map(success),
+        Command::Lane(command) => lane_command::lane(command).map(success),
+        Command::Request(command) => request_command::request(command).map(success),
         Command::Usage(options) => usage::usage(&options).map(success),
         Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),

@@ -15,10 +15,18 @@ const ERROR_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// If writing fails for another reason, such as a full disk.
 pub(crate) fn print(text: &str) -> Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// Prints text like [`print`], and returns false if the reader has gone away.
+///
+/// # Errors
+/// As those of [`print`].
+pub(crate) fn print_while_read(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write to standard output"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("failed to write to standard output"),
     }
 }
 

@@ -131,6 +131,42 @@ impl HostClient {
         Err(rejected(status, serde_json::from_slice(&body).map_err(|_| unexpected())?))
     }
 
+    /// Sends a request that may take any time, and returns the JSON body of the response.
+    ///
+    /// # Errors
+    /// As those of [`HostClient::call`].
+    pub(crate) async fn call_without_timeout(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<Value, ClientError> {
+        let (status, body) = self.send(method, path, String::new()).await?;
+        let value = serde_json::from_slice(&body);
+        let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+        if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
+    }
+
+    /// Requests a text, and hands its lines over as they arrive, until `on_text` returns false.
+    ///
+    /// # Errors
+    /// As those of [`HostClient::call`], and those of `on_text`.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        on_text: impl Fn(&str) -> Result<bool>,
+    ) -> Result<()> {
+        let mut lines = Lines::default();
+        let mut on_data = |data: &[u8]| match lines.complete(data) {
+            text if text.is_empty() => Ok(true),
+            text => on_text(&text),
+        };
+        let request = self.request(Method::GET, path, String::new())?;
+        match self.connect().await? {
+            Connection::Socket(stream) => read_stream(stream, request, &mut on_data).await,
+            Connection::Port(stream) => read_stream(stream, request, &mut on_data).await,
+        }
+    }
+
     async fn exchange(
         &self,
         method: Method,
@@ -147,25 +183,107 @@ impl HostClient {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-        match self {
-            Self::Socket(path) => {
-                let stream = UnixStream::connect(path).await;
-                let stream = stream.map_err(|source| socket_error(path.clone(), source))?;
-                exchange(stream, request.body(body)?).await
-            }
-            Self::Port { address, token } => {
-                // Built first, so that an invalid token is reported even without a host.
-                let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
-                bearer.set_sensitive(true);
-                let request = request.header(header::AUTHORIZATION, bearer).body(body)?;
-                let stream = TcpStream::connect(address).await;
-                let stream = stream
-                    .map_err(|source| ClientError::Port { address: address.clone(), source })?;
-                exchange(stream, request).await
-            }
+        // Built first, so that an invalid token is reported even without a host.
+        let request = self.request(method, path, body)?;
+        match self.connect().await? {
+            Connection::Socket(stream) => exchange(stream, request).await,
+            Connection::Port(stream) => exchange(stream, request).await,
         }
     }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<Request<String>, ClientError> {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        let operator = operator().and_then(|name| HeaderValue::try_from(name).ok());
+        let request = operator
+            .into_iter()
+            .fold(request, |request, name| request.header("x-pointsman-operator", name));
+        let request = match self {
+            Self::Socket(_) => request,
+            Self::Port { token, .. } => {
+                let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
+                bearer.set_sensitive(true);
+                request.header(header::AUTHORIZATION, bearer)
+            }
+        };
+        Ok(request.body(body)?)
+    }
+
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        match self {
+            Self::Socket(path) => match UnixStream::connect(path).await {
+                Ok(stream) => Ok(Connection::Socket(stream)),
+                Err(source) => Err(socket_error(path.clone(), source)),
+            },
+            Self::Port { address, .. } => match TcpStream::connect(address).await {
+                Ok(stream) => Ok(Connection::Port(stream)),
+                Err(source) => Err(ClientError::Port { address: address.clone(), source }),
+            },
+        }
+    }
+}
+
+/// A connection to a host.
+enum Connection {
+    Socket(UnixStream),
+    Port(TcpStream),
+}
+
+/// Returns the name of the user, for the host's log.
+fn operator() -> Option<String> {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
+    names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
+}
+
+/// Cuts data into complete lines.
+#[derive(Debug, Default)]
+struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    /// Returns the lines that end in the data.
+    fn complete(&mut self, data: &[u8]) -> String {
+        self.rest.extend_from_slice(data);
+        let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..end).collect();
+        String::from_utf8_lossy(&lines).into_owned()
+    }
+}
+
+/// Sends a request, and hands over the data of its response, until `on_data` returns false.
+async fn read_stream(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<String>,
+    on_data: &mut dyn FnMut(&[u8]) -> Result<bool>,
+) -> Result<()> {
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::from)?;
+    let read = async move {
+        let response = sender.send_request(request).await.map_err(ClientError::from)?;
+        let (status, mut body) = (response.status(), response.into_body());
+        if !status.is_success() {
+            let body = body.collect().await.map_err(ClientError::from)?.to_bytes();
+            let value = serde_json::from_slice(&body);
+            let value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+            return Err(rejected(status, value).into());
+        }
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame.map_err(ClientError::from)?.into_data()
+                && !on_data(&data)?
+            {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // As in `exchange`.
+    let (read, _) = tokio::join!(read, connection);
+    read
 }
 
 /// Returns the error in the response of a host.
@@ -214,6 +332,13 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_complete() {
+        let mut lines = Lines::default();
+        let read = ["a\nb", "c", "\n\u{e4}\n", "d"].map(|data| lines.complete(data.as_bytes()));
+        assert_eq!(read, ["a\n", "", "bc\n\u{e4}\n", ""]);
+    }
 
     #[test]
     fn urls_without_path_are_accepted() {
