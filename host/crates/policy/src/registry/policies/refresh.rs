@@ -34,10 +34,7 @@ impl Policies {
         entry.stamp = stamp;
         match &change {
             Change::Failed(error) => {
-                let code = error.code();
-                tracing::error!(
-                    event = "policy_load_failed", code, %error, "failed to load policy"
-                );
+                log_failure(error, entry.slot.active.as_deref());
                 entry.problem = Some(PolicyProblem::new(error.code(), error.to_string()));
                 self.metrics.record_load_failure(&policy.name);
                 self.metrics.record_change(&policy.name, "failed");
@@ -167,6 +164,24 @@ impl Policies {
         slot.rejected = rejected;
         slot.disabled = disabled;
         entry
+    }
+}
+
+/// Logs that a version was not loaded. While another one is active, requests are served as before.
+fn log_failure(error: &LoadError, active: Option<&Version>) {
+    const EVENT: &str = "policy_load_failed";
+    let code = error.code();
+    match (active, error) {
+        (None, _) => tracing::error!(event = EVENT, code, %error, "failed to load policy"),
+        // Not news: it was reported when it was rejected.
+        (Some(active), LoadError::Rejected { .. }) => tracing::info!(
+            event = EVENT, code, active = active.id(), %error,
+            "version in the folder was rejected before; the active version stays"
+        ),
+        (Some(active), _) => tracing::warn!(
+            event = EVENT, code, active = active.id(), %error,
+            "new version refused; the active version stays"
+        ),
     }
 }
 
