@@ -61,13 +61,13 @@ pub use fleet_view::{
     TopologyUsage, adapter_of_lane,
 };
 pub use lifecycle::{EngineState, EngineTransition};
-pub use merge::{Merge, Merged, OnConflict, PolicyRef};
+pub use merge::{LaneOpinion, Merge, Merged, OnConflict, OpinionKind, PolicyRef};
 pub use model_names::{LaneNames, derived_names, is_local_path, public_name};
 pub use outcome::{
     Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovery, RequestResult,
     TokenCounts,
 };
-pub use permit::{Allow, Dropped, enforce_allow, enforce_allow_edits};
+pub use permit::{Allow, Dropped, drop_unknown_filter, enforce_allow, enforce_allow_edits};
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
 pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
 pub use request_flow::{Deadline, RequestFlow};

@@ -4,11 +4,14 @@
 //! Filters and scores do not depend on the order of the chain. For `queue`, `fallback` and `edits`
 //! the order matters, as the contract says.
 
+mod opinion;
+
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::opinion::{LaneOpinion, OpinionKind};
 use crate::advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Metric, MetricWeight, Note,
     QueueAdvice, Rejection, Switching,
@@ -46,7 +49,8 @@ pub enum OnConflict {
     /// Reject the request with status 503.
     #[default]
     Refuse,
-    /// Ignore filters, starting with the last policy, until a lane is left.
+    /// Ignore filters, starting with the last policy, until a lane is left. Those of required
+    /// policies are never ignored, see [`Merge::add_required`].
     IgnoreFilters,
 }
 
@@ -65,6 +69,9 @@ pub struct Merged {
     pub need: ContextNeed,
     /// Candidates that passed the filters, with their scores, in id order.
     pub lanes: Vec<(LaneId, i64)>,
+    /// What each policy that distinguishes the candidates says of them, in chain order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opinions: Vec<LaneOpinion>,
     /// The strictest switching advice.
     pub switching: Switching,
     /// Queue advice of the last policy that gave any.
@@ -95,7 +102,18 @@ pub struct Merge<'a> {
     endpoint: Endpoint,
     merged: Merged,
     scores: Vec<i64>,
-    filters: Vec<Vec<bool>>,
+    filters: Vec<Filter>,
+}
+
+/// The filter of one policy.
+#[derive(Debug)]
+struct Filter {
+    /// Whether each candidate passes.
+    keep: Vec<bool>,
+    /// Whether the filter must not be ignored.
+    is_required: bool,
+    /// The index of its opinion, if it excludes a candidate.
+    opinion: Option<usize>,
 }
 
 impl<'a> Merge<'a> {
@@ -107,6 +125,7 @@ impl<'a> Merge<'a> {
             reject: None,
             need: ContextNeed::default(),
             lanes: Vec::new(),
+            opinions: Vec::new(),
             switching: Switching::Allow,
             queue: None,
             fallback: None,
@@ -132,6 +151,21 @@ impl<'a> Merge<'a> {
     /// Adds the advice of one policy. `weight` scales its scores, in thousandths. Ignored after a
     /// rejection.
     pub fn add(&mut self, policy: &PolicyRef, weight: u32, advice: Advice) {
+        self.add_advice(policy, (weight, false), advice);
+    }
+
+    /// Adds the advice of a policy without which requests are refused, like [`Merge::add`]. Its
+    /// filter is never ignored.
+    pub fn add_required(&mut self, policy: &PolicyRef, weight: u32, advice: Advice) {
+        self.add_advice(policy, (weight, true), advice);
+    }
+
+    fn add_advice(
+        &mut self,
+        policy: &PolicyRef,
+        (weight, is_required): (u32, bool),
+        advice: Advice,
+    ) {
         if self.ended() {
             return;
         }
@@ -141,7 +175,7 @@ impl<'a> Merge<'a> {
             self.merged.reject = Some((policy.clone(), rejection));
             return;
         }
-        self.add_lanes(i64::from(weight), &advice.lanes);
+        self.add_lanes(policy, (i64::from(weight), is_required), &advice.lanes);
         self.merged.edits.extend(advice.edits);
         if let Some(switching) = advice.switching {
             self.merged.switching = self.merged.switching.min(switching);
@@ -163,61 +197,92 @@ impl<'a> Merge<'a> {
 
     /// Resolves conflicting filters and returns the merged advice.
     pub fn finish(mut self, conflict: OnConflict) -> Merged {
-        let left = loop {
+        self.merged.lanes = loop {
             let left: Vec<(LaneId, i64)> = (0..self.merged.candidates.len())
-                .filter(|index| self.filters.iter().all(|filter| filter[*index]))
+                .filter(|index| self.filters.iter().all(|filter| filter.keep[*index]))
                 .map(|index| (self.merged.candidates[index], self.scores[index]))
                 .collect();
-            let give_up = match conflict {
-                OnConflict::Refuse => true,
-                OnConflict::IgnoreFilters => self.filters.pop().is_none(),
-            };
-            if !left.is_empty() || give_up {
+            if !left.is_empty() || conflict == OnConflict::Refuse || !self.ignore_filter() {
                 break left;
             }
         };
-        self.merged.lanes = left;
         self.merged
     }
 
-    fn add_lanes(&mut self, weight: i64, lanes: &LaneAdvice) {
-        match lanes {
-            LaneAdvice::Any => {}
-            LaneAdvice::Only(only) => self.filter(|lane| only.contains(&lane)),
-            LaneAdvice::Avoid(avoid) => self.filter(|lane| !avoid.contains(&lane)),
-            LaneAdvice::Scores(scores) => {
-                let score = |lane| {
-                    scores.iter().find(|score| score.lane == lane).map_or(0, |score| score.score)
-                };
-                self.score(weight, |lane| i64::from(score(lane).min(1000)));
-            }
-            LaneAdvice::Ordered(ordered) => {
-                self.filter(|lane| ordered.contains(&lane));
-                let steps = i64::try_from(ordered.len().max(1)).unwrap_or(i64::MAX);
-                self.score(weight, |lane| {
-                    let rank = ordered.iter().position(|other| *other == lane);
-                    rank.map_or(0, |rank| {
-                        1000 * (steps - i64::try_from(rank).unwrap_or(steps)) / steps
-                    })
-                });
-            }
-            LaneAdvice::Blend(weights) => {
-                let blended = blend(self.fleet, &self.merged.candidates, weights);
-                for (score, add) in self.scores.iter_mut().zip(blended) {
-                    *score += weight * add;
-                }
-            }
+    /// Removes the last filter that may be ignored. Returns false if there is none.
+    fn ignore_filter(&mut self) -> bool {
+        let Some(last) = self.filters.iter().rposition(|filter| !filter.is_required) else {
+            return false;
+        };
+        let opinion = self.filters.remove(last).opinion;
+        if let Some(opinion) = opinion.and_then(|index| self.merged.opinions.get_mut(index)) {
+            opinion.kind = OpinionKind::IgnoredFilter;
         }
+        true
     }
 
-    fn filter(&mut self, keep: impl Fn(LaneId) -> bool) {
-        self.filters.push(self.merged.candidates.iter().map(|lane| keep(*lane)).collect());
-    }
-
-    fn score(&mut self, weight: i64, score: impl Fn(LaneId) -> i64) {
-        for (total, lane) in self.scores.iter_mut().zip(&self.merged.candidates) {
-            *total += weight * score(*lane);
+    fn add_lanes(
+        &mut self,
+        policy: &PolicyRef,
+        (weight, is_required): (i64, bool),
+        lanes: &LaneAdvice,
+    ) {
+        let candidates = &self.merged.candidates;
+        let filter: Option<Vec<bool>> = match lanes {
+            LaneAdvice::Only(kept) | LaneAdvice::Ordered(kept) => {
+                Some(candidates.iter().map(|lane| kept.contains(lane)).collect())
+            }
+            LaneAdvice::Avoid(avoid) => {
+                Some(candidates.iter().map(|lane| !avoid.contains(lane)).collect())
+            }
+            LaneAdvice::Any | LaneAdvice::Scores(_) | LaneAdvice::Blend(_) => None,
+        };
+        let scores = scores(self.fleet, candidates, lanes).filter(|_| weight > 0);
+        let best = scores.iter().flatten().max().copied();
+        let preferred: Vec<bool> = match (&filter, &scores) {
+            (Some(keep), _) => keep.clone(),
+            (None, Some(scores)) => scores.iter().map(|score| Some(*score) == best).collect(),
+            (None, None) => Vec::new(),
+        };
+        let opinion = preferred.contains(&false).then(|| LaneOpinion {
+            policy: policy.clone(),
+            kind: if filter.is_some() { OpinionKind::Filter } else { OpinionKind::Scores },
+            lanes: candidates
+                .iter()
+                .zip(preferred)
+                .filter_map(|(lane, is_preferred)| is_preferred.then_some(*lane))
+                .collect(),
+        });
+        for (total, score) in self.scores.iter_mut().zip(scores.into_iter().flatten()) {
+            *total += weight * score;
         }
+        if let Some(keep) = filter {
+            let opinion = opinion.as_ref().map(|_| self.merged.opinions.len());
+            self.filters.push(Filter { keep, is_required, opinion });
+        }
+        self.merged.opinions.extend(opinion);
+    }
+}
+
+/// Returns the score that lane advice gives to each candidate; `None` if it gives no scores.
+fn scores(fleet: &FleetView, candidates: &[LaneId], lanes: &LaneAdvice) -> Option<Vec<i64>> {
+    match lanes {
+        LaneAdvice::Any | LaneAdvice::Only(_) | LaneAdvice::Avoid(_) => None,
+        LaneAdvice::Scores(scores) => {
+            let score = |lane: &LaneId| {
+                scores.iter().find(|score| score.lane == *lane).map_or(0, |score| score.score)
+            };
+            Some(candidates.iter().map(|lane| i64::from(score(lane).min(1000))).collect())
+        }
+        LaneAdvice::Ordered(ordered) => {
+            let steps = i64::try_from(ordered.len().max(1)).unwrap_or(i64::MAX);
+            let score = |lane: &LaneId| {
+                let rank = ordered.iter().position(|other| other == lane);
+                rank.map_or(0, |rank| 1000 * (steps - i64::try_from(rank).unwrap_or(steps)) / steps)
+            };
+            Some(candidates.iter().map(score).collect())
+        }
+        LaneAdvice::Blend(weights) => Some(blend(fleet, candidates, weights)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Enforcement of the manifest's `[allow]` table, by which the operator limits the advice of a
 //! policy.
 
-use crate::advice::{Advice, Edit};
+use crate::advice::{Advice, Edit, LaneAdvice};
+use crate::fleet_view::Topology;
 
 /// What a policy may change. [`Allow::default`] permits a priority of 0 and lowering the output
 /// limit.
@@ -88,6 +89,29 @@ pub fn enforce_allow_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped>
     dropped
 }
 
+/// Removes a filter that only names lanes which the topology does not have, and returns what was
+/// dropped: such advice is invalid, and would exclude all lanes, or none. An empty list is a valid
+/// filter, and so are known lanes that are not candidates for the request.
+pub fn drop_unknown_filter(advice: &mut Advice, topology: &Topology) -> Option<Dropped> {
+    /// Maximum lanes that the reason names.
+    const MAX_NAMED: usize = 4;
+    let (kind, lanes) = match &advice.lanes {
+        LaneAdvice::Only(lanes) => ("only", lanes),
+        LaneAdvice::Avoid(lanes) => ("avoid", lanes),
+        LaneAdvice::Ordered(lanes) => ("ordered", lanes),
+        LaneAdvice::Any | LaneAdvice::Scores(_) | LaneAdvice::Blend(_) => return None,
+    };
+    if lanes.is_empty() || lanes.iter().any(|lane| topology.lane(*lane).is_some()) {
+        return None;
+    }
+    let named: Vec<String> = lanes.iter().take(MAX_NAMED).map(|lane| lane.0.to_string()).collect();
+    let more = if lanes.len() > MAX_NAMED { ", …" } else { "" };
+    let (named, count) = (named.join(", "), topology.lanes().len());
+    let reason = format!("`{kind}` only names unknown lanes: {named}{more}; {count} lanes exist");
+    advice.lanes = LaneAdvice::Any;
+    Some(Dropped { what: "lanes", reason })
+}
+
 fn keep_allowed(edits: &mut Vec<Edit>, allow: &Allow, dropped: &mut Vec<Dropped>) {
     truncate(edits, MAX_EDITS, "edit", dropped);
     edits.retain(|edit| match why_forbidden(edit, allow) {
@@ -141,6 +165,7 @@ fn truncate<T>(list: &mut Vec<T>, max: usize, what: &'static str, dropped: &mut 
 mod tests {
     use super::*;
     use crate::advice::QueueAdvice;
+    use crate::fleet_view::{EngineKind, LaneId, LaneInfo};
 
     #[test]
     fn edits_not_allowed_by_the_manifest_are_dropped() {
@@ -189,6 +214,40 @@ mod tests {
                 (advice.edits.len(), dropped.len()),
                 (usize::from(body), usize::from(!body))
             );
+        }
+    }
+
+    #[test]
+    fn filters_of_unknown_lanes_only_are_dropped() {
+        let ids = |ids: &[u32]| ids.iter().copied().map(LaneId).collect::<Vec<_>>();
+        let lane = LaneInfo {
+            id: LaneId(0),
+            name: "a".into(),
+            engine: EngineKind::Other,
+            models: vec!["other".into()],
+            names: Default::default(),
+            labels: Vec::new(),
+            max_context: 0,
+            endpoints: crate::EndpointSet::all(),
+            slots: 1,
+            group: 0,
+            cost_milli: 0,
+        };
+        let topology = Topology::new(1, vec![lane]);
+        for (lanes, is_dropped) in [
+            (LaneAdvice::Only(ids(&[99])), true),
+            (LaneAdvice::Avoid(ids(&[99, 98])), true),
+            (LaneAdvice::Ordered(ids(&[1, 2, 3, 4, 5])), true),
+            // Known, although it may not be a candidate.
+            (LaneAdvice::Only(ids(&[99, 0])), false),
+            (LaneAdvice::Only(Vec::new()), false),
+            (LaneAdvice::Scores(Vec::new()), false),
+            (LaneAdvice::Any, false),
+        ] {
+            let mut advice = Advice { lanes: lanes.clone(), ..Advice::default() };
+            let dropped = drop_unknown_filter(&mut advice, &topology);
+            assert_eq!(dropped.map(|dropped| dropped.what), is_dropped.then_some("lanes"));
+            assert_eq!(advice.lanes, if is_dropped { LaneAdvice::Any } else { lanes });
         }
     }
 

@@ -1,6 +1,7 @@
 //! The policies of a host, in order, as one advisor. A chain is immutable: a change creates a new
 //! chain, and a request keeps the chain that decided it.
 
+mod attribution;
 pub(crate) mod baseline;
 pub(crate) mod cases;
 pub(crate) mod evaluate;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge,
-    OnConflict, Outcome, Recovery, Trace,
+    OnConflict, Outcome, PolicyRef, Recovery, Trace,
 };
 
 use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
@@ -100,6 +101,64 @@ fn log_failure(error: &CallError, on_error: OnError) {
     tracing::warn!(event = "advice_failed", kind, %error, on_error, "no advice from policy");
 }
 
+/// The result of calling one policy of the chain.
+struct Consulted {
+    policy: PolicyRef,
+    advice: Option<Advice>,
+    /// The effect on the request if there is no advice.
+    on_error: OnError,
+}
+
+impl Chain {
+    /// Calls one policy, and applies its edits to `facts`.
+    fn consult(
+        &self,
+        link: &Link,
+        facts: &mut Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut Trace,
+    ) -> Consulted {
+        // Others have to see the request as the deciding version did, before its edits.
+        let before = facts.clone();
+        let deciding = link.deciding(facts);
+        let mut on_error = link.on_error;
+        let policy =
+            deciding.map_or_else(|_| link.unavailable(), |version| version.reference().clone());
+        let span = policy_span(&policy, Hook::Request.name());
+        let advice = span.in_scope(|| match deciding {
+            Ok(version) => {
+                let Evaluation { result, defect } =
+                    evaluate(version, facts, fleet, on_error, trace);
+                if let Some(defect) = defect {
+                    let inputs = (&before, fleet, None);
+                    link.report_defect(version, defect, inputs, self.queues.as_ref());
+                }
+                let result = result.inspect_err(|error| {
+                    on_error = link.effect_of(error);
+                    log_failure(error, on_error);
+                });
+                attribution::count_advice(version, result.as_ref().ok(), on_error);
+                result.ok()
+            }
+            Err(problem) => {
+                let (code, on_error) = (problem.code(), link.on_error.name());
+                tracing::warn!(code, error = %problem, on_error, "policy is not loaded");
+                None
+            }
+        });
+        if let (Some(shadow), Some(queues)) = (link.shadow(), &self.queues) {
+            queues.evaluate_shadow(Box::new(ShadowJob {
+                request_span: tracing::Span::current(),
+                shadow: Arc::clone(shadow),
+                facts: before,
+                fleet: Arc::clone(fleet),
+                advice: advice.clone(),
+            }));
+        }
+        Consulted { policy, advice, on_error }
+    }
+}
+
 impl Advisor for Chain {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         let endpoint = facts.request.info().endpoint;
@@ -107,65 +166,37 @@ impl Advisor for Chain {
         let mut facts = facts.clone();
         let mut edited = None;
         for link in &self.links {
-            // Others have to see the request as the deciding version did, before its edits.
-            let before = facts.clone();
-            let deciding = link.deciding(&facts);
-            let mut on_error = link.on_error;
-            let policy =
-                deciding.map_or_else(|_| link.unavailable(), |version| version.reference().clone());
-            let span = policy_span(&policy, Hook::Request.name());
-            let advised = span.in_scope(|| match deciding {
-                Ok(version) => {
-                    let Evaluation { result, defect } = evaluate(version, &mut facts, fleet, trace);
-                    if let Some(defect) = defect {
-                        let inputs = (&before, fleet, None);
-                        link.report_defect(version, defect, inputs, self.queues.as_ref());
+            let Consulted { policy, advice, on_error } =
+                self.consult(link, &mut facts, fleet, trace);
+            let Some(advice) = advice else {
+                match on_error {
+                    OnError::Skip => continue,
+                    OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
+                    OnError::Refuse => {
+                        let reject = Some(OnError::refusal(&policy));
+                        merge.add(&policy, 0, Advice { reject, ..Advice::default() });
+                        break;
                     }
-                    result
-                        .inspect_err(|error| {
-                            on_error = link.effect_of(error);
-                            log_failure(error, on_error);
-                        })
-                        .ok()
                 }
-                Err(problem) => {
-                    let (code, on_error) = (problem.code(), link.on_error.name());
-                    tracing::warn!(code, error = %problem, on_error, "policy is not loaded");
-                    None
-                }
-            });
-            if let (Some(shadow), Some(queues)) = (link.shadow(), &self.queues) {
-                queues.evaluate_shadow(Box::new(ShadowJob {
-                    request_span: tracing::Span::current(),
-                    shadow: Arc::clone(shadow),
-                    facts: before,
-                    fleet: Arc::clone(fleet),
-                    advice: advised.clone(),
-                }));
+            };
+            let has_edits = !advice.edits.is_empty();
+            match link.on_error {
+                OnError::Refuse => merge.add_required(&policy, link.weight, advice),
+                OnError::Skip | OnError::Default => merge.add(&policy, link.weight, advice),
             }
-            if let Some(advice) = advised {
-                let has_edits = !advice.edits.is_empty();
-                merge.add(&policy, link.weight, advice);
-                if merge.ended() {
-                    break;
-                }
-                if has_edits {
-                    edited = Some(Arc::clone(&facts.request));
-                }
-                continue;
+            if merge.ended() {
+                break;
             }
-            match on_error {
-                OnError::Skip => {}
-                OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
-                OnError::Refuse => {
-                    let reject = Some(OnError::refusal(&policy));
-                    merge.add(&policy, 0, Advice { reject, ..Advice::default() });
-                    break;
-                }
+            if has_edits {
+                edited = Some(Arc::clone(&facts.request));
             }
         }
         merge.set_need(facts.request.info().into());
-        Advised { merged: merge.finish(self.on_conflict), edited }
+        let merged = merge.finish(self.on_conflict);
+        let version =
+            |policy: &PolicyRef| self.versions().find(|version| *version.reference() == *policy);
+        attribution::count_filters(version, &merged);
+        Advised { merged, edited }
     }
 
     fn may_block(&self, facts: &Facts) -> bool {

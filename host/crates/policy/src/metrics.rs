@@ -81,6 +81,13 @@ struct CustomLabels {
     name: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EffectLabels {
+    policy: String,
+    version: String,
+    effect: &'static str,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The metrics of all policies.
@@ -90,6 +97,7 @@ pub struct PolicyMetrics {
     seconds: Histograms<VersionLabels>,
     faults: Family<FaultLabels, Counter>,
     dropped: Family<DroppedLabels, Counter>,
+    effects: Family<EffectLabels, Counter>,
     load_failures: Family<PolicyLabel, Counter>,
     active: Family<VersionLabels, Gauge>,
     slow: Family<VersionLabels, Counter>,
@@ -117,6 +125,7 @@ impl PolicyMetrics {
             seconds,
             faults: Family::default(),
             dropped: Family::default(),
+            effects: Family::default(),
             load_failures: Family::default(),
             active: Family::default(),
             slow: Family::default(),
@@ -154,6 +163,11 @@ impl PolicyMetrics {
             "pointsman_policy_advice_dropped",
             "Parts of policy advice that were dropped",
             self.dropped.clone(),
+        );
+        registry.register(
+            "pointsman_policy_effects",
+            "Requests that a policy rejected, edited or kept from lanes",
+            self.effects.clone(),
         );
         registry.register(
             "pointsman_policy_over_budget",
@@ -256,6 +270,10 @@ impl PolicyMetrics {
             let (policy, version) = (policy.clone(), version.clone());
             self.faults.remove(&FaultLabels { policy, version, kind });
         }
+        for effect in EFFECTS {
+            let (policy, version) = (policy.clone(), version.clone());
+            self.effects.remove(&EffectLabels { policy, version, effect });
+        }
         for result in SHADOW_RESULTS {
             let (policy, version) = (policy.clone(), version.clone());
             self.shadow.remove(&ShadowLabels { policy, version, result });
@@ -267,6 +285,9 @@ impl PolicyMetrics {
 const HOOKS: [Hook; 4] = [Hook::Request, Hook::Failure, Hook::Complete, Hook::Tick];
 /// The results of a shadow evaluation.
 const SHADOW_RESULTS: [&str; 4] = ["agreed", "differed", "failed", "dropped"];
+/// The effects of a version on requests.
+const EFFECTS: [&str; 6] =
+    ["rejected", "refused-on-error", "edited", "filtered", "filter-ignored", "no-lane"];
 
 impl Drop for VersionMetrics {
     fn drop(&mut self) {
@@ -330,6 +351,12 @@ impl VersionMetrics {
     pub(crate) fn record_shadow(&self, result: &'static str) {
         let VersionLabels { policy, version } = self.labels.clone();
         self.metrics.shadow.get_or_create(&ShadowLabels { policy, version, result }).inc();
+    }
+
+    /// Counts an effect on a request, one of [`EFFECTS`].
+    pub(crate) fn record_effect(&self, effect: &'static str) {
+        let VersionLabels { policy, version } = self.labels.clone();
+        self.metrics.effects.get_or_create(&EffectLabels { policy, version, effect }).inc();
     }
 
     /// Counts a part of advice, a log line or a custom metric that was dropped.

@@ -6,8 +6,8 @@
 //! Types are destructured completely, so that a new field does not compile before it is considered.
 
 use pointsman_domain::{
-    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, Merged, Note, Plan,
-    PolicyCall, PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneOpinion, Merged, Note,
+    Plan, PolicyCall, PolicyRef, QueueAdvice, Read, Rejection, Scalar, Step,
 };
 use serde_json::Value;
 
@@ -198,6 +198,7 @@ impl HeapSize for Merged {
             candidates,
             need: _,
             lanes,
+            opinions,
             switching: _,
             queue,
             fallback,
@@ -208,10 +209,18 @@ impl HeapSize for Merged {
         by.heap_bytes()
             + reject.heap_bytes()
             + lanes
+            + opinions.heap_bytes()
             + queue.heap_bytes()
             + fallback.heap_bytes()
             + edits.heap_bytes()
             + notes.heap_bytes()
+    }
+}
+
+impl HeapSize for LaneOpinion {
+    fn heap_bytes(&self) -> usize {
+        let Self { policy: _, kind: _, lanes } = self;
+        size_of_val(lanes.as_slice())
     }
 }
 

@@ -119,7 +119,12 @@ impl DecisionReplay<'_> {
         for link in &self.chain.links {
             let Some((policy, advice)) = self.advice_of(link) else { continue };
             match (advice, link.on_error) {
-                (Some(advice), _) => merge.add(&policy, link.weight, advice),
+                (Some(advice), OnError::Refuse) => {
+                    merge.add_required(&policy, link.weight, advice);
+                }
+                (Some(advice), OnError::Skip | OnError::Default) => {
+                    merge.add(&policy, link.weight, advice);
+                }
                 (None, OnError::Skip) => {}
                 (None, OnError::Default) => {
                     let facts = self.context.facts_for(&self.request, None);

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::advice::LaneScore;
+use crate::advice::{LaneScore, Scalar};
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
 
 fn fleet(lanes: usize) -> FleetView {
@@ -66,6 +66,68 @@ fn ignore_filters_drops_conflicting_filters_from_the_end() {
     let advice = [Only(ids(&[0, 1])), Only(ids(&[1])), Only(ids(&[2]))];
     assert_eq!(lanes(&advice, OnConflict::IgnoreFilters), [(1, 0)]);
     assert_eq!(lanes(&[Only(ids(&[9]))], OnConflict::IgnoreFilters), [(0, 0), (1, 0), (2, 0)]);
+}
+
+#[test]
+fn filter_of_a_required_policy_is_never_ignored() {
+    let fleet = fleet(3);
+    let only = |lane| Advice { lanes: LaneAdvice::Only(ids(&[lane])), ..Advice::default() };
+    let (quota, sticky) = (PolicyRef::new("quota", "1"), PolicyRef::new("sticky", "1"));
+    let merged = |sticky_is_required| {
+        let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
+        merge.add_required(&quota, 1, only(0));
+        match sticky_is_required {
+            true => merge.add_required(&sticky, 1, only(1)),
+            false => merge.add(&sticky, 1, only(1)),
+        }
+        merge.finish(OnConflict::IgnoreFilters)
+    };
+    let ignored = merged(false);
+    assert_eq!(ignored.lanes, [(LaneId(0), 0)]);
+    assert_eq!(ignored.opinions[1].kind, OpinionKind::IgnoredFilter);
+    assert_eq!(ignored.filtering().collect::<Vec<_>>(), [&quota]);
+    let refused = merged(true);
+    assert_eq!(refused.lanes, []);
+    assert_eq!(refused.filtering().collect::<Vec<_>>(), [&quota, &sticky]);
+}
+
+/// The reason and the policy that are shown have to be those that the decision follows.
+#[test]
+fn decision_is_attributed_to_the_policy_that_prevailed() {
+    let fleet = fleet(3);
+    let policy = |name: &str| PolicyRef::new(name, "1");
+    let why = |text: &str| Note { key: "why".into(), value: Scalar::Text(text.into()) };
+    let merged = |advice: &[(&str, LaneAdvice)]| {
+        let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
+        for (name, lanes) in advice {
+            let notes = vec![why(name)];
+            merge.add(
+                &policy(name),
+                1,
+                Advice { lanes: lanes.clone(), notes, ..Advice::default() },
+            );
+        }
+        merge.finish(OnConflict::Refuse)
+    };
+    let only = |lane| LaneAdvice::Only(ids(&[lane]));
+    let prefer = |lane| LaneAdvice::Scores(vec![LaneScore { lane: LaneId(lane), score: 9 }]);
+    let any = || LaneAdvice::Any;
+    for (advice, lane, expected, reason) in [
+        // The scores for lane 1 do not prevail over the filter.
+        (vec![("gate", only(0)), ("sticky", prefer(1))], 0, Some("gate"), "gate"),
+        (vec![("gate", only(0)), ("sticky", prefer(0))], 0, Some("sticky"), "sticky"),
+        (vec![("gate", only(0)), ("audit", any())], 0, Some("gate"), "gate"),
+        (vec![("audit", any())], 0, None, "audit"),
+        // A filter that excludes no candidate decides nothing.
+        (vec![("wide", LaneAdvice::Only(ids(&[0, 1, 2])))], 0, None, "wide"),
+    ] {
+        let merged = merged(&advice);
+        let expected = expected.map(policy);
+        assert_eq!(merged.prevailing(Some(LaneId(lane))), expected.as_ref(), "{advice:?}");
+        assert_eq!(merged.reason(Some(LaneId(lane))).as_deref(), Some(reason), "{advice:?}");
+    }
+    let none = merged(&[("gate", only(0)), ("other", only(1))]);
+    assert_eq!(none.prevailing(None), Some(&policy("other")));
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl BaselineJob {
         match result {
             // The version before has no breakers, so the last two do not occur.
             Err(CallError::Fault(_) | CallError::BreakerOpen | CallError::TenantBreakerOpen) => {}
-            Ok(()) | Err(CallError::Policy(_)) => {
+            Ok(()) | Err(CallError::Policy(_) | CallError::InvalidFilter(_)) => {
                 if defect.is_own(version.config(), call.cpu_time) {
                     version.add_defect(defect.is_fault());
                 }

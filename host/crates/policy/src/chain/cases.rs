@@ -38,6 +38,7 @@ use crate::contract::state::State;
 use crate::version::Version;
 use crate::version::call_error::retry_on_timeout;
 use crate::version::case_error::{CaseError, CaseStateError, Difference, FactsError};
+use pointsman_spec::OnError;
 
 /// Parses the request of a case into facts; the parser belongs to another crate.
 pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, FactsError> + Send + Sync;
@@ -238,7 +239,9 @@ fn differences(
         let version = version();
         let start = Instant::now();
         let mut facts = facts.clone();
-        let advice = evaluate(&version, &mut facts, &fleet, &mut Trace::off()).result;
+        // An invalid filter fails a case, whatever hosts make of it.
+        let (on_error, trace) = (OnError::Refuse, &mut Trace::off());
+        let advice = evaluate(&version, &mut facts, &fleet, on_error, trace).result;
         took = start.elapsed();
         Ok((version.reference().clone(), advice?, facts.request.info()))
     });

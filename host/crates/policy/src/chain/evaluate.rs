@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Advice, DroppedEdit, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace,
-    enforce_allow, enforce_allow_edits,
+    drop_unknown_filter, enforce_allow, enforce_allow_edits,
 };
 
 use crate::chain::baseline::Defect;
@@ -12,6 +12,7 @@ use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
+use pointsman_spec::OnError;
 
 /// The result of a call, and what it says about a version on probation.
 pub(crate) struct Evaluation<T> {
@@ -20,15 +21,17 @@ pub(crate) struct Evaluation<T> {
 }
 
 /// Calls one policy, drops the parts of its advice that it is not allowed to give, and applies its
-/// edits to `facts`, for the policies that follow.
+/// edits to `facts`, for the policies that follow. `on_error` decides what follows from a filter
+/// that is dropped: only with [`OnError::Refuse`] it is an error.
 pub(crate) fn evaluate(
     version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
+    on_error: OnError,
     trace: &mut Trace,
 ) -> Evaluation<Advice> {
     let mut call = CallTrace::for_decision(trace);
-    let (advised, dropped) = call_on_request(version, facts, fleet, &mut call);
+    let (advised, dropped) = call_on_request(version, facts, fleet, on_error, &mut call);
     let defect = Defect::find(version, &call, advised.as_ref().err());
     trace.consulted(|| PolicyCall {
         policy: version.reference().clone(),
@@ -49,11 +52,25 @@ pub(crate) fn call_on_request(
     version: &Version,
     facts: &mut Facts,
     fleet: &Arc<FleetView>,
+    on_error: OnError,
     call: &mut CallTrace,
 ) -> (Result<Advice, CallError>, Vec<String>) {
     let mut dropped_parts = Vec::new();
     let mut advised = version.advise(facts, fleet, call);
     if let Ok(advice) = &mut advised {
+        if let Some(dropped) = drop_unknown_filter(advice, &fleet.topology) {
+            version.metrics().record_dropped(dropped.what);
+            tracing::warn!(
+                event = "filter_dropped",
+                on_error = on_error.name(),
+                reason = %dropped.reason,
+                "dropped invalid filter"
+            );
+            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
+            if on_error == OnError::Refuse {
+                return (Err(CallError::InvalidFilter(dropped.reason)), dropped_parts);
+            }
+        }
         for dropped in enforce_allow(advice, &version.config().allow) {
             version.metrics().record_dropped(dropped.what);
             tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");

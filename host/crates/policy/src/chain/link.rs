@@ -92,9 +92,10 @@ impl Link {
     pub(crate) fn effect_of(&self, error: &CallError) -> OnError {
         match error {
             CallError::BreakerOpen => self.on_open,
-            CallError::Fault(_) | CallError::Policy(_) | CallError::TenantBreakerOpen => {
-                self.on_error
-            }
+            CallError::Fault(_)
+            | CallError::Policy(_)
+            | CallError::TenantBreakerOpen
+            | CallError::InvalidFilter(_) => self.on_error,
         }
     }
 

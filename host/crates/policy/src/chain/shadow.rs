@@ -8,6 +8,7 @@ use crate::chain::evaluate::evaluate;
 use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::comparison::ShadowDifference;
+use pointsman_spec::OnError;
 
 /// A decision that a shadow evaluates as well.
 #[derive(Debug)]
@@ -27,7 +28,8 @@ pub(crate) fn evaluate_shadow(job: ShadowJob) {
     let _request_span = request_span.entered();
     let _span = shadow.span(Hook::Request.name()).entered();
     let request = facts.request.id().to_owned();
-    let evaluated = evaluate(&shadow, &mut facts, &fleet, &mut Trace::off()).result;
+    let trace = &mut Trace::off();
+    let evaluated = evaluate(&shadow, &mut facts, &fleet, OnError::Skip, trace).result;
     let result = match (&advice, &evaluated) {
         (_, Err(_)) => "failed",
         (Some(active), Ok(shadow)) if differences(active, shadow).is_empty() => "agreed",

@@ -140,10 +140,10 @@ impl DryRunChain {
         fleet: &Arc<FleetView>,
         record: &[Read],
     ) -> Option<Replayed<Advice>> {
-        let version = self.fork(policy)?;
+        let (version, on_error) = self.fork(policy)?;
         let mut call = CallTrace::replaying(record);
         let mut facts = facts.clone();
-        let (advice, dropped) = call_on_request(&version, &mut facts, fleet, &mut call);
+        let (advice, dropped) = call_on_request(&version, &mut facts, fleet, on_error, &mut call);
         Some(replayed(&version, advice, dropped, call, facts.request))
     }
 
@@ -157,16 +157,17 @@ impl DryRunChain {
         failed: &FailureReport,
         record: &[Read],
     ) -> Option<Replayed<Recovery>> {
-        let version = self.fork(policy)?;
+        let (version, _) = self.fork(policy)?;
         let mut call = CallTrace::replaying(record);
         let (recovery, dropped) = call_on_failure(&version, facts, fleet, failed, &mut call);
         Some(replayed(&version, recovery, dropped, call, Arc::clone(&facts.request)))
     }
 
-    /// Creates a fresh version of a policy.
-    fn fork(&self, policy: &str) -> Option<Version> {
+    /// Creates a fresh version of a policy. Also returns the effect of its errors.
+    fn fork(&self, policy: &str) -> Option<(Version, OnError)> {
         let policy = self.policies.iter().find(|other| other.name == policy)?;
-        Some(policy.version.fork(HostEnv::virtual_time(&Clock::manual())))
+        let version = policy.version.fork(HostEnv::virtual_time(&Clock::manual()));
+        Some((version, policy.on_error))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
 use crate::version::runtime::Runtime;
 use crate::version::validate::ValidationInstances;
-use pointsman_spec::Settings;
+use pointsman_spec::{OnError, Settings};
 
 /// The request to measure a policy without golden cases with.
 const REQUEST: &str =
@@ -83,7 +83,8 @@ impl Measurement {
             // Edits of the policy change the facts.
             let mut facts = facts.clone();
             let start = Instant::now();
-            let advice = evaluate(version, &mut facts, fleet, &mut Trace::off()).result;
+            let trace = &mut Trace::off();
+            let advice = evaluate(version, &mut facts, fleet, OnError::Skip, trace).result;
             let took = start.elapsed();
             match advice {
                 _ if call < warm_up_calls => {}

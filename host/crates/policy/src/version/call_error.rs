@@ -32,16 +32,21 @@ pub enum CallError {
     /// The policy was not called, because it had failed too often for requests of this tenant.
     #[error("circuit breaker open for this tenant after repeated faults")]
     TenantBreakerOpen,
+    /// The filter of the policy was dropped, and its configuration does not allow requests without
+    /// it.
+    #[error("invalid filter: {0}")]
+    InvalidFilter(String),
 }
 
 impl CallError {
-    /// Returns the kind of this error: a value of the metric label `result`, and the beginning of
-    /// the [note](CallError::to_note) in records.
+    /// Returns the kind of this error: a value of the metric label `result`, except for an
+    /// invalid filter, and the beginning of the [note](CallError::to_note) in records.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Fault(fault) => fault.kind(),
             Self::Policy(_) => "error",
             Self::BreakerOpen | Self::TenantBreakerOpen => "breaker-open",
+            Self::InvalidFilter(_) => "invalid-filter",
         }
     }
 

@@ -184,6 +184,7 @@ impl Redaction<'_> {
             candidates: _,
             need: _,
             lanes: _,
+            opinions: _,
             switching: _,
             queue,
             fallback,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, AttemptResult, Decision, Edit, Endpoint, EngineKind, FallbackAdvice, FallbackStep,
-    FleetView, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, Merged, Metric,
-    MetricWeight, NoLaneReason, Note, OnTimeout, Outcome, Plan, PlanLimits, PolicyCall, PolicyRef,
-    QueueAdvice, Read, Rejection, RequestInfo, Scalar, Step, Switching, Topology, Triggers,
+    FleetView, LaneAdvice, LaneId, LaneInfo, LaneOpinion, LaneScore, LaneStat, LaneState, Merged,
+    Metric, MetricWeight, NoLaneReason, Note, OnTimeout, OpinionKind, Outcome, Plan, PlanLimits,
+    PolicyCall, PolicyRef, QueueAdvice, Read, Rejection, RequestInfo, Scalar, Step, Switching,
+    Topology, Triggers,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -72,6 +73,7 @@ fn merged() -> Merged {
         candidates: vec![LaneId(0), LaneId(1)],
         need: pointsman_domain::ContextNeed::default(),
         lanes: vec![(LaneId(0), 1000), (LaneId(1), -5)],
+        opinions: Vec::new(),
         switching: Switching::Allow,
         queue: None,
         fallback: None,
@@ -423,6 +425,11 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
                 fleet: vec![stat],
                 consulted,
                 merged: Merged {
+                    opinions: vec![LaneOpinion {
+                        policy: by.clone(),
+                        kind: OpinionKind::IgnoredFilter,
+                        lanes: vec![LaneId(1)],
+                    }],
                     reject: reject.map(|reject| (by, reject)),
                     queue,
                     fallback,
