@@ -4,6 +4,7 @@
 mod access_secrets;
 mod admin;
 mod attacks;
+mod attribution;
 mod by_hand;
 mod captures;
 mod chaos;

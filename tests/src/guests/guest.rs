@@ -25,6 +25,9 @@ pub struct Guest {
     version: String,
     reason: String,
     lane: Option<u32>,
+    /// The lane is the only one, and not a preferred one.
+    filters: bool,
+    rejects: bool,
     code: String,
     manifest: String,
     world: String,
@@ -129,6 +132,8 @@ impl Guest {
             version: "1".to_owned(),
             reason: format!("reason of {name}"),
             lane: None,
+            filters: false,
+            rejects: false,
             code: String::new(),
             manifest: String::new(),
             world: String::new(),
@@ -149,6 +154,18 @@ impl Guest {
     #[must_use]
     pub fn lane(self, lane: u32) -> Self {
         Self { lane: Some(lane), ..self }
+    }
+
+    /// Makes the policy exclude all lanes except the one with this id.
+    #[must_use]
+    pub fn only(self, lane: u32) -> Self {
+        Self { lane: Some(lane), filters: true, ..self }
+    }
+
+    /// Makes the policy reject all requests with status 403 and the code `blocked`.
+    #[must_use]
+    pub fn rejecting(self) -> Self {
+        Self { rejects: true, ..self }
     }
 
     #[must_use]
@@ -217,7 +234,12 @@ impl Guest {
         // Indices count words of four bytes. The advice begins one word after the tag `ok`.
         let mut advice = [0_u32; 33];
         if self.lane.is_some() {
-            (advice[9], advice[10], advice[11]) = (3, SCORE, 1);
+            (advice[9], advice[10], advice[11]) = (if self.filters { 1 } else { 3 }, SCORE, 1);
+        }
+        if self.rejects {
+            (advice[1], advice[2]) = (1, 403);
+            (advice[3], advice[4]) = texts.add("blocked");
+            (advice[5], advice[6]) = texts.add("the policy rejects all requests");
         }
         (advice[29], advice[30]) = (NOTE, 1);
         let mut note = [0_u32; 6];

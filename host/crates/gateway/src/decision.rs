@@ -18,6 +18,7 @@ use pointsman_openai::{
 };
 use tracing::Span;
 
+use crate::attribution::{Attribution, joined};
 use crate::error::{DownLane, RouteError};
 use crate::failure::RETRY_LOST_ENGINE;
 use crate::large_thread;
@@ -48,12 +49,10 @@ pub(crate) enum Incoming {
 /// is in the flow of the request.
 #[derive(Debug)]
 pub(crate) struct RoutingDecision {
-    /// The policies that took part in the decision, or `built-in`.
-    pub(crate) policies: String,
+    /// The policies that took part in the decision.
+    pub(crate) attribution: Arc<Attribution>,
     /// Is consulted again after a failed attempt, and receives the outcome.
     pub(crate) advisor: AdvisorHandle,
-    /// The policies' reason.
-    pub(crate) reason: Option<String>,
     /// The request with the policies' edits.
     pub(crate) request: Request,
     /// The slot that the first attempt needs.
@@ -94,8 +93,9 @@ pub(crate) async fn decide(
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
     let (Advised { merged, edited }, trace) = advised;
     let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
-    let policies = policies(&merged);
-    tracker.span().record("policy", policies.as_str());
+    let attribution = Arc::new(Attribution::new(&merged, &decision));
+    tracker.span().record("policy", attribution.policies.as_str());
+    tracker.set_attribution(&attribution);
     let recording = Recording::new(
         recorder,
         trace,
@@ -109,9 +109,8 @@ pub(crate) async fn decide(
     let action = tracker.on(decided);
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
     let edited = edited.and_then(Request::from_view);
-    let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
-    let (reason, request) = (merged.why(), edited);
-    Ok(RoutingDecision { policies, advisor, reason, request, slot_request, turn })
+    let request = edited.unwrap_or_else(|| apply(&request, &merged.edits));
+    Ok(RoutingDecision { attribution, advisor, request, slot_request, turn })
 }
 
 /// Returns a valid request for a model that a lane serves.
@@ -264,8 +263,12 @@ fn slot_request(
     fleet: &Fleet,
 ) -> Result<SlotRequest, RouteError> {
     let no_lane = |reason, retry_in| {
+        let filtering = match reason {
+            NoLaneReason::FilteredOut => joined(merged.filtering()),
+            NoLaneReason::UnknownModel | NoLaneReason::AllDown => String::new(),
+        };
         let lanes = down_lanes(merged, view, fleet);
-        RouteError::NoLane { reason, lanes, retry_in }
+        RouteError::NoLane { reason, filtering, lanes, retry_in }
     };
     match action {
         Action::Acquire(slot_request) => Ok(slot_request),
@@ -297,11 +300,6 @@ fn down_lanes(merged: &Merged, view: &FleetView, fleet: &Fleet) -> Vec<DownLane>
             retry_in: Duration::from_millis(stat.ready_in_ms.into()),
         })
         .collect()
-}
-
-fn policies(merged: &Merged) -> String {
-    let policies: Vec<String> = merged.by.iter().map(ToString::to_string).collect();
-    if policies.is_empty() { "built-in".to_owned() } else { policies.join(", ") }
 }
 
 /// Copies the headers, which are slices of the connection's read buffer and would keep all of it

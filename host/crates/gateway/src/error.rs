@@ -5,7 +5,7 @@
 //! A client that has already received status 200, because it streams and the wait was long, gets
 //! the same body as an event.
 
-mod down_lane;
+mod no_lane;
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,11 +16,12 @@ use pointsman_domain::{Endpoint, NoLaneReason, Rejection};
 use pointsman_fleet::ContentEncoding;
 use pointsman_openai::{BadRequest, EngineErrorBody, ErrorForm};
 
-pub(crate) use self::down_lane::DownLane;
+pub(crate) use self::no_lane::DownLane;
+use self::no_lane::{blamed, explained, for_no_lane};
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
-use crate::failure::{AttemptError, MAX_RETRY_ESTIMATE, RETRY_LOST_ENGINE};
+use crate::failure::{AttemptError, RETRY_LOST_ENGINE};
 use crate::headers::{self, to_header_value};
 use pointsman_access::{Refusal, TokenRefusal, Unauthorized};
 
@@ -127,8 +128,14 @@ pub(crate) enum RouteError {
     ModelManagement,
     #[error("rejected by policy {policy}: {}", .rejection.message)]
     Rejected { policy: String, rejection: Rejection },
-    #[error("no lane is available: {reason}{}", down_lane::explained(.lanes))]
-    NoLane { reason: NoLaneReason, lanes: Vec<DownLane>, retry_in: Duration },
+    #[error("no lane is available: {reason}{}{}", blamed(.filtering), explained(.lanes))]
+    NoLane {
+        reason: NoLaneReason,
+        /// The policies whose filters excluded all lanes; empty for another reason.
+        filtering: String,
+        lanes: Vec<DownLane>,
+        retry_in: Duration,
+    },
     #[error("lane `{lane}`: {error}")]
     Attempt {
         lane: String,
@@ -313,9 +320,7 @@ impl RouteError {
                     .with_optional(headers::POLICY, to_header_value(policy))
                     .with_retry_after(after)
             }
-            Self::NoLane { retry_in, .. } => {
-                response.with_retry_after(Some((*retry_in).min(MAX_RETRY_ESTIMATE)))
-            }
+            Self::NoLane { filtering, retry_in, .. } => for_no_lane(response, filtering, *retry_in),
             Self::UnknownPreviousResponse { .. } => {
                 response.with_param(Some("previous_response_id".to_owned()))
             }

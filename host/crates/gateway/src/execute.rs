@@ -92,7 +92,7 @@ async fn recover(
     match action {
         Action::Acquire(slot_request) => Ok(slot_request),
         Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
-            Err(RouteError::Rejected { policy: decision.policies.clone(), rejection })
+            Err(RouteError::Rejected { policy: decision.attribution.policies.clone(), rejection })
         }
         Action::End(_)
         | Action::Wait
@@ -126,7 +126,7 @@ async fn decline(
         }
         Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
             pipeline.metrics.attempted(&response.lane, "declined");
-            Err(RouteError::Rejected { policy: decision.policies.clone(), rejection })
+            Err(RouteError::Rejected { policy: decision.attribution.policies.clone(), rejection })
         }
         Action::Respond
         | Action::End(_)

@@ -6,7 +6,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 pub(crate) const LANE: HeaderName = HeaderName::from_static("x-pointsman-lane");
 /// Names the policies that decided, with their versions.
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-policy");
-/// The policies' reason.
+/// Names the policy whose advice prevailed: it rejected the request, or speaks for the lane.
+pub(crate) const DECIDED_BY: HeaderName = HeaderName::from_static("x-pointsman-decided-by");
+/// The reason that this policy gives.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
 /// The number of attempts, if there was more than one.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");

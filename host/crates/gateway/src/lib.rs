@@ -22,6 +22,7 @@ mod activity;
 mod admin;
 mod admin_error;
 mod attempt;
+mod attribution;
 mod body;
 mod client_listener;
 mod compression;

@@ -12,6 +12,7 @@
 //! It also owns the request's tracing span, in which every event about the request is logged:
 //! id, lane and policy are fields of the span and are not repeated by the events.
 
+mod errors;
 mod log;
 mod span;
 
@@ -20,8 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::response::Response;
-use bytes::Bytes;
 use http::StatusCode;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
@@ -35,8 +34,8 @@ use tokio::time::Instant;
 use tracing::Span;
 
 pub(crate) use self::span::request_span;
+use crate::attribution::Attribution;
 use crate::error::RouteError;
-use crate::error_response::ErrorResponse;
 use crate::failure::AttemptError;
 use crate::in_flight::InFlight;
 use crate::metering::{Meter, Metering, PathRequest};
@@ -63,6 +62,8 @@ pub(crate) struct RequestTracker {
     lease: Option<Lease>,
     /// Who sent the request, and what it uses.
     pub(crate) metering: Metering,
+    /// The policies that took part in the decision; `None` before it.
+    attribution: Option<Arc<Attribution>>,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -113,6 +114,7 @@ impl RequestTracker {
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
             lease: None,
             metering: Metering::default(),
+            attribution: None,
             topology: None,
             failed: None,
             ended: None,
@@ -276,6 +278,11 @@ impl RequestTracker {
         self.report = Some(Box::new(OutcomeReport { subject, observer, recording }));
     }
 
+    /// Registers the policies that took part in the decision, which error responses name too.
+    pub(crate) fn set_attribution(&mut self, attribution: &Arc<Attribution>) {
+        self.attribution = Some(Arc::clone(attribution));
+    }
+
     /// Registers the lanes of a request about which no advisor decides.
     pub(crate) fn set_topology(&mut self, topology: &Arc<Topology>) {
         self.topology = Some(Arc::clone(topology));
@@ -382,33 +389,6 @@ impl RequestTracker {
         if output > 0 {
             self.on(Event::Usage(TokenCounts { prompt: 0, cached: 0, output }));
         }
-    }
-
-    /// Reports the end of the request, and returns its error response.
-    pub(crate) fn error_response(&mut self, error: &RouteError) -> Response {
-        let response = error.error_response();
-        self.report_error(error, response.status, &response);
-        response.into_response_in(self.error_form())
-    }
-
-    /// Reports the end of the request, and returns the event for a client that has already received
-    /// status 200.
-    pub(crate) fn error_event(&mut self, error: &RouteError) -> Bytes {
-        self.note_failed_response();
-        let response = error.error_response();
-        self.report_error(error, StatusCode::OK, &response);
-        self.error_form().event(&response.body.with_status(response.status.as_u16()), false)
-    }
-
-    fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
-        self.metering.note_error(&self.metrics, error);
-        self.report(Some(&Failure {
-            status: Some(status.as_u16()),
-            code: response.body.stable_code(),
-            error,
-            abort_cause: None,
-            is_severe: response.status.is_server_error(),
-        }));
     }
 
     /// Reports the end of the request to metrics, log, policies and records, if its flow has ended

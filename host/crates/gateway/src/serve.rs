@@ -112,15 +112,13 @@ async fn respond(
         return stream::into_response(ExecutionResult { result, decision, tracker });
     }
     let span = tracker.span().clone();
-    let (policies, reason) = (decision.policies.clone(), decision.reason.clone());
+    let attribution = Arc::clone(&decision.attribution);
     let mut execution = Box::pin(async move {
         let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
         ExecutionResult { result, decision, tracker }
     });
     match tokio::time::timeout(interval, execution.as_mut()).await {
         Ok(done) => stream::into_response(done),
-        Err(_) => {
-            WaitingBody::new(execution, interval).into_response(span, &policies, reason.as_deref())
-        }
+        Err(_) => WaitingBody::new(execution, interval).into_response(span, &attribution),
     }
 }

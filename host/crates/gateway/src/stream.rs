@@ -19,7 +19,7 @@ use crate::attempt::EngineResponse;
 use crate::error_response;
 use crate::execute::ExecutionResult;
 use crate::failure::{cause_of, engine_code, engine_failure};
-use crate::headers::{self, ATTEMPTS, EngineLength, LANE, POLICY, REASON, to_header_value};
+use crate::headers::{self, ATTEMPTS, EngineLength, LANE, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
 use crate::unwatched::Unwatched;
@@ -37,14 +37,9 @@ pub(crate) fn into_response(done: ExecutionResult) -> Response {
         // An error event may have to be appended, and another name may have another length.
         length = headers.remove(header::CONTENT_LENGTH);
     }
-    for (name, value) in [
-        (LANE, Some(&engine_response.lane)),
-        (POLICY, Some(&decision.policies)),
-        (REASON, decision.reason.as_ref()),
-    ] {
-        if let Some(value) = value.and_then(|value| to_header_value(value)) {
-            headers.insert(name, value);
-        }
+    let lane = to_header_value(&engine_response.lane).map(|lane| (LANE, lane));
+    for (name, value) in lane.into_iter().chain(decision.attribution.headers()) {
+        headers.insert(name, value);
     }
     let attempts = tracker.flow().attempt_count();
     if attempts > 1 {

@@ -29,10 +29,11 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
+use crate::attribution::Attribution;
 use crate::error_code::ErrorCode;
 use crate::error_response;
 use crate::execute::ExecutionResult;
-use crate::headers::{POLICY, REASON, make_unbuffered, to_header_value};
+use crate::headers::make_unbuffered;
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::stream::{InSpan, ResponseBody};
 
@@ -63,12 +64,7 @@ impl WaitingBody {
     }
 
     /// Returns the response with this body.
-    pub(crate) fn into_response(
-        self,
-        span: Span,
-        policies: &str,
-        reason: Option<&str>,
-    ) -> Response {
+    pub(crate) fn into_response(self, span: Span, attribution: &Attribution) -> Response {
         let mut response = Response::new(Body::new(InSpan::new(span, self)));
         let headers = response.headers_mut();
         headers.insert(
@@ -76,10 +72,8 @@ impl WaitingBody {
             HeaderValue::from_static("text/event-stream; charset=utf-8"),
         );
         make_unbuffered(headers);
-        for (name, value) in [(POLICY, Some(policies)), (REASON, reason)] {
-            if let Some(value) = value.and_then(to_header_value) {
-                headers.insert(name, value);
-            }
+        for (name, value) in attribution.headers() {
+            headers.insert(name, value);
         }
         response
     }

@@ -119,7 +119,8 @@ fn retry_after_is_rounded_up_and_bounded() {
         (Duration::MAX, "60"),
     ] {
         let (reason, lanes) = (NoLaneReason::AllDown, Vec::new());
-        let error = RouteError::NoLane { reason, lanes, retry_in: after };
+        let filtering = String::new();
+        let error = RouteError::NoLane { reason, filtering, lanes, retry_in: after };
         let response = error.error_response();
         assert_eq!(response.headers, [(header::RETRY_AFTER, seconds.parse().unwrap())]);
     }
@@ -138,7 +139,9 @@ fn every_client_learns_why_lanes_are_down() {
     };
     let message = |lanes: Vec<DownLane>| {
         let (reason, retry_in) = (NoLaneReason::AllDown, Duration::from_secs(658));
-        RouteError::NoLane { reason, lanes, retry_in }.error_response().body.message
+        let filtering = String::new();
+        let error = RouteError::NoLane { reason, filtering, lanes, retry_in };
+        error.error_response().body.message
     };
     let one = message(vec![lane("a", 658)]);
     for part in ["`a`", "[gpu_not_found]", "/dev/kfd", "No HIP GPUs", "about 658 s"] {

@@ -1,8 +1,12 @@
-//! Why lanes are down, for clients.
+//! What an error says of the policies and the lanes because of which no lane is available.
 
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Problem, again};
+
+use crate::error_response::ErrorResponse;
+use crate::failure::MAX_RETRY_ESTIMATE;
+use crate::headers::{POLICY, to_header_value};
 
 /// A lane that is down.
 #[derive(Debug)]
@@ -10,6 +14,11 @@ pub(crate) struct DownLane {
     pub(crate) name: String,
     pub(crate) problem: Option<Problem>,
     pub(crate) retry_in: Duration,
+}
+
+/// Names the policies that left no lane.
+pub(super) fn blamed(filtering: &str) -> String {
+    if filtering.is_empty() { String::new() } else { format!(": {filtering}") }
 }
 
 /// Returns why lanes are down and when they may serve again. Of several lanes only the causes,
@@ -28,4 +37,16 @@ pub(super) fn explained(lanes: &[DownLane]) -> String {
     let left = lanes.len().saturating_sub(MAX_LANES);
     let more = if left == 0 { String::new() } else { format!("; {left} more lanes are down") };
     lanes.iter().take(MAX_LANES).map(explain).collect::<String>() + &more
+}
+
+/// Adds when a lane may serve again, and the policies that left no lane.
+pub(super) fn for_no_lane(
+    response: ErrorResponse,
+    filtering: &str,
+    retry_in: Duration,
+) -> ErrorResponse {
+    let policies = Some(filtering).filter(|filtering| !filtering.is_empty());
+    response
+        .with_optional(POLICY, policies.and_then(to_header_value))
+        .with_retry_after(Some(retry_in.min(MAX_RETRY_ESTIMATE)))
 }
