@@ -1,6 +1,7 @@
 //! Rollout of new policy versions: candidates in shadow mode and as canaries, probation, rollback
 //! and promotion.
 
+mod outcomes;
 mod probation;
 mod signed;
 

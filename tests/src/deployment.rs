@@ -26,8 +26,14 @@ pub struct Deployment {
 }
 
 /// Returns the `[[policies.chain]]` tables of these policies, each with the keys of `more`.
+/// Unless `more` says otherwise, a new version decides about all requests at once.
 pub fn chain(names: &[&str], more: &str) -> String {
-    names.iter().map(|name| format!("[[policies.chain]]\nname = {name:?}\n{more}\n")).collect()
+    let probation = match more.contains("probation") {
+        true => "",
+        false => "probation = { control = \"0%\" }",
+    };
+    let entry = |name: &&str| format!("[[policies.chain]]\nname = {name:?}\n{more}\n{probation}\n");
+    names.iter().map(entry).collect()
 }
 
 /// Returns a directory that has these policies below `policies`.

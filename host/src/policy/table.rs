@@ -57,6 +57,8 @@ fn notes(policy: &Value) -> Vec<String> {
     if let Some(left) = policy["probation"]["left_ms"].as_u64() {
         notes.push(format!("on probation for {}", duration(left)));
     }
+    let trial = [&policy["probation"]["trial"], &candidate["trial"]];
+    notes.extend(trial.into_iter().filter_map(evidence));
     let versions = policy["rejected"].as_array().into_iter().flatten();
     let rejected: Vec<String> =
         versions.filter_map(|version| version["version"].as_str().map(clean)).collect();
@@ -64,6 +66,18 @@ fn notes(policy: &Value) -> Vec<String> {
         notes.push(format!("rejected: {}", rejected.join(", ")));
     }
     notes
+}
+
+/// Returns how far a trial is from a roll back.
+fn evidence(trial: &Value) -> Option<String> {
+    let requests = |arm: &str| trial[arm]["requests"].as_u64();
+    let (new, control) = (requests("new")?, requests("control")?);
+    let (suspect, percent) = (trial["suspect"].as_str()?, trial["evidence_percent"].as_u64()?);
+    let suspect = match percent {
+        0 => String::new(),
+        percent => format!(", {} {percent}%", clean(suspect)),
+    };
+    Some(format!("trial: {new} requests, control {control}{suspect}"))
 }
 
 /// Formats rows as columns, separated by two blanks. The last column is not padded.

@@ -95,8 +95,10 @@ const TRAPS_FOR_SOME: &str = r#"
 
 #[test]
 fn faults_of_both_versions_do_not_end_probation() {
-    let deployment =
-        start_deployment(old().code(TRAPS_FOR_SOME), "probation = { duration = \"2s\" }");
+    let deployment = start_deployment(
+        old().code(TRAPS_FOR_SOME),
+        "probation = { duration = \"2s\", control = \"0%\" }",
+    );
     let watched = deployment.deploy(&new().code(TRAPS_FOR_SOME));
     assert_ne!(watched["probation"], Value::Null, "{watched}");
     let poison = json!({ "messages": [{ "role": "user", "content": "poison" }] });

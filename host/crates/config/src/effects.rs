@@ -153,7 +153,11 @@ pub const EFFECTS: &[KeyGroup] = &[
         ],
     ),
     group("policies.chain.canary", Effect::Now, &["share", "by"]),
-    group("policies.chain.probation", Effect::Now, &["duration", "max-faults", "max-slow"]),
+    group(
+        "policies.chain.probation",
+        Effect::Now,
+        &["duration", "max-faults", "max-slow", "control", "outcomes"],
+    ),
     group("policies.signers", Effect::Now, &["name", "file"]),
     group("responses", Effect::Now, &["max-background"]),
     group(

@@ -18,12 +18,20 @@ pub struct Advised {
     /// The request with the edits of the merged advice, so that they are applied only once; `None`
     /// if there are no edits, or if the advisor has not applied them.
     pub edited: Option<Arc<dyn RequestView>>,
+    /// Is told the outcome of the request, if a version of a policy is judged by it.
+    pub watch: Option<Arc<dyn OutcomeWatch>>,
+}
+
+/// Is told how one request ended, if at least one lane was attempted.
+pub trait OutcomeWatch: Send + Sync + fmt::Debug {
+    /// Reports the end of the request. Must return quickly.
+    fn ended(&self, outcome: &Outcome);
 }
 
 impl From<Merged> for Advised {
     /// For advice without edits, or whose edits have not been applied yet.
     fn from(merged: Merged) -> Self {
-        Self { merged, edited: None }
+        Self { merged, edited: None, watch: None }
     }
 }
 

@@ -65,6 +65,11 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     fn key_group(&self) -> Option<&str> {
         None
     }
+    /// Returns a random number of the request, which stays the same until its end. Unlike the seed,
+    /// it is another one if a client sends a request with the same id again.
+    fn draw(&self) -> u64 {
+        0
+    }
     /// Returns what the limits of that key leave, with this request counted.
     fn allowance(&self) -> Allowance {
         Allowance::default()

@@ -45,7 +45,7 @@ pub use advice::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneAdvice, LaneScore, Metric, MetricWeight, Note,
     OnTimeout, QueueAdvice, Rejection, Scalar, Switching, Trigger, Triggers,
 };
-pub use advisor::{Advised, Advisor, BuiltIn};
+pub use advisor::{Advised, Advisor, BuiltIn, OutcomeWatch};
 pub use allowance::{Allowance, Remaining};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, QueueShare, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};

@@ -91,7 +91,7 @@ pub(crate) async fn decide(
     let recorder = pipeline.recorder.as_ref();
     let trace = recording::trace(recorder, &facts);
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
-    let (Advised { merged, edited }, trace) = advised;
+    let (Advised { merged, edited, watch }, trace) = advised;
     let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
     let attribution = Arc::new(Attribution::new(&merged, &decision));
     tracker.span().record("policy", attribution.policies.as_str());
@@ -104,7 +104,7 @@ pub(crate) async fn decide(
         (&fleet, advisor.chain()),
         (&merged, &decision),
     );
-    tracker.set_decision(&advisor, &request, &fleet.topology, recording);
+    tracker.set_decision(&advisor, &request, &fleet.topology, (recording, watch));
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
     let action = tracker.on(decided);
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
@@ -154,6 +154,7 @@ pub(crate) async fn accept(
     }
     let head = Head {
         id: id.to_owned(),
+        draw: tracker.draw(id),
         tenant,
         key: identity.key,
         key_name: Some(identity.name.clone()).filter(|name| !name.is_empty()),

@@ -19,13 +19,13 @@ mod span;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow,
+    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch, RequestFlow,
     RequestResult, RequestView as _, SlotRequest, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::{Fleet, Lease};
@@ -82,6 +82,8 @@ struct OutcomeReport {
     /// The advisor that decided about the request, if it observes outcomes.
     observer: Option<AdvisorHandle>,
     recording: Option<Recording>,
+    /// Judges versions of policies by the outcome.
+    watch: Option<Arc<dyn OutcomeWatch>>,
 }
 
 /// Describes a failed request for the log.
@@ -221,6 +223,13 @@ impl RequestTracker {
         Facts::seed(&format!("{:016x}{id}", self.nonce))
     }
 
+    /// Returns a random number for the request with this id, which a client can neither choose nor
+    /// repeat.
+    pub(crate) fn draw(&self, id: &str) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Facts::seed(&format!("{:016x}{:x}{id}", self.nonce, now.as_nanos()))
+    }
+
     /// Returns the flow of the request.
     pub(crate) fn flow(&self) -> &RequestFlow {
         &self.flow
@@ -260,12 +269,12 @@ impl RequestTracker {
         advisor: &AdvisorHandle,
         request: &Request,
         topology: &Arc<Topology>,
-        recording: Option<Recording>,
+        (recording, watch): (Option<Recording>, Option<Arc<dyn OutcomeWatch>>),
     ) {
         self.topology = Some(Arc::clone(topology));
         self.in_flight.set_model(request.model());
         let observer = advisor.observes_outcomes().then(|| Arc::clone(advisor));
-        if observer.is_none() && recording.is_none() {
+        if observer.is_none() && recording.is_none() && watch.is_none() {
             return;
         }
         let subject = OutcomeSubject {
@@ -275,7 +284,7 @@ impl RequestTracker {
             topology: topology.generation(),
             prompt_tokens: request.info().prompt_tokens,
         };
-        self.report = Some(Box::new(OutcomeReport { subject, observer, recording }));
+        self.report = Some(Box::new(OutcomeReport { subject, observer, recording, watch }));
     }
 
     /// Registers the policies that took part in the decision, which error responses name too.
@@ -400,8 +409,11 @@ impl RequestTracker {
         self.log_end(result, last, total, failure);
         self.metering.end(&self.metrics, &self.flow, self.topology.as_deref(), result);
         let Some(report) = self.report.take() else { return };
-        let OutcomeReport { subject, observer, recording } = *report;
+        let OutcomeReport { subject, observer, recording, watch } = *report;
         let outcome = self.flow.outcome(subject);
+        if let (Some(watch), Some(outcome)) = (watch, &outcome) {
+            watch.ended(outcome);
+        }
         if let (Some(observer), Some(outcome)) = (observer, &outcome) {
             observer.ended(outcome);
         }

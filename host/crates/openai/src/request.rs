@@ -268,6 +268,10 @@ impl RequestView for Request {
         self.head.key_group.as_deref()
     }
 
+    fn draw(&self) -> u64 {
+        self.head.draw
+    }
+
     fn allowance(&self) -> Allowance {
         self.head.allowance
     }

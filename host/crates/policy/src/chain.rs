@@ -10,13 +10,14 @@ pub(crate) mod problem;
 pub(crate) mod queues;
 pub(crate) mod schedule;
 pub(crate) mod shadow;
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge,
-    OnConflict, Outcome, PolicyRef, Recovery, Trace,
+    Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge, Merged,
+    OnConflict, Outcome, OutcomeWatch, PolicyRef, Recovery, Trace,
 };
 
 use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
@@ -74,14 +75,15 @@ impl Chain {
         self.links.iter().filter_map(|link| link.active.as_ref().ok())
     }
 
-    /// Returns all versions, including candidates.
+    /// Returns all versions, including candidates and those that they are compared with.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.links.iter().flat_map(Link::versions)
     }
 
     /// Calls `on-complete` of all versions that export it.
     pub(crate) fn observe(&self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
-        for version in self.versions().filter(|version| version.artifact().hooks().on_complete) {
+        let observing = self.links.iter().flat_map(Link::observing);
+        for version in observing.filter(|version| version.artifact().hooks().on_complete) {
             let _span = version.span(Hook::Complete.name()).entered();
             if let Err(error) = version.observe(fleet, now_ms, ended) {
                 tracing::warn!(
@@ -157,6 +159,18 @@ impl Chain {
         }
         Consulted { policy, advice, on_error }
     }
+
+    /// Reports a decision to the trials of the first `consulted` policies, and returns what is told
+    /// the outcome.
+    fn watch(
+        &self,
+        consulted: usize,
+        facts: &Facts,
+        merged: &Merged,
+        fleet: &FleetView,
+    ) -> Option<Arc<dyn OutcomeWatch>> {
+        trials::report_decision(self.links.iter().take(consulted), facts, merged, fleet)
+    }
 }
 
 impl Advisor for Chain {
@@ -165,13 +179,19 @@ impl Advisor for Chain {
         let mut merge = Merge::new(fleet, facts.request.model(), endpoint);
         let mut facts = facts.clone();
         let mut edited = None;
+        let mut consulted = 0;
         for link in &self.links {
+            consulted += 1;
             let Consulted { policy, advice, on_error } =
                 self.consult(link, &mut facts, fleet, trace);
             let Some(advice) = advice else {
                 match on_error {
                     OnError::Skip => continue,
-                    OnError::Default => return BuiltIn.advise(&facts, fleet, trace),
+                    OnError::Default => {
+                        let advised = BuiltIn.advise(&facts, fleet, trace);
+                        let watch = self.watch(consulted, &facts, &advised.merged, fleet);
+                        return Advised { watch, ..advised };
+                    }
                     OnError::Refuse => {
                         let reject = Some(OnError::refusal(&policy));
                         merge.add(&policy, 0, Advice { reject, ..Advice::default() });
@@ -196,7 +216,8 @@ impl Advisor for Chain {
         let version =
             |policy: &PolicyRef| self.versions().find(|version| *version.reference() == *policy);
         attribution::count_filters(version, &merged);
-        Advised { merged, edited }
+        let watch = self.watch(consulted, &facts, &merged, fleet);
+        Advised { merged, edited, watch }
     }
 
     fn may_block(&self, facts: &Facts) -> bool {

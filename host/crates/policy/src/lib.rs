@@ -37,6 +37,7 @@ pub mod marks;
 mod metrics;
 mod registry;
 mod tools;
+mod trial;
 mod version;
 mod wasm;
 
@@ -53,7 +54,10 @@ pub use contract::types::PolicyError;
 pub use fault::Fault;
 pub use limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 pub use metrics::PolicyMetrics;
-pub use pointsman_spec::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use pointsman_spec::{
+    CanaryBy, ChainSpec, JudgedOutcome, JudgedOutcomes, OnError, PolicySpec, Probation, Rollout,
+    Settings,
+};
 pub use registry::fleet_link::FleetLink;
 pub use registry::policies::command::{Command, CommandError};
 pub use registry::policies::{AdvisorSlot, Change, Policies};
@@ -65,6 +69,7 @@ pub use registry::status::{
 pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
 pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};
+pub use trial::{ArmCounts, TrialStatus};
 pub use version::call_error::CallError;
 pub use version::case_error::{CaseError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};

@@ -36,6 +36,7 @@ use crate::contract::shared::{HostEnv, Shared};
 use crate::contract::state::State;
 use crate::hook::Hook;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
+use crate::trial::Judge;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::comparison::Comparison;
 use crate::version::config::VersionConfig;
@@ -72,6 +73,8 @@ pub(crate) struct Version {
     pace: Pace,
     // Only used while the version is a shadow.
     comparison: Mutex<Comparison>,
+    /// The latest trial, if the version was on probation or a canary.
+    judge: Mutex<Option<Arc<Judge>>>,
 }
 
 impl std::fmt::Debug for Version {
@@ -104,6 +107,7 @@ impl Version {
             tally: Tally::default(),
             pace: Pace::default(),
             comparison: Mutex::default(),
+            judge: Mutex::default(),
         }
     }
 
@@ -205,6 +209,16 @@ impl Version {
     /// Returns the comparison of this version, as a shadow, with the active one.
     pub(crate) fn comparison(&self) -> Comparison {
         self.comparison.lock().clone()
+    }
+
+    /// Begins a trial, in which a share of the requests stays with the version before.
+    pub(crate) fn begin_trial(&self, control: u16) {
+        *self.judge.lock() = Some(Arc::new(Judge::new(control)));
+    }
+
+    /// Returns the latest trial.
+    pub(crate) fn judge(&self) -> Option<Arc<Judge>> {
+        self.judge.lock().clone()
     }
 
     /// Counts a fault or a slow call against this version in its probation.

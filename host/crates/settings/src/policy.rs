@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use pointsman_domain::units;
 use pointsman_spec::{
-    CanaryBy, OnError, PolicySpec, Probation, Rollout, Settings, VersionNumberError,
+    CanaryBy, JudgedOutcome, JudgedOutcomes, OnError, PolicySpec, Probation, Rollout, Settings,
+    VersionNumberError,
 };
 
 use crate::diagnostics::{Code, Problem};
@@ -97,9 +98,34 @@ fn read_probation(section: &Section<'_>) -> Probation {
         lasts: section.duration("duration", defaults.lasts),
         faults: section.parsed("max-faults", percentage).unwrap_or(defaults.faults),
         slow: section.parsed("max-slow", percentage).unwrap_or(defaults.slow),
+        control: section.parsed("control", control).unwrap_or(defaults.control),
+        outcomes: read_outcomes(section).unwrap_or(defaults.outcomes),
     };
     section.report_unknown();
     probation
+}
+
+fn read_outcomes(section: &Section<'_>) -> Option<JudgedOutcomes> {
+    const KEY: &str = "outcomes";
+    let names = section.strings(KEY)?;
+    let outcome = |name: &String| {
+        let found = JudgedOutcome::ALL.into_iter().find(|outcome| outcome.name() == name);
+        if found.is_none() {
+            let known = JudgedOutcome::ALL.map(|outcome| format!("\"{}\"", outcome.name()));
+            let known = known.join(", ");
+            section.error_at(KEY, format!("unknown value \"{name}\": expected some of {known}"));
+        }
+        found
+    };
+    Some(names.iter().filter_map(outcome).collect())
+}
+
+/// Parses the share of the requests that stay with the version before.
+fn control(text: &str) -> Result<u16, Problem> {
+    match percentage(text)? {
+        control @ 0..=500 => Ok(control),
+        _ => Err(format!("invalid percentage \"{text}\": expected at most \"50%\"").into()),
+    }
 }
 
 /// Parses a percentage such as "2.5%" into thousandths.

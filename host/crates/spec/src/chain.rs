@@ -6,6 +6,7 @@ use std::time::Duration;
 use pointsman_domain::{OnConflict, PolicyRef, Rejection};
 use serde::{Deserialize, Serialize};
 
+use crate::judged::JudgedOutcomes;
 use crate::public_key::PublicKey;
 use crate::version_number::VersionNumber;
 
@@ -86,7 +87,7 @@ pub enum CanaryBy {
     Request,
 }
 
-/// The limits under which a version that replaced another one is rolled back.
+/// When a version that replaced another one, or a canary, is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probation {
     /// The duration of the probation; zero disables it.
@@ -95,11 +96,22 @@ pub struct Probation {
     pub faults: u16,
     /// Maximum calls that may exceed the budget, in thousandths, after at least fifty calls.
     pub slow: u16,
+    /// The requests of the new version that stay with the version before, in thousandths. With 0,
+    /// the version is not judged by outcomes.
+    pub control: u16,
+    /// The outcomes that may not be more frequent than with the version before.
+    pub outcomes: JudgedOutcomes,
 }
 
 impl Default for Probation {
     fn default() -> Self {
-        Self { lasts: Duration::from_secs(60), faults: 10, slow: 500 }
+        Self {
+            lasts: Duration::from_secs(60),
+            faults: 10,
+            slow: 500,
+            control: 100,
+            outcomes: JudgedOutcomes::ALL,
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod chain;
 pub mod encoding;
+mod judged;
 mod public_key;
 mod version_number;
 
 pub use self::chain::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use self::judged::{JudgedOutcome, JudgedOutcomes};
 pub use self::public_key::{KeyError, PublicKey, PublicKeyError};
 pub use self::version_number::{VersionNumber, VersionNumberError};

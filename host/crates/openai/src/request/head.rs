@@ -16,6 +16,8 @@ use crate::form::Form;
 pub struct Head {
     /// Request id.
     pub id: String,
+    /// A random number, which differs even between requests with the same id.
+    pub draw: u64,
     /// Authenticated tenant.
     pub tenant: Option<String>,
     /// What distinguishes the API key from others; 0 if the host has no keys.

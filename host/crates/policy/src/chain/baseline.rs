@@ -5,9 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::{Facts, FailureReport, FleetView};
+use pointsman_domain::{Facts, FailureReport, FleetView, fnv1a_chain};
 
 use crate::hook::Hook;
+use crate::trial::{Arm, Judge};
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
@@ -19,11 +20,33 @@ pub(crate) struct Baseline {
     version: Arc<Version>,
     /// A fork of the version before, whose calls have no effect and are not counted.
     before: Arc<Version>,
+    /// The version before, which decides about a share of the requests.
+    control: Arc<Version>,
+    judge: Option<Arc<Judge>>,
+    /// Makes the assignments of several policies independent of each other.
+    salt: u64,
 }
 
 impl Baseline {
-    pub(crate) fn new(version: &Arc<Version>, before: &Version) -> Self {
-        Self { version: Arc::clone(version), before: Arc::new(before.fork_uncounted()) }
+    pub(crate) fn new(version: &Arc<Version>, before: &Arc<Version>) -> Self {
+        Self {
+            version: Arc::clone(version),
+            before: Arc::new(before.fork_uncounted()),
+            control: Arc::clone(before),
+            judge: version.judge(),
+            salt: hash(version.fingerprint()),
+        }
+    }
+
+    /// Returns the version before, which decides about a share of the requests.
+    pub(crate) fn control(&self) -> &Arc<Version> {
+        &self.control
+    }
+
+    /// Returns the trial and the version that decides about a request in it.
+    pub(crate) fn assign(&self, facts: &Facts) -> Option<(&Arc<Judge>, Arm)> {
+        let judge = self.judge.as_ref()?;
+        Some((judge, judge.arm(spread(facts.request.draw() ^ self.salt))))
     }
 
     /// Returns whether `version` is the one on probation.
@@ -49,6 +72,18 @@ impl Baseline {
             failed,
         }
     }
+}
+
+/// Returns a hash of a text.
+pub(crate) fn hash(text: &str) -> u64 {
+    let length = text.len().max(1);
+    fnv1a_chain([text.as_bytes()], length, 1).first().copied().unwrap_or_default()
+}
+
+/// Spreads a hash over the numbers below 2^32. The low bits of FNV are weak for short texts; the
+/// high bits of a product are not.
+pub(crate) fn spread(hash: u64) -> u64 {
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
 /// What can end a probation.

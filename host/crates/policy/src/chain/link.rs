@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use pointsman_domain::{ChainLink, Facts, FailureReport, FleetView, PolicyRef, fnv1a_chain};
+use pointsman_domain::{ChainLink, Facts, FailureReport, FleetView, PolicyRef};
 
-use crate::chain::baseline::{Baseline, Defect};
+use crate::chain::baseline::{Baseline, Defect, hash, spread};
 use crate::chain::problem::PolicyProblem;
 use crate::chain::queues::Queues;
+use crate::trial::{Arm, Judge};
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use pointsman_spec::{CanaryBy, OnError, Rollout};
@@ -28,29 +29,63 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Returns all versions that may be called.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.observing().chain(self.baselines.iter().map(Baseline::control))
+    }
+
+    /// Returns the versions that receive outcomes. Those that only decide about requests for
+    /// comparison do not: they share the state of the policy, in which outcomes would count twice.
+    pub(crate) fn observing(&self) -> impl Iterator<Item = &Arc<Version>> {
         self.active.iter().chain(self.candidate.iter().map(|(version, _)| version))
     }
 
     /// Describes the versions for records.
     pub(crate) fn infos(&self) -> impl Iterator<Item = ChainLink> {
-        let info = |version: &Version, candidate: Option<&Rollout>| ChainLink {
+        let info = |version: &Version, trial: Option<&str>| ChainLink {
             policy: version.reference().clone(),
             fingerprint: version.fingerprint().to_owned(),
             component: version.artifact().digest().to_owned(),
             weight: self.weight,
             on_error: self.on_error.name().to_owned(),
-            trial: candidate.map(|rollout| rollout.name().to_owned()),
+            trial: trial.map(str::to_owned),
             config: version.config().settings.config.clone(),
         };
         let active = self.active.as_ref().ok().map(|version| info(version, None));
-        active.into_iter().chain(
-            self.candidate.iter().map(move |(version, rollout)| info(version, Some(rollout))),
-        )
+        let candidate = self.candidate.iter();
+        let candidate =
+            candidate.map(move |(version, rollout)| info(version, Some(rollout.name())));
+        let is_active = |version: &Arc<Version>| {
+            self.active.as_ref().is_ok_and(|active| Arc::ptr_eq(active, version))
+        };
+        let controls = self.baselines.iter().map(Baseline::control);
+        let controls = controls.filter(move |version| !is_active(version));
+        let controls = controls.map(move |version| info(version, Some("control")));
+        active.into_iter().chain(candidate).chain(controls)
     }
 
     /// Returns the version that decides about this request.
     pub(crate) fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &PolicyProblem> {
+        let selected = self.selected(facts)?;
+        let baseline = self.baselines.iter().find(|baseline| baseline.is_about(selected));
+        let assigned = baseline.and_then(|baseline| Some((baseline, baseline.assign(facts)?.1)));
+        Ok(match assigned {
+            Some((baseline, Arm::Control)) => baseline.control(),
+            Some((_, Arm::New)) | None => selected,
+        })
+    }
+
+    /// Returns the trial in which this request counts, and for which version.
+    pub(crate) fn trial(&self, facts: &Facts) -> Option<(&Arc<Judge>, Arm)> {
+        if self.baselines.is_empty() {
+            return None;
+        }
+        let selected = self.selected(facts).ok()?;
+        self.baselines.iter().find(|baseline| baseline.is_about(selected))?.assign(facts)
+    }
+
+    /// Returns the version that decides about this request unless it stays with the one before.
+    fn selected(&self, facts: &Facts) -> Result<&Arc<Version>, &PolicyProblem> {
         match &self.candidate {
             Some((version, Rollout::Canary { share, by })) if is_canary(facts, *share, *by) => {
                 Ok(version)
@@ -113,13 +148,5 @@ fn is_canary(facts: &Facts, share: u16, by: CanaryBy) -> bool {
         CanaryBy::Tenant => request.tenant(),
         CanaryBy::Request => None,
     };
-    let hash = match tenant {
-        Some(key) => {
-            fnv1a_chain([key.as_bytes()], key.len().max(1), 1).first().copied().unwrap_or_default()
-        }
-        None => facts.seed,
-    };
-    // The low bits of FNV are weak for short keys; the high bits of a product are not.
-    let spread = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    spread % 1000 < u64::from(share)
+    spread(tenant.map_or(facts.seed, hash)) % 1000 < u64::from(share)
 }

@@ -42,12 +42,13 @@ use crate::registry::fleet_link::FleetLink;
 use crate::registry::slot::{PolicySlot, RejectReason, Versioned};
 use crate::registry::status::{PolicyStatus, policy_status};
 use crate::registry::store::{SlotRecord, Store};
+use crate::trial::Verdict;
 use crate::version::Version;
 use crate::version::bundle::Stamp;
 use crate::version::error::LoadError;
 use crate::version::runtime::Runtime;
 use crate::version::tally::Counts;
-use pointsman_spec::{ChainSpec, PolicySpec, Rollout};
+use pointsman_spec::{ChainSpec, JudgedOutcomes, PolicySpec, Rollout};
 
 /// The current advisor of a host.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
@@ -107,6 +108,14 @@ impl Versioned for Arc<Version> {
 
     fn is_breaker_open(&self) -> bool {
         !self.is_admitting()
+    }
+
+    fn begin_trial(&self, control: u16) {
+        Version::begin_trial(self, control);
+    }
+
+    fn verdict(&self, outcomes: JudgedOutcomes) -> Option<Verdict> {
+        self.judge()?.verdict(outcomes)
     }
 }
 
@@ -228,6 +237,8 @@ impl Policies {
             let Some(entry) = entries.get_mut(&policy.name) else { continue };
             let before = entry.slot.clone();
             let Some((replaced, reason)) = entry.slot.evaluate(policy.probation, now) else {
+                // Once a probation is over, the version before decides nothing any more.
+                changed |= before.watch.is_some() && entry.slot.watch.is_none();
                 continue;
             };
             let _span =
@@ -244,10 +255,14 @@ impl Policies {
             }
             let RejectReason { code, message: reason } = reason;
             let code = code.as_str();
+            let trial = replaced.judge().and_then(|judge| judge.status(policy.probation.outcomes));
+            let (new, control) = trial.map(|trial| (trial.new, trial.control)).unwrap_or_default();
             tracing::error!(
                 event = "policy_rolled_back",
                 code,
                 reason,
+                new_requests = new.requests,
+                control_requests = control.requests,
                 "rolled back automatically"
             );
             let message = format!("version {} was rolled back: {reason}", replaced.id());

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trial::Verdict;
 use crate::version::tally::Counts;
-use pointsman_spec::{Probation, Rollout};
+use pointsman_spec::{JudgedOutcome, JudgedOutcomes, Probation, Rollout};
 
 /// Faults below which a fault rate is not significant.
 const MIN_FAULTS: u64 = 3;
@@ -36,6 +37,12 @@ pub(crate) trait Versioned: Clone {
     fn counts(&self) -> Counts;
     /// Returns whether its circuit breaker is open.
     fn is_breaker_open(&self) -> bool;
+    /// Begins to compare outcomes of its requests with those of the version before, which keeps
+    /// `control` thousandths of them.
+    fn begin_trial(&self, control: u16);
+    /// Returns the outcome of requests, among these, that is more frequent than with the version
+    /// before.
+    fn verdict(&self, outcomes: JudgedOutcomes) -> Option<Verdict>;
 }
 
 /// The probation of a version that replaced another one.
@@ -59,6 +66,16 @@ pub enum RejectionCode {
     SlowCalls,
     /// Its circuit breaker opened during its probation or as a canary.
     BreakerOpen,
+    /// More requests were rejected than with the version before.
+    RefusalRate,
+    /// No lane was left for more requests than with the version before.
+    NoLaneRate,
+    /// More requests ended in an error than with the version before.
+    ErrorRate,
+    /// More first attempts failed than with the version before.
+    FallbackRate,
+    /// The first bytes came later than with the version before.
+    SlowStart,
 }
 
 impl RejectionCode {
@@ -69,6 +86,11 @@ impl RejectionCode {
             Self::FaultRate => "fault_rate",
             Self::SlowCalls => "slow_calls",
             Self::BreakerOpen => "breaker_open",
+            Self::RefusalRate => "refusal_rate",
+            Self::NoLaneRate => "no_lane_rate",
+            Self::ErrorRate => "error_rate",
+            Self::FallbackRate => "fallback_rate",
+            Self::SlowStart => "slow_start",
         }
     }
 }
@@ -98,6 +120,24 @@ impl From<StoredReason> for RejectReason {
             }
             StoredReason::Full { code, message } => Self { code, message },
         }
+    }
+}
+
+impl From<&Verdict> for RejectReason {
+    fn from(verdict: &Verdict) -> Self {
+        let (code, what) = match verdict.outcome {
+            JudgedOutcome::Refused => (RejectionCode::RefusalRate, "were rejected"),
+            JudgedOutcome::NoLane => (RejectionCode::NoLaneRate, "were left without a lane"),
+            JudgedOutcome::Error => (RejectionCode::ErrorRate, "ended in an error"),
+            JudgedOutcome::Fallback => (RejectionCode::FallbackRate, "needed another attempt"),
+            JudgedOutcome::SlowStart => (RejectionCode::SlowStart, "had a late first byte"),
+        };
+        let ((new, of_new), (control, of_control)) = (verdict.new, verdict.control);
+        let message = format!(
+            "{new} of {of_new} requests {what}, and {control} of {of_control} with the version \
+             before"
+        );
+        Self { code, message }
     }
 }
 
@@ -188,6 +228,7 @@ impl<V: Versioned> PolicySlot<V> {
         keep: usize,
     ) -> Staged {
         if self.active.is_some() && rollout != Rollout::Replace {
+            version.begin_trial(probation.control);
             self.candidate = Some((version, rollout));
             return Staged::Candidate;
         }
@@ -313,6 +354,7 @@ impl<V: Versioned> PolicySlot<V> {
             // Without an earlier version there is nothing to roll back to.
             if !probation.lasts.is_zero() && !self.history.is_empty() {
                 let until = now.saturating_add(probation.lasts);
+                version.begin_trial(probation.control);
                 self.watch = Some(Watch { until, from: version.counts() });
             }
         }
@@ -353,7 +395,8 @@ pub(crate) fn short(fingerprint: &str) -> String {
     fingerprint.get(..SHORT_FINGERPRINT).unwrap_or(fingerprint).to_owned()
 }
 
-/// Returns the limit that the calls of a version violate, if they do.
+/// Returns why a version has to be rolled back: the limit that its calls violate, or the outcome
+/// that is too frequent.
 fn violation(version: &impl Versioned, from: Counts, limits: Probation) -> Option<RejectReason> {
     let counts = version.counts();
     let (calls, faults, slow) = (
@@ -374,7 +417,7 @@ fn violation(version: &impl Versioned, from: Counts, limits: Probation) -> Optio
         let message = format!("{slow} of {calls} calls exceeded their budget");
         return Some(RejectReason { code: RejectionCode::SlowCalls, message });
     }
-    None
+    version.verdict(limits.outcomes).as_ref().map(RejectReason::from)
 }
 
 #[cfg(test)]

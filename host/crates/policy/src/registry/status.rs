@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::chain::problem::PolicyProblem;
 use crate::registry::slot::{PolicySlot, RejectionCode, short};
+use crate::trial::TrialStatus;
 use crate::version::Version;
 use crate::version::comparison::Comparison;
 use pointsman_spec::{OnError, PolicySpec, Rollout};
@@ -78,6 +79,8 @@ pub struct ProbationStatus {
     pub faults: u64,
     /// Calls that exceeded the budget.
     pub slow: u64,
+    /// The comparison of outcomes with the version before.
+    pub trial: Option<TrialStatus>,
 }
 
 /// The status of a candidate.
@@ -95,6 +98,8 @@ pub struct CandidateStatus {
     pub calls: u64,
     /// Calls that ended in a fault.
     pub faults: u64,
+    /// The comparison of a canary's outcomes with those of the active version.
+    pub trial: Option<TrialStatus>,
     /// The comparison of a shadow with the active version.
     #[serde(flatten)]
     pub(crate) comparison: Comparison,
@@ -161,8 +166,12 @@ pub(crate) fn policy_status(
             calls: counts.calls.saturating_sub(watch.from.calls),
             faults: counts.faults.saturating_sub(watch.from.faults),
             slow: counts.slow.saturating_sub(watch.from.slow),
+            trial: active.and_then(|version| trial(version, policy)),
         }),
-        candidate: slot.candidate.as_ref().map(|(version, rollout)| candidate(version, *rollout)),
+        candidate: slot.candidate.as_ref().map(|(version, rollout)| CandidateStatus {
+            trial: trial(version, policy).filter(|_| *rollout != Rollout::Shadow),
+            ..candidate(version, *rollout)
+        }),
         history: slot.history.iter().map(|version| earlier(version)).collect(),
         rejected: slot
             .rejected
@@ -197,6 +206,10 @@ fn earlier(version: &Version) -> EarlierVersion {
     }
 }
 
+fn trial(version: &Version, policy: &PolicySpec) -> Option<TrialStatus> {
+    version.judge()?.status(policy.probation.outcomes)
+}
+
 fn candidate(version: &Version, rollout: Rollout) -> CandidateStatus {
     let counts = version.counts();
     CandidateStatus {
@@ -209,6 +222,7 @@ fn candidate(version: &Version, rollout: Rollout) -> CandidateStatus {
         },
         calls: counts.calls,
         faults: counts.faults,
+        trial: None,
         comparison: version.comparison(),
     }
 }

@@ -87,7 +87,8 @@ impl World<'_> {
         let fleet = self.fleet_view_for(request);
         let facts = self.facts(request, sim.at, flow.attempt_count());
         let advisor = self.advisor.advisor();
-        let Advised { merged, edited } = advisor.advise(&facts, &fleet, &mut Trace::off());
+        let Advised { merged, edited, watch: _ } =
+            advisor.advise(&facts, &fleet, &mut Trace::off());
         let has_recovery = advisor.has_recovery();
         let decision = Plan::from_advice(&merged, &fleet, &self.config.fleet.limits);
         let first = match &decision {

@@ -7,6 +7,7 @@ struct TestVersion {
     name: String,
     counts: Counts,
     open: bool,
+    verdict: Option<Verdict>,
 }
 
 impl Versioned for TestVersion {
@@ -21,14 +22,26 @@ impl Versioned for TestVersion {
     fn is_breaker_open(&self) -> bool {
         self.open
     }
+
+    fn begin_trial(&self, _: u16) {}
+
+    fn verdict(&self, outcomes: JudgedOutcomes) -> Option<Verdict> {
+        self.verdict.clone().filter(|verdict| outcomes.contains(verdict.outcome))
+    }
 }
 
 fn version(name: &str) -> TestVersion {
-    TestVersion { name: name.to_owned(), counts: Counts::default(), open: false }
+    TestVersion { name: name.to_owned(), counts: Counts::default(), open: false, verdict: None }
 }
 
 const NOW: Duration = Duration::ZERO;
-const LIMITS: Probation = Probation { lasts: Duration::from_secs(60), faults: 10, slow: 500 };
+const LIMITS: Probation = Probation {
+    lasts: Duration::from_secs(60),
+    faults: 10,
+    slow: 500,
+    control: 100,
+    outcomes: JudgedOutcomes::ALL,
+};
 const CANARY: Rollout = Rollout::Canary { share: 100, by: pointsman_spec::CanaryBy::Tenant };
 
 fn slot_with(names: &[&str]) -> PolicySlot<TestVersion> {
@@ -205,4 +218,30 @@ proptest! {
             prop_assert_eq!(unique.len(), count, "duplicate: {}", format(&slot));
         }
     }
+}
+
+#[test]
+fn version_is_rolled_back_by_the_outcomes_that_are_judged() {
+    let verdict = |outcome| Verdict { outcome, new: (40, 45), control: (0, 5) };
+    for (outcome, code) in [
+        (JudgedOutcome::Refused, RejectionCode::RefusalRate),
+        (JudgedOutcome::NoLane, RejectionCode::NoLaneRate),
+        (JudgedOutcome::Error, RejectionCode::ErrorRate),
+        (JudgedOutcome::Fallback, RejectionCode::FallbackRate),
+        (JudgedOutcome::SlowStart, RejectionCode::SlowStart),
+    ] {
+        let mut slot = slot_with(&["a", "b"]);
+        slot.active.as_mut().unwrap().verdict = Some(verdict(outcome));
+        let others = JudgedOutcome::ALL.into_iter().filter(|other| *other != outcome);
+        let ignored = Probation { outcomes: others.collect(), ..LIMITS };
+        assert_eq!(slot.evaluate(ignored, NOW), None);
+        let (replaced, reason) = slot.evaluate(LIMITS, NOW).unwrap();
+        assert_eq!((replaced.name.as_str(), reason.code), ("b", code));
+        assert_eq!(format(&slot), "a//b");
+    }
+    let mut slot = slot_with(&["a"]);
+    slot.stage(version("b"), CANARY, LIMITS, NOW, 2);
+    slot.candidate.as_mut().unwrap().0.verdict = Some(verdict(JudgedOutcome::NoLane));
+    assert_eq!(slot.evaluate(LIMITS, NOW).unwrap().1.code, RejectionCode::NoLaneRate);
+    assert_eq!(format(&slot), "a//");
 }
