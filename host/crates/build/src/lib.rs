@@ -10,6 +10,7 @@ mod command;
 mod component;
 mod embedded;
 mod error;
+mod inputs;
 mod javascript;
 mod language;
 mod manifest;
@@ -24,12 +25,14 @@ use std::time::{Duration, Instant};
 
 pub use crate::component::componentize;
 pub use crate::error::BuildError;
+pub use crate::inputs::changed_since_build;
 pub use crate::language::Language;
 pub use crate::rust::{DEBIAN_PACKAGES, RustRoute, TARGET, rust_module};
 pub use crate::template::new_policy;
 pub use crate::tools::Tools;
 pub use crate::vendor::vendor;
 
+use crate::inputs::Inputs;
 use crate::manifest::Plan;
 
 /// File name of the component in a policy folder.
@@ -57,6 +60,7 @@ pub struct Built {
 pub fn build(folder: &Path, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
     let start = Instant::now();
     let plan = Plan::load(folder)?;
+    let inputs = Inputs::read(folder);
     let bytes = match plan.language {
         Language::Rust => rust::build(&plan, tools, log)?,
         Language::JavaScript => javascript::build(&plan, tools, log)?,
@@ -66,5 +70,6 @@ pub fn build(folder: &Path, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<
     component::check(&bytes)?;
     let component = folder.join(COMPONENT);
     component::write(&component, &bytes)?;
+    inputs.write(folder, &bytes)?;
     Ok(Built { component, bytes: bytes.len() as u64, took: start.elapsed() })
 }

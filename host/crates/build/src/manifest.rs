@@ -6,6 +6,7 @@ use pointsman_files::read_regular_text;
 use serde::Deserialize;
 
 use crate::error::BuildError;
+use crate::inputs;
 use crate::language::Language;
 
 /// Maximum size of a manifest of a policy or of a crate, in bytes.
@@ -101,13 +102,21 @@ impl Plan {
         self.folder.join(&self.source)
     }
 
-    /// Creates an empty folder for intermediate files.
+    /// Creates a folder for intermediate files, which is empty except for the list of the inputs
+    /// of the last successful build.
     pub(crate) fn scratch(&self) -> Result<PathBuf, BuildError> {
-        let scratch = self.folder.join(".build");
-        if scratch.exists() {
-            std::fs::remove_dir_all(&scratch).map_err(BuildError::file(&scratch))?;
-        }
+        let scratch = self.folder.join(inputs::SCRATCH);
         std::fs::create_dir_all(&scratch).map_err(BuildError::file(&scratch))?;
+        for entry in std::fs::read_dir(&scratch).map_err(BuildError::file(&scratch))? {
+            let entry = entry.map_err(BuildError::file(&scratch))?;
+            let path = entry.path();
+            if entry.file_name() == inputs::FILE {
+                continue;
+            }
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let remove = if is_folder { std::fs::remove_dir_all } else { std::fs::remove_file };
+            remove(&path).map_err(BuildError::file(&path))?;
+        }
         Ok(scratch)
     }
 
