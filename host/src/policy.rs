@@ -2,8 +2,12 @@
 
 mod author;
 mod client;
+mod formats;
+mod progress;
 mod report;
 mod table;
+mod test;
+mod test_report;
 
 use std::process::ExitCode;
 
@@ -22,7 +26,7 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
     match command {
         Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
         Policy::Build { dir, verbose } => author::build(&dir, verbose),
-        Policy::Test(options) => return author::test(&options),
+        Policy::Test(options) => return test::test(&options),
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),

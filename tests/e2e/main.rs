@@ -34,6 +34,7 @@ mod native;
 mod ollama;
 mod openai;
 mod policies;
+mod policy_author;
 mod policy_cli;
 mod policy_hooks;
 mod policy_state;

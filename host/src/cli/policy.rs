@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use pointsman_build::Language;
 
 #[derive(Debug, Subcommand)]
@@ -80,6 +80,25 @@ pub(crate) struct Test {
     /// Print the duration of each case.
     #[arg(long)]
     pub(crate) times: bool,
+    /// Format of the results: text for people, or json, junit or github (annotations) for programs.
+    #[arg(long, value_enum, default_value_t = TestFormat::Text)]
+    pub(crate) format: TestFormat,
+    /// Write the results to this file instead of standard output.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// The format of the results of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestFormat {
+    /// Text for people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// JUnit XML.
+    Junit,
+    /// Annotations of GitHub Actions.
+    Github,
 }
 
 /// Selects what to measure.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -12,13 +11,13 @@ use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
     signature,
 };
-use pointsman_simulate::{Document, Experiment, ExperimentError};
 use serde::de::DeserializeOwned;
 
-use super::report::{self, Paint};
-use crate::cli::policy::{Bench, Test};
+use super::progress::with_progress;
+use super::report;
+use crate::cli::policy::Bench;
+use crate::facts;
 use crate::output::{print, print_error};
-use crate::{facts, simulate};
 
 /// Maximum size of the file of a private key in bytes.
 const MAX_KEY_BYTES: u64 = 64 << 10;
@@ -72,58 +71,14 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
             print_error(line.to_owned());
         }
     };
-    let built = pointsman_build::build(dir, &Tools::from_environment(), &mut log)?;
+    let tools = Tools::from_environment();
+    let built = with_progress("building", || pointsman_build::build(dir, &tools, &mut log))?;
     print(&format!(
         "{}: {}, built in {}\n",
         built.component.display(),
         report::bytes(built.bytes),
         report::time(built.took)
     ))
-}
-
-/// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
-pub(super) fn test(options: &Test) -> Result<ExitCode> {
-    let bench = load(&options.dir, pointsman_config::default_cache())?;
-    let is_selected =
-        |name: &str| options.case.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    let results = bench.test(&facts::from_case, is_selected).map_err(cannot_load(&options.dir))?;
-    if let (Some(part), true) = (&options.case, results.is_empty()) {
-        anyhow::bail!("--case: no golden case of `{}` has \"{part}\" in its name", bench.name());
-    }
-    let paint = Paint::for_stdout();
-    print(&report::test_report(&bench, &options.dir, &results, options.times, paint))?;
-    let cases_failed = results.iter().any(|case| !case.differences.is_empty());
-    // Scenarios take seconds, and `--case` is for quick repetitions of one case.
-    let scenarios_failed = options.case.is_none() && scenarios(&options.dir, paint)?;
-    Ok(if cases_failed || scenarios_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Runs the scenarios in a policy's folder. Returns true if an objective is not met.
-fn scenarios(dir: &Path, paint: Paint) -> Result<bool> {
-    let folder = dir.join("scenarios");
-    // The folder is optional.
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(false) };
-    let is_scenario =
-        |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
-    let mut files: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_scenario).collect();
-    files.sort_unstable();
-    if files.is_empty() {
-        return Ok(false);
-    }
-    let env = simulate::stage()?;
-    let mut has_failed = false;
-    for file in files {
-        let mut scenario = Document::load(&file)
-            .and_then(|document| document.scenario())
-            .map_err(ExperimentError::from)?;
-        // Variants are for comparisons by `pointsman simulate`; only the scenario has to pass.
-        scenario.variants.clear();
-        let report = Experiment::from_scenario(&scenario, &env)?.run()?;
-        print(&report::scenario_report(&file, &report, paint))?;
-        has_failed |= !report.met();
-    }
-    Ok(has_failed)
 }
 
 /// Measures call times.
@@ -162,7 +117,8 @@ pub(super) fn sign(dir: &Path, key: &Path) -> Result<()> {
     ))
 }
 
-fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> {
+/// Loads a policy as a host does. `cache_dir` has compiled components.
+pub(super) fn load(dir: &Path, cache_dir: Option<PathBuf>) -> Result<Workbench> {
     let settings = RuntimeSettings {
         cache_dir,
         compiler: Compiler::this_program(),
@@ -172,10 +128,11 @@ fn load(dir: &Path, cache_dir: Option<std::path::PathBuf>) -> Result<Workbench> 
         ..RuntimeSettings::default()
     };
     let runtime: Arc<Runtime> = Runtime::new(settings)?;
-    Ok(Workbench::load(&runtime, dir).map_err(cannot_load(dir))?)
+    let bench = with_progress("compiling", || Workbench::load(&runtime, dir));
+    Ok(bench.map_err(cannot_load(dir))?)
 }
 
-fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> PolicyLoadError {
+pub(super) fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> PolicyLoadError {
     let dir = dir.to_owned();
     move |error| PolicyLoadError { dir, error }
 }

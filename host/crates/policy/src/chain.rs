@@ -26,6 +26,7 @@ use crate::chain::queues::Queues;
 use crate::chain::shadow::ShadowJob;
 use crate::hook::Hook;
 use crate::version::call_error::CallError;
+use crate::version::call_trace::CallTrace;
 use crate::version::pace::MAX_DEADLINE;
 use crate::version::{Version, policy_span};
 use pointsman_spec::OnError;
@@ -85,7 +86,7 @@ impl Chain {
         let observing = self.links.iter().flat_map(Link::observing);
         for version in observing.filter(|version| version.artifact().hooks().on_complete) {
             let _span = version.span(Hook::Complete.name()).entered();
-            if let Err(error) = version.observe(fleet, now_ms, ended) {
+            if let Err(error) = version.observe(fleet, now_ms, ended, &mut CallTrace::default()) {
                 tracing::warn!(
                     kind = error.kind(),
                     %error,

@@ -1,6 +1,7 @@
 //! The contracts between the host and its guests: linking, the host calls that a guest can make,
 //! and the hooks that the host calls. Versions of policies are not known here.
 
+pub(crate) mod captured_log;
 pub(crate) mod encoded_bytes;
 pub(crate) mod guarded_api;
 pub(crate) mod guest;

@@ -1,11 +1,18 @@
 //! The hooks of the contract.
 
+use serde::Deserialize;
+
 /// A hook of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub(crate) enum Hook {
+    #[default]
+    #[serde(rename = "on-request")]
     Request,
+    #[serde(rename = "on-failure")]
     Failure,
+    #[serde(rename = "on-complete")]
     Complete,
+    #[serde(rename = "on-tick")]
     Tick,
 }
 

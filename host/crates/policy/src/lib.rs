@@ -41,8 +41,10 @@ mod trial;
 mod version;
 mod wasm;
 
+pub use chain::cases::facts::CaseFacts;
 pub use chain::cases::fleet::CaseFleet;
-pub use chain::cases::{CaseRequest, CaseResult, FactsOf};
+pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf};
+pub use contract::captured_log::LogLine;
 pub use contract::replay_log::{Differing, Gap, Missing};
 pub use contract::state_backing::{
     StateBacking, StateBackingError, StateChanges, StateEntry, StateValue,
@@ -71,7 +73,7 @@ pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};
 pub use trial::{ArmCounts, TrialStatus};
 pub use version::call_error::CallError;
-pub use version::case_error::{CaseError, CaseStateError, Difference, FactsError};
+pub use version::case_error::{CaseError, CaseInputError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};
 pub use version::manifest::ManifestError;
 pub use version::runtime::{Runtime, RuntimeSettings};

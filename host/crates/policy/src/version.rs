@@ -32,8 +32,10 @@ use pointsman_domain::{PolicyRef, TenantBreaker, TenantBreakerRules};
 use prometheus_client::registry::Registry;
 use tracing::Span;
 
+use crate::contract::captured_log::{CapturedLog, LogLine};
 use crate::contract::shared::{HostEnv, Shared};
 use crate::contract::state::State;
+use crate::contract::state_backing::StateEntry;
 use crate::hook::Hook;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
 use crate::trial::Judge;
@@ -238,6 +240,33 @@ impl Version {
     /// Returns the message of the first fault.
     pub(crate) fn first_fault(&self) -> Option<&str> {
         self.tally.first_fault()
+    }
+
+    /// Returns the message of the first error that the policy returned.
+    pub(crate) fn first_error(&self) -> Option<&str> {
+        self.tally.first_error()
+    }
+
+    /// Returns the first part of advice that was dropped, with the reason.
+    pub(crate) fn first_dropped(&self) -> Option<&str> {
+        self.tally.first_dropped()
+    }
+
+    /// Counts a part of advice that is dropped, and returns it with the reason.
+    pub(crate) fn drop_part(&self, part: &'static str, reason: &str) -> String {
+        self.metrics().record_dropped(part);
+        self.tally.add_dropped(part, reason);
+        format!("{part}: {reason}")
+    }
+
+    /// Returns the log lines so far; none if they go to the log of this process.
+    pub(crate) fn captured_log(&self) -> Vec<LogLine> {
+        self.shared.captured_log().map(CapturedLog::lines).unwrap_or_default()
+    }
+
+    /// Returns the entries of the state.
+    pub(crate) fn state_entries(&self) -> Vec<StateEntry> {
+        self.shared.state.entries()
     }
 
     fn breaker(&self, hook: Hook) -> MutexGuard<'_, TenantBreaker> {

@@ -13,32 +13,36 @@
 //!  "expect": {"lane": "coder", "fallback": [], "why": "…"}}
 //! ```
 //!
-//! `state` is the initial state of the policy: numbers are counters. `expect` is partial: only the
-//! fields it has are compared. Lanes are described by the fields of the contract's `lane-info` and
+//! `hook` is the hook that is called, `on-request` by default: `on-failure` gets a `failure`,
+//! `on-complete` has `outcomes`. `state` is the initial state of the policy: numbers are counters.
+//! `expect` is partial: only the fields it has are compared. Lanes are described by the fields of the contract's `lane-info` and
 //! `lane-stat`; all except the name are optional.
 
 pub(crate) mod expect;
+pub(crate) mod facts;
 pub(crate) mod fleet;
+mod hooks;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pointsman_domain::{
-    Allowance, Endpoint, Facts, FleetView, Merge, OnConflict, Plan, PlanLimits, Trace,
-};
+use pointsman_domain::{Allowance, Endpoint, Facts, FleetView, Read};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::chain::cases::expect::{Expect, compare};
+use crate::chain::cases::facts::CaseFacts;
 use crate::chain::cases::fleet::{CaseFleet, fleet};
-use crate::chain::evaluate::evaluate;
+use crate::chain::cases::hooks::{CaseCall, CaseFailure, CaseOutcome, Inputs};
+use crate::contract::captured_log::LogLine;
 use crate::contract::state::State;
+use crate::hook::Hook;
 use crate::version::Version;
-use crate::version::call_error::retry_on_timeout;
-use crate::version::case_error::{CaseError, CaseStateError, Difference, FactsError};
-use pointsman_spec::OnError;
+use crate::version::case_error::{
+    CaseError, CaseInputError, CaseStateError, Difference, FactsError,
+};
 
 /// Parses the request of a case into facts; the parser belongs to another crate.
 pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, FactsError> + Send + Sync;
@@ -73,6 +77,9 @@ pub struct CaseRequest {
     /// The seed of the decision.
     #[serde(default)]
     pub seed: u64,
+    /// Facts that replace those of the body.
+    #[serde(default)]
+    pub facts: CaseFacts,
 }
 
 /// A golden case.
@@ -86,22 +93,60 @@ pub(crate) struct Case {
     pub(crate) config: serde_json::Value,
     #[serde(default)]
     state: BTreeMap<String, serde_json::Value>,
-    pub(crate) request: CaseRequest,
+    /// The hook that is called.
+    #[serde(default)]
+    hook: Hook,
+    /// Only for hooks about a request.
+    pub(crate) request: Option<CaseRequest>,
     pub(crate) fleet: CaseFleet,
+    /// Only for `on-failure`.
+    failure: Option<CaseFailure>,
+    /// Only for `on-complete`.
+    #[serde(default)]
+    outcomes: Vec<CaseOutcome>,
+    /// The wall clock of `on-complete` and `on-tick`.
+    #[serde(default)]
+    now_ms: u64,
+    /// The seed of `on-tick`.
+    #[serde(default)]
+    seed: u64,
     expect: Expect,
 }
 
 /// The result of a case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CaseResult {
     /// The line in the file.
     pub line: usize,
     /// The name.
     pub name: String,
+    /// The hook that was called: `on-request`, `on-failure`, `on-complete` or `on-tick`.
+    pub hook: &'static str,
     /// The differences; empty for a case that passed.
     pub differences: Vec<Difference>,
     /// The duration of the call.
     pub took: Duration,
+    /// Parts of the advice that the host dropped, each as `KIND: REASON`.
+    pub dropped: Vec<String>,
+    /// Log lines of the policy, unless they went to the log of this process.
+    pub log: Vec<LogLine>,
+    /// What the policy read and returned.
+    pub trace: CaseTrace,
+}
+
+/// What a policy read, and what it returned, in a case.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CaseTrace {
+    /// Names of the lanes, by id.
+    pub lanes: Vec<String>,
+    /// Host calls with their results, in order.
+    #[serde(rename = "host-calls")]
+    pub reads: Vec<Read>,
+    /// What the policy returned, without what was dropped; `{"error": …}` if the call failed.
+    pub returned: serde_json::Value,
+    /// What came of it, in the form of `expect`; `null` if the call failed.
+    pub decided: serde_json::Value,
 }
 
 /// Parses the cases in `text`, the content of `file`.
@@ -131,16 +176,17 @@ pub(crate) fn run(
     version: impl Fn(&serde_json::Value, Arc<State>) -> Version,
     facts_of: &FactsOf,
 ) -> Result<Vec<CaseResult>, CaseError> {
-    let result = |case: Case| {
+    let run = |case: Case| {
         // Validated once, so that the closure below cannot fail.
         case.checked_state(file)?;
+        let fleet = case.view(None);
+        let inputs =
+            case.inputs(&fleet, facts_of).map_err(|error| case.input_error(file, error))?;
         // A new version for each case and each attempt: they must not affect each other.
         let version = || version(&case.config, case.state().unwrap_or_default());
-        let facts = case.facts(file, facts_of)?;
-        let (differences, took) = differences(&case, &facts, version);
-        Ok(CaseResult { line: case.line, name: case.name, differences, took })
+        Ok(result(&case, &inputs, &fleet, version))
     };
-    read(file, text)?.into_iter().filter(|case| wanted(&case.name)).map(result).collect()
+    read(file, text)?.into_iter().filter(|case| wanted(&case.name)).map(run).collect()
 }
 
 /// Runs all cases in `text`, the content of `file`, and returns their number.
@@ -172,8 +218,13 @@ impl Case {
             name: String::new(),
             config,
             state: BTreeMap::new(),
-            request,
+            hook: Hook::Request,
+            request: Some(request),
             fleet,
+            failure: None,
+            outcomes: Vec::new(),
+            now_ms: 0,
+            seed: 0,
             expect,
         }
     }
@@ -212,51 +263,57 @@ impl Case {
         })
     }
 
-    /// Parses the request, with the position in `file` in errors.
-    pub(crate) fn facts(&self, file: &Path, facts_of: &FactsOf) -> Result<Facts, CaseError> {
-        facts_of(&self.request).map_err(|error| CaseError::Request {
-            file: file.to_owned(),
-            line: self.line,
-            name: self.name.clone(),
-            error,
-        })
+    /// Returns true if the case is about `on-request`.
+    pub(crate) fn is_decision(&self) -> bool {
+        self.hook == Hook::Request
+    }
+
+    /// Parses the request.
+    pub(crate) fn facts(&self, facts_of: &FactsOf) -> Result<Facts, CaseInputError> {
+        let request = self.request.as_ref();
+        let request = request.ok_or(CaseInputError::Missing { field: "request" })?;
+        let facts = facts_of(request).map_err(CaseInputError::Request)?;
+        Ok(request.facts.apply(facts))
+    }
+
+    /// Adds the position in `file` to an error.
+    pub(crate) fn input_error(&self, file: &Path, error: CaseInputError) -> CaseError {
+        CaseError::Input { file: file.to_owned(), line: self.line, name: self.name.clone(), error }
     }
 }
 
-/// Calls the policy about a case, and compares the decision. Also returns the duration of the last
-/// attempt.
-fn differences(
+/// Calls the policy about a case, and compares what it did.
+fn result(
     case: &Case,
-    facts: &Facts,
+    inputs: &Inputs,
+    fleet: &Arc<FleetView>,
     version: impl Fn() -> Version,
-) -> (Vec<Difference>, Duration) {
-    let limits = PlanLimits { max_wait: Duration::MAX, max_steps: usize::MAX };
-    let fleet = case.view(None);
-    let endpoint = facts.request.info().endpoint;
-    let mut merge = Merge::new(&fleet, facts.request.model(), endpoint);
-    let mut took = Duration::ZERO;
-    let evaluated = retry_on_timeout(|| {
-        let version = version();
-        let start = Instant::now();
-        let mut facts = facts.clone();
-        // An invalid filter fails a case, whatever hosts make of it.
-        let (on_error, trace) = (OnError::Refuse, &mut Trace::off());
-        let advice = evaluate(&version, &mut facts, &fleet, on_error, trace).result;
-        took = start.elapsed();
-        Ok((version.reference().clone(), advice?, facts.request.info()))
-    });
-    let (reference, advice, info) = match evaluated {
-        Ok(advice) => advice,
+) -> CaseResult {
+    let CaseCall { got, returned, took, dropped, log, reads, is_exported } =
+        case.call(inputs, fleet, version);
+    let (differences, decided) = match &got {
+        _ if !is_exported => {
+            let (expected, got) = (case.hook.name().to_owned(), "not exported".to_owned());
+            (vec![Difference { what: "hook", expected, got }], serde_json::Value::Null)
+        }
+        Ok(got) => (compare(&case.expect, got), serde_json::json!(got)),
         Err(error) => {
             let (expected, got) = ("some".to_owned(), format!("none: {error}"));
-            return (vec![Difference { what: "advice", expected, got }], took);
+            (vec![Difference { what: "advice", expected, got }], serde_json::Value::Null)
         }
     };
-    merge.add(&reference, 1000, advice);
-    merge.set_need(info.into());
-    let merged = merge.finish(OnConflict::Refuse);
-    let decision = Plan::from_advice(&merged, &fleet, &limits);
-    (compare(&case.expect, &merged, &decision, &fleet), took)
+    let lanes = fleet.topology.lanes().iter().map(|lane| lane.name.clone()).collect();
+    let trace = CaseTrace { lanes, reads, returned, decided };
+    CaseResult {
+        line: case.line,
+        name: case.name.clone(),
+        hook: case.hook.name(),
+        differences,
+        took,
+        dropped,
+        log,
+        trace,
+    }
 }
 
 fn default_endpoint() -> Endpoint {

@@ -72,19 +72,20 @@ pub(crate) fn call_on_request(
             }
         }
         for dropped in enforce_allow(advice, &version.config().allow) {
-            version.metrics().record_dropped(dropped.what);
             tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");
-            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
+            dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
         }
         // This host has no experimental hints; the metric tells the author that they had no effect.
-        advice.hints.iter().for_each(|_| version.metrics().record_dropped("hint"));
+        for hint in &advice.hints {
+            let reason = format!("this host has no hint `{}`", hint.key);
+            dropped_parts.push(version.drop_part("hint", &reason));
+        }
         if !advice.edits.is_empty() {
             let (edited, dropped) = facts.request.edited(&advice.edits);
             for DroppedEdit { index, reason } in &dropped {
                 let kind = advice.edits[*index].kind();
-                version.metrics().record_dropped(kind);
                 tracing::warn!(part = kind, reason, "dropped edit");
-                dropped_parts.push(format!("{kind}: {reason}"));
+                dropped_parts.push(version.drop_part(kind, reason));
             }
             let mut index = 0..;
             advice.edits.retain(|_| {
@@ -137,8 +138,7 @@ pub(crate) fn call_on_failure(
     let mut recovery = version.recover(facts, fleet, failed, call);
     if let Ok(Recovery::Retry(step)) = &mut recovery {
         for dropped in enforce_allow_edits(&mut step.edits, &version.config().allow) {
-            version.metrics().record_dropped(dropped.what);
-            dropped_parts.push(format!("{}: {}", dropped.what, dropped.reason));
+            dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
         }
     }
     (recovery, dropped_parts)

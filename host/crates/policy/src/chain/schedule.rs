@@ -11,6 +11,7 @@ use pointsman_domain::{FleetView, LaneId};
 use crate::contract::types::PolicyHint;
 use crate::hook::Hook;
 use crate::version::Version;
+use crate::version::call_trace::CallTrace;
 
 /// Maximum hints of one tick.
 const MAX_HINTS: usize = 256;
@@ -91,7 +92,7 @@ impl Entry {
         hint: &mut dyn FnMut(LaneId, Option<LaneHint>, Duration),
     ) {
         let _span = version.span(Hook::Tick.name()).entered();
-        let hints = match version.tick(view, at.now_ms, at.seed) {
+        let hints = match version.tick(view, at.now_ms, at.seed, &mut CallTrace::default()) {
             Ok(hints) => hints,
             Err(error) => {
                 tracing::warn!(kind = error.kind(), %error, "on-tick hook failed");

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use pointsman_domain::PolicyRef;
 
 use crate::clock::Clock;
+use crate::contract::captured_log::CapturedLog;
 use crate::contract::state::State;
 use crate::metrics::VersionMetrics;
 
@@ -25,17 +26,33 @@ pub(crate) enum Level {
     Error,
 }
 
-/// The environment of a version, which outlives its instances: the policy's state, and the clock.
+impl Level {
+    /// Returns the name of the level in the contract.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The environment of a version, which outlives its instances: the policy's state, the clock, and
+/// the destination of its log lines.
 #[derive(Debug, Clone)]
 pub(crate) struct HostEnv {
     pub(crate) state: Arc<State>,
     pub(crate) clock: Clock,
+    /// Collects log lines instead of the log of this process.
+    pub(crate) captured_log: Option<Arc<CapturedLog>>,
 }
 
 /// The environment in a host, which runs in real time.
 impl From<Arc<State>> for HostEnv {
     fn from(state: Arc<State>) -> Self {
-        Self { state, clock: Clock::wall() }
+        Self { state, clock: Clock::wall(), captured_log: None }
     }
 }
 
@@ -46,14 +63,20 @@ pub(crate) struct Shared {
     pub(crate) state: Arc<State>,
     pub(crate) clock: Clock,
     pub(crate) metrics: VersionMetrics,
+    captured_log: Option<Arc<CapturedLog>>,
     /// The start of the current second of the rate limit, and the log lines in it.
     lines: Mutex<(Duration, u32)>,
 }
 
 impl Shared {
     pub(crate) fn new(policy: PolicyRef, env: impl Into<HostEnv>, metrics: VersionMetrics) -> Self {
-        let HostEnv { state, clock } = env.into();
-        Self { policy, state, clock, metrics, lines: Mutex::default() }
+        let HostEnv { state, clock, captured_log } = env.into();
+        Self { policy, state, clock, metrics, captured_log, lines: Mutex::default() }
+    }
+
+    /// Returns the collected log lines; `None` if they go to the log of this process.
+    pub(crate) fn captured_log(&self) -> Option<&CapturedLog> {
+        self.captured_log.as_deref()
     }
 
     /// Takes a log line from the rate limit. Returns false if the limit is reached.
@@ -77,6 +100,10 @@ impl Shared {
         // Control characters could forge lines, or drive the terminal that shows the log.
         let line: String =
             truncated.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if let Some(captured) = &self.captured_log {
+            captured.push(level, line);
+            return;
+        }
         match level {
             Level::Trace => tracing::trace!(target: "policy", "{line}"),
             Level::Debug => tracing::debug!(target: "policy", "{line}"),
@@ -91,6 +118,9 @@ impl Shared {
     pub(crate) fn log_enabled(&self, level: Level) -> bool {
         if self.clock.is_virtual() {
             return !matches!(level, Level::Trace | Level::Debug);
+        }
+        if self.captured_log.is_some() {
+            return true;
         }
         match level {
             Level::Trace => tracing::enabled!(target: "policy", tracing::Level::TRACE),
@@ -114,7 +144,7 @@ mod tests {
         let metrics = PolicyMetrics::register(&mut Registry::default());
         let policy = PolicyRef::new("p", "1");
         let metrics = VersionMetrics::new(&metrics, &policy, &[]);
-        let env = HostEnv { state: Arc::default(), clock: Clock::manual() };
+        let env = HostEnv { state: Arc::default(), clock: Clock::manual(), captured_log: None };
         let shared = Shared::new(policy, env, metrics);
         let admitted = || (0..2 * MAX_LINES_PER_SECOND).filter(|_| shared.may_log()).count() as u32;
         assert_eq!((admitted(), admitted()), (MAX_LINES_PER_SECOND, 0));

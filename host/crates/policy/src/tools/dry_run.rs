@@ -27,6 +27,7 @@ use crate::chain::evaluate::{call_on_failure, call_on_request};
 use crate::chain::link::Link;
 use crate::chain::schedule::{Schedule, TickContext};
 use crate::clock::Clock;
+use crate::contract::captured_log::LogLine;
 use crate::contract::host_call_mode::HostCallMode;
 use crate::contract::shared::HostEnv;
 use crate::contract::state::State;
@@ -174,7 +175,11 @@ impl DryRunChain {
 impl HostEnv {
     /// Creates an environment with an empty state in the time of `clock`.
     fn virtual_time(clock: &Clock) -> Self {
-        Self { state: Arc::new(State::deterministic(clock.clone())), clock: clock.clone() }
+        Self {
+            state: Arc::new(State::deterministic(clock.clone())),
+            clock: clock.clone(),
+            captured_log: Some(Arc::default()),
+        }
     }
 }
 
@@ -207,7 +212,8 @@ fn replayed<A>(
         HostCallMode::Live | HostCallMode::Record(_) => Default::default(),
     };
     let policy = version.reference().clone();
-    Replayed { policy, answer, dropped, reads, missing, differing, request }
+    let log = version.captured_log();
+    Replayed { policy, answer, dropped, log, reads, missing, differing, request }
 }
 
 /// A chain in virtual time. The caller advances the time, and does the work of the background
@@ -233,6 +239,16 @@ pub struct CallStats {
     pub faults: u64,
     /// The message of the first fault.
     pub first_fault: Option<String>,
+    /// Calls that returned an error.
+    pub errors: u64,
+    /// The message of the first error.
+    pub first_error: Option<String>,
+    /// Parts of advice that were dropped.
+    pub dropped: u64,
+    /// The first part that was dropped, with the reason.
+    pub first_dropped: Option<String>,
+    /// The first log lines.
+    pub log: Vec<LogLine>,
     /// Calls that exceeded the budget.
     pub slow: u64,
     /// The fuel that all calls consumed; 0 if fuel is not metered.
@@ -297,6 +313,11 @@ impl DryRunSession {
                 calls: counts.calls,
                 faults: counts.faults,
                 first_fault: version.first_fault().map(str::to_owned),
+                errors: counts.errors,
+                first_error: version.first_error().map(str::to_owned),
+                dropped: counts.dropped,
+                first_dropped: version.first_dropped().map(str::to_owned),
+                log: version.captured_log(),
                 slow: counts.slow,
                 fuel: version.fuel(),
             }

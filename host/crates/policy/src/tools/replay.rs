@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{PolicyRef, Read, RequestView};
 
+use crate::contract::captured_log::LogLine;
 use crate::contract::replay_log::{Differing, Missing};
 use crate::version::call_error::CallError;
 
@@ -32,6 +33,8 @@ pub struct Replayed<A> {
     pub answer: Result<A, CallError>,
     /// Parts of the result that were dropped, with the reasons.
     pub dropped: Vec<String>,
+    /// Log lines of the call.
+    pub log: Vec<LogLine>,
     /// The host calls, with the results that the guest got.
     pub reads: Vec<Read>,
     /// Host calls that the record could not answer. Without any, the result is the one that this

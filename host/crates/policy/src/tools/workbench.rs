@@ -11,11 +11,15 @@ use serde_json::value::RawValue;
 use crate::chain::cases::fleet::CaseFleet;
 use crate::chain::cases::{self, Case, CaseResult, FactsOf};
 use crate::chain::evaluate::evaluate;
+use crate::contract::shared::HostEnv;
+use crate::contract::state::State;
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
+use crate::version::manifest;
 use crate::version::runtime::Runtime;
+use crate::version::signature;
 use crate::version::validate::ValidationInstances;
 use pointsman_spec::{OnError, Settings};
 
@@ -117,7 +121,7 @@ impl Workbench {
         let bench = Self { runtime: Arc::clone(runtime), bundle, artifact, compiling };
         bench
             .instances()
-            .create(&Settings::default().config, Arc::default())
+            .create(&Settings::default().config, Arc::<State>::default())
             .check_description(bench.name())?;
         Ok(bench)
     }
@@ -143,6 +147,27 @@ impl Workbench {
         self.compiling
     }
 
+    /// Returns the folder of the policy.
+    pub fn dir(&self) -> &Path {
+        &self.bundle.dir
+    }
+
+    /// Returns the files that a host loads, relative to the folder.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let manifest = &self.bundle.manifest;
+        let optional = [
+            self.bundle.cases.as_ref().map(|_| manifest.cases.clone()),
+            self.bundle.signature.as_ref().map(|_| PathBuf::from(signature::FILE)),
+        ];
+        let required = [manifest.file.clone(), PathBuf::from(manifest::FILE)];
+        optional.into_iter().flatten().chain(required).collect()
+    }
+
+    /// Returns the file of the golden cases, which may not exist.
+    pub fn cases_file(&self) -> PathBuf {
+        self.bundle.dir.join(&self.bundle.manifest.cases)
+    }
+
     /// Returns the file of the golden cases, if it exists.
     pub fn cases(&self) -> Option<PathBuf> {
         self.bundle.cases.as_ref().map(|_| self.cases_file())
@@ -158,13 +183,34 @@ impl Workbench {
         facts_of: &FactsOf,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<CaseResult>, LoadError> {
-        let instances = self.instances();
         let Some(text) = &self.bundle.cases else {
-            instances.create(&Settings::default().config, Arc::default()).warm_up()?;
+            let instances = self.instances();
+            instances.create(&Settings::default().config, Arc::<State>::default()).warm_up()?;
             return Ok(Vec::new());
         };
+        self.run_cases(text, facts_of, wanted)
+    }
+
+    /// Runs a golden case that is not in the file of the cases.
+    ///
+    /// # Errors
+    /// If the case is invalid.
+    pub fn test_case(&self, case: &str, facts_of: &FactsOf) -> Result<CaseResult, LoadError> {
+        let results = self.run_cases(case, facts_of, |_| true)?;
+        Ok(results.into_iter().next().unwrap_or_default())
+    }
+
+    fn run_cases(
+        &self,
+        text: &str,
+        facts_of: &FactsOf,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<CaseResult>, LoadError> {
+        let instances = self.instances();
         let warm = |config: &serde_json::Value, state| {
-            let version = instances.create(config, state);
+            let captured_log = Some(Arc::default());
+            let env = HostEnv { captured_log, ..HostEnv::from(state) };
+            let version = instances.create(config, env);
             // An error shows up again, with its case, when the case is run.
             version.warm_up().ok();
             version
@@ -201,15 +247,16 @@ impl Workbench {
             Some(text) => cases::read(&self.cases_file(), text)?,
             None => Vec::new(),
         };
+        samples.retain(Case::is_decision);
         if samples.is_empty() {
             let request = serde_json::from_str(REQUEST).map_err(LoadError::Sample)?;
             let fleet = serde_json::from_str(FLEET).map_err(LoadError::Sample)?;
             samples.push(Case::new(request, fleet));
         }
         for sample in &mut samples {
-            if let Some(body) = &plan.body {
-                sample.request.body.clone_from(body);
-                sample.request.endpoint = Endpoint::ChatCompletions;
+            if let (Some(body), Some(request)) = (&plan.body, &mut sample.request) {
+                request.body.clone_from(body);
+                request.endpoint = Endpoint::ChatCompletions;
             }
             if let Some(fleet) = &plan.fleet {
                 sample.fleet.clone_from(fleet);
@@ -240,7 +287,9 @@ impl Workbench {
             // Rounded so that the shares add up to `calls`.
             let share = calls * (index + 1) / cases.len() - calls * index / cases.len();
             let fleet = case.view(lanes);
-            let facts = case.facts(&self.cases_file(), facts_of)?;
+            let facts = case
+                .facts(facts_of)
+                .map_err(|error| case.input_error(&self.cases_file(), error))?;
             measured.run(&version, &facts, &fleet, share);
             measured.memory = measured.memory.max(version.memory());
         }
@@ -250,10 +299,6 @@ impl Workbench {
 
     fn instances(&self) -> ValidationInstances<'_> {
         ValidationInstances::new(&self.runtime, &self.bundle, &self.artifact, &Settings::default())
-    }
-
-    fn cases_file(&self) -> PathBuf {
-        self.bundle.dir.join(&self.bundle.manifest.cases)
     }
 }
 

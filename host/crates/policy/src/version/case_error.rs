@@ -41,9 +41,9 @@ pub enum CaseError {
         /// The error.
         error: CaseStateError,
     },
-    /// The request of a case is invalid.
-    #[error("{}:{line}: case `{name}`: invalid request: {error}", file.display())]
-    Request {
+    /// What the hook of a case is called with is invalid.
+    #[error("{}:{line}: case `{name}`: {error}", file.display())]
+    Input {
         /// The file.
         file: PathBuf,
         /// The line.
@@ -51,7 +51,7 @@ pub enum CaseError {
         /// The name of the case.
         name: String,
         /// The error.
-        error: FactsError,
+        error: CaseInputError,
     },
     /// The policy decided differently.
     #[error(
@@ -67,6 +67,34 @@ pub enum CaseError {
         name: String,
         /// The first difference.
         difference: Difference,
+    },
+}
+
+/// An error in what the hook of a case is called with.
+#[derive(Debug, thiserror::Error)]
+pub enum CaseInputError {
+    /// The request cannot be parsed.
+    #[error("invalid request: {0}")]
+    Request(FactsError),
+    /// A field is missing that the hook needs.
+    #[error("missing `{field}`")]
+    Missing {
+        /// The field.
+        field: &'static str,
+    },
+    /// A failure or an outcome names a lane that the fleet does not have.
+    #[error("unknown lane `{lane}`")]
+    UnknownLane {
+        /// The name.
+        lane: String,
+    },
+    /// An expectation does not apply to the hook.
+    #[error("`expect.{field}` does not apply to `{hook}`")]
+    Unexpected {
+        /// The field of `expect`.
+        field: &'static str,
+        /// The hook.
+        hook: &'static str,
     },
 }
 
@@ -91,7 +119,7 @@ impl CaseError {
     /// Returns the stable, machine-readable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Syntax { .. } | Self::State { .. } | Self::Request { .. } => "case_invalid",
+            Self::Syntax { .. } | Self::State { .. } | Self::Input { .. } => "case_invalid",
             Self::Failed { .. } => "case_failed",
         }
     }

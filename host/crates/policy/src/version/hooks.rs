@@ -52,9 +52,10 @@ impl Version {
         fleet: &Arc<FleetView>,
         now_ms: u64,
         done: &[Outcome],
+        trace: &mut CallTrace,
     ) -> Result<(), CallError> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Complete, current, &mut CallTrace::default(), |warm| {
+        self.call(Hook::Complete, current, trace, |warm| {
             warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
         })
     }
@@ -65,9 +66,10 @@ impl Version {
         fleet: &Arc<FleetView>,
         now_ms: u64,
         seed: u64,
+        trace: &mut CallTrace,
     ) -> Result<Vec<PolicyHint>, CallError> {
         let current = Current { request: None, fleet: Arc::clone(fleet) };
-        self.call(Hook::Tick, current, &mut CallTrace::default(), |warm| {
+        self.call(Hook::Tick, current, trace, |warm| {
             warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
         })
     }
@@ -190,6 +192,9 @@ impl Version {
         match error {
             None => self.metrics().record_success(hook, trace.duration),
             Some(error) => {
+                if matches!(error, CallError::Policy(_)) {
+                    self.tally.add_error(&error.to_string());
+                }
                 if let CallError::Fault(fault) = error
                     && error.is_fault()
                 {

@@ -10,6 +10,10 @@ use crate::fault::Fault;
 pub(crate) struct Counts {
     pub(crate) calls: u64,
     pub(crate) faults: u64,
+    /// Calls that returned an error.
+    pub(crate) errors: u64,
+    /// Parts of advice that the host dropped.
+    pub(crate) dropped: u64,
     /// Calls that took longer than the budget.
     pub(crate) slow: u64,
     /// Faults that the version before did not have for the same inputs.
@@ -24,11 +28,15 @@ pub(crate) struct Counts {
 pub(crate) struct Tally {
     calls: AtomicU64,
     faults: AtomicU64,
+    errors: AtomicU64,
+    dropped: AtomicU64,
     slow: AtomicU64,
     own_faults: AtomicU64,
     own_slow: AtomicU64,
     fuel: AtomicU64,
     first_fault: OnceLock<String>,
+    first_error: OnceLock<String>,
+    first_dropped: OnceLock<String>,
 }
 
 impl Tally {
@@ -49,6 +57,17 @@ impl Tally {
         self.first_fault.get_or_init(|| fault.to_string());
     }
 
+    pub(crate) fn add_error(&self, message: &str) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.first_error.get_or_init(|| message.to_owned());
+    }
+
+    /// Counts a part of advice that was dropped: its kind and the reason.
+    pub(crate) fn add_dropped(&self, part: &str, reason: &str) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.first_dropped.get_or_init(|| format!("{part}: {reason}"));
+    }
+
     /// Counts a fault, or a slow call, that the version before did not have.
     pub(crate) fn add_own(&self, is_fault: bool) {
         let counter = if is_fault { &self.own_faults } else { &self.own_slow };
@@ -60,6 +79,8 @@ impl Tally {
         Counts {
             calls: load(&self.calls),
             faults: load(&self.faults),
+            errors: load(&self.errors),
+            dropped: load(&self.dropped),
             slow: load(&self.slow),
             own_faults: load(&self.own_faults),
             own_slow: load(&self.own_slow),
@@ -72,5 +93,13 @@ impl Tally {
 
     pub(crate) fn first_fault(&self) -> Option<&str> {
         self.first_fault.get().map(String::as_str)
+    }
+
+    pub(crate) fn first_error(&self) -> Option<&str> {
+        self.first_error.get().map(String::as_str)
+    }
+
+    pub(crate) fn first_dropped(&self) -> Option<&str> {
+        self.first_dropped.get().map(String::as_str)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-use crate::contract::state::State;
+use crate::contract::shared::HostEnv;
 use crate::metrics::PolicyMetrics;
 use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
@@ -37,9 +37,9 @@ impl<'a> ValidationInstances<'a> {
         Self { runtime, bundle, artifact, settings: settings.clone(), metrics }
     }
 
-    pub(crate) fn create(&self, config: &Value, state: Arc<State>) -> Version {
+    pub(crate) fn create(&self, config: &Value, env: impl Into<HostEnv>) -> Version {
         let settings = Settings { config: config.clone(), ..self.settings.clone() };
         let config = VersionConfig::new(self.runtime, self.bundle, &settings);
-        Version::new(&self.runtime.engine, self.artifact, Arc::new(config), &self.metrics, state)
+        Version::new(&self.runtime.engine, self.artifact, Arc::new(config), &self.metrics, env)
     }
 }

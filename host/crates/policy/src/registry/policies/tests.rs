@@ -46,7 +46,7 @@ fn call(policies: &Policies) {
     let version = policies.registry().entries["small"].slot.active.clone().unwrap();
     let topology = Arc::new(Topology::new(1, Vec::new()));
     let fleet = Arc::new(FleetView::idle(topology, LaneState::Ready));
-    version.observe(&fleet, 0, &[]).unwrap();
+    version.observe(&fleet, 0, &[], &mut Default::default()).unwrap();
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn probation_ends_by_faults_slow_calls_breaker_or_timeout() {
         slow: calls,
         own_faults,
         own_slow,
+        ..Counts::default()
     };
     for (counts, open, code) in [
         (counts(1000, 2, 0), false, None),

@@ -1,0 +1,254 @@
+//! The inner loop of a policy author: what `pointsman policy test` shows beyond a verdict.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pointsman_tests::guests::{Guest, build};
+use pointsman_tests::host::{program, root};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::FAKE_ENGINE;
+
+/// Runs `pointsman policy …`; returns exit code, standard output and standard error.
+fn policy(arguments: &[&str]) -> (i32, String, String) {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.arg("policy").args(arguments).env("XDG_CACHE_HOME", cache.path());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Returns a copy of a policy of the repository with these golden cases.
+fn copy_with_cases(name: &str, cases: &[Value]) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join(name);
+    fs::create_dir(&folder).unwrap();
+    for file in ["policy.toml", "policy.wasm"] {
+        fs::copy(root().join("policies").join(name).join(file), folder.join(file)).unwrap();
+    }
+    write_cases(&folder, cases);
+    (dir, folder)
+}
+
+/// Builds a guest policy, which may use the macros of `Guest`.
+pub(crate) fn component(name: &str) -> Vec<u8> {
+    match name {
+        "edit-forbidden-field" | "log-flood" => Guest::from_file(name).build(),
+        _ => build(name),
+    }
+}
+
+/// Returns a directory with a guest policy with these golden cases.
+fn guest(name: &str, cases: &[Value]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = format!("name = {name:?}\nversion = \"1\"\napi = \"0.1\"\n");
+    fs::write(dir.path().join("policy.toml"), manifest).unwrap();
+    fs::write(dir.path().join("policy.wasm"), component(name)).unwrap();
+    write_cases(dir.path(), cases);
+    dir
+}
+
+fn write_cases(folder: &Path, cases: &[Value]) {
+    let lines: String = cases.iter().map(|case| format!("{case}\n")).collect();
+    fs::write(folder.join("cases.jsonl"), lines).unwrap();
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs the cases of a folder, and returns the exit code and the report.
+fn test_json(folder: &Path) -> (i32, Value) {
+    let (code, out, err) = policy(&["test", text(folder), "--format", "json"]);
+    (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}")))
+}
+
+fn request() -> Value {
+    json!({ "body": { "model": "auto", "messages": [{ "role": "user", "content": "hi" }] } })
+}
+
+fn two_lanes() -> Value {
+    json!({ "lanes": [
+        { "name": "a", "models": ["auto"], "cost-milli": 2000 },
+        { "name": "b", "models": ["auto"], "est-wait-ms": 50 },
+    ] })
+}
+
+#[test]
+fn policy_test_shows_log_lines_and_dropped_advice() {
+    let case = json!({
+        "name": "first", "request": request(), "fleet": two_lanes(),
+        "expect": { "edits": [], "dropped": ["set-field", "set-model", "set-header"] },
+    });
+    let guest_with_edits = guest("edit-forbidden-field", &[case]);
+    let (code, report) = test_json(guest_with_edits.path());
+    assert_eq!(code, 0, "{report:#}");
+    let dropped = report["cases"][0]["dropped"].as_array().unwrap();
+    // The reason names the field.
+    assert!(dropped[0].as_str().unwrap().contains("/user"), "{dropped:?}");
+    let (_, out, _) = policy(&["test", text(guest_with_edits.path())]);
+    assert!(out.contains("dropped") && out.contains("/user"), "{out}");
+
+    let case = json!({
+        "name": "loud", "request": request(), "fleet": two_lanes(), "expect": {},
+    });
+    let loud = guest("log-flood", &[case]);
+    let (code, report) = test_json(loud.path());
+    let log = report["cases"][0]["log"].as_array().unwrap();
+    // The rate limit of a host applies.
+    assert_eq!((code, log.len()), (0, 100), "{report:#}");
+    assert_eq!(log[0], json!({ "level": "warn", "message": "a repeated line" }));
+    let (_, out, _) = policy(&["test", text(loud.path())]);
+    assert!(out.contains("warn  a repeated line"), "{out}");
+}
+
+#[test]
+fn golden_cases_call_every_hook() {
+    let failure = json!({ "lane": "a", "what": "server-error", "status": 500, "elapsed-ms": 10 });
+    let case = |headers: Value, expect: Value| {
+        let mut request = request();
+        request["headers"] = headers;
+        json!({
+            "name": "failed", "hook": "on-failure", "request": request, "fleet": two_lanes(),
+            "failure": failure, "expect": expect,
+        })
+    };
+    let cases = [
+        case(
+            json!({ "x-deadline-ms": "5000" }),
+            json!({ "recovery": "retry", "lane": "b", "edits": [] }),
+        ),
+        case(json!({}), json!({ "recovery": "planned" })),
+    ];
+    let (_dir, folder) = copy_with_cases("deadline", &cases);
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, &report["cases"][0]["hook"]), (0, &json!("on-failure")), "{report:#}");
+
+    let outcome = json!({
+        "lane": "a", "ended": "ok", "tenant": "acme", "prompt-tokens": 70, "output-tokens": 30,
+    });
+    let case = |name: &str, state: Value| {
+        json!({
+            "name": name, "hook": "on-complete", "now-ms": 0, "fleet": two_lanes(),
+            "config": { "tiers": ["a", "b"], "tenants": { "acme": 1000 } },
+            "outcomes": [outcome], "expect": { "state": state },
+        })
+    };
+    let (_dir, folder) = copy_with_cases("budget", &[case("other", json!({ "spent": 1 }))]);
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, &report["cases"][0]["differences"][0]["what"]), (1, &json!("state")));
+    // The key contains a hash of the tenant.
+    let state = &report["cases"][0]["decided"]["state"];
+    let spent: Vec<&Value> = state.as_object().unwrap().values().collect();
+    assert_eq!(spent, [&json!(200_000)], "{report:#}");
+    let mut expected = state.clone();
+    expected["spent"] = Value::Null;
+    write_cases(&folder, &[case("spends", expected)]);
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, &report["cases"][0]["hook"]), (0, &json!("on-complete")), "{report:#}");
+
+    let schedule = json!({
+        "name": "all", "from": "00:00", "to": "24:00", "load": ["a"], "release": ["b"],
+    });
+    // A lane that is loaded is kept.
+    let hints = json!([{ "lane": "a", "hint": "keep" }, { "lane": "b", "hint": "release" }]);
+    let case = |expect: Value| {
+        json!({
+            "name": "tick", "hook": "on-tick", "now-ms": 1_794_816_000_000_u64, "seed": 7,
+            "fleet": two_lanes(), "config": { "schedules": [schedule] }, "expect": expect,
+        })
+    };
+    let (_dir, folder) = copy_with_cases("hours", &[case(json!({ "hints": [] }))]);
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, &report["cases"][0]["differences"][0]["what"]), (1, &json!("hints")));
+    let mut got = report["cases"][0]["decided"]["hints"].clone();
+    for hint in got.as_array_mut().unwrap() {
+        assert!(hint["for-ms"].as_u64().unwrap() > 0);
+        hint.as_object_mut().unwrap().remove("for-ms");
+    }
+    assert_eq!(got, hints);
+
+    // A hook that the policy lacks, and what does not belong to a hook.
+    write_cases(
+        &folder,
+        &[json!({
+            "name": "none", "hook": "on-failure", "request": request(), "fleet": two_lanes(),
+            "failure": failure, "expect": { "recovery": "planned" },
+        })],
+    );
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, &report["cases"][0]["differences"][0]["what"]), (1, &json!("hook")));
+    let invalid = [
+        json!({ "name": "n", "hook": "on-failure", "request": request(), "fleet": two_lanes(),
+                "expect": {} }),
+        json!({ "name": "n", "hook": "on-tick", "fleet": two_lanes(), "expect": { "lane": "a" } }),
+        json!({ "name": "n", "fleet": two_lanes(), "expect": {} }),
+        json!({ "name": "n", "hook": "on-complete", "fleet": two_lanes(), "expect": {},
+                "outcomes": [{ "lane": "nope", "ended": "ok" }] }),
+    ];
+    for (case, part) in invalid.iter().zip(["`failure`", "expect.lane", "`request`", "`nope`"]) {
+        write_cases(&folder, std::slice::from_ref(case));
+        let (code, _, err) = policy(&["test", text(&folder)]);
+        assert!(code == 78 && err.contains("[case_invalid]") && err.contains(part), "{err}");
+    }
+}
+
+#[test]
+fn facts_of_a_case_replace_those_of_its_body() {
+    let case = |name: &str, facts: Value, lane: &str| {
+        let mut request = request();
+        request["facts"] = facts;
+        json!({
+            "name": name, "request": request, "expect": { "lane": lane },
+            "fleet": { "lanes": [
+                { "name": "small", "models": ["auto"], "max-context": 4096 },
+                { "name": "large", "models": ["auto"], "max-context": 32768, "est-wait-ms": 900 },
+            ] },
+        })
+    };
+    let cases = [
+        case("short", json!({}), "small"),
+        case("long", json!({ "prompt-tokens": 9000 }), "large"),
+        case("output", json!({ "prompt-tokens": 3000, "max-output-tokens": 3000 }), "large"),
+    ];
+    let folder = guest("no-opinion", &cases);
+    let (code, report) = test_json(folder.path());
+    assert_eq!(code, 0, "{report:#}");
+    write_cases(folder.path(), &[case("typo", json!({ "prompt-token": 1 }), "small")]);
+    let (code, _, err) = policy(&["test", text(folder.path())]);
+    assert!(code == 78 && err.contains("prompt-token"), "{err}");
+}
+
+#[test]
+fn results_are_written_for_programs() {
+    let case = |name: &str, lane: &str| {
+        json!({
+            "name": name, "request": request(), "fleet": two_lanes(), "expect": { "lane": lane },
+        })
+    };
+    let folder = guest("no-opinion", &[case("good <&>", "a"), case("bad, 50 %", "b")]);
+    let path = text(folder.path());
+    let report = folder.path().join("report.xml");
+    let (code, out, err) = policy(&["test", path, "--format", "junit", "-o", text(&report)]);
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", ""));
+    let xml = fs::read_to_string(report).unwrap();
+    for part in [
+        "<testsuites name=\"no-opinion\" tests=\"2\" failures=\"1\">",
+        "name=\"good &lt;&amp;&gt;\"",
+        "<failure message=\"lane: expected b, got a\">",
+        "line=\"2\"",
+    ] {
+        assert!(xml.contains(part), "{part}: {xml}");
+    }
+    let (code, out, _) = policy(&["test", path, "--format", "github"]);
+    let file = folder.path().join("cases.jsonl");
+    let expected = format!(
+        "::error file={},line=2,title=bad%2C 50 %25::lane: expected b, got a\n",
+        file.display()
+    );
+    assert!(code == 1 && out.contains(&expected), "{out}");
+    assert!(out.lines().all(|line| line.starts_with("::")), "{out}");
+}
