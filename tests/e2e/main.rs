@@ -37,6 +37,7 @@ mod policies;
 mod policy_author;
 mod policy_cli;
 mod policy_hooks;
+mod policy_simulation;
 mod policy_state;
 mod real;
 mod records;

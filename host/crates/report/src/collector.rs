@@ -267,7 +267,7 @@ impl Collector {
     }
 
     /// Finishes the run with this seed, to which `accepted` requests arrived and whose last request
-    /// ended at `ended_at`.
+    /// ended at `ended_at`. The calls of policies are not known here.
     pub fn finish(mut self, seed: u64, accepted: u64, ended_at: Duration) -> Run {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             lane.pass(index, ended_at, &mut self.series);
@@ -306,6 +306,7 @@ impl Collector {
             queue_mean: self.waiting.mean(ended_at),
             policies: by_count(self.policies),
             problems: self.problems.most_common(),
+            policy_calls: Vec::new(),
         };
         let histograms = |counters: RequestCounters| LatencyHistograms {
             wait: counters.wait,

@@ -46,7 +46,7 @@ pub use self::report::{Report, VariantReport};
 pub use self::run::{LatencyHistograms, Run};
 pub use self::series::{ClassInterval, Interval, LaneInterval, TimeSeries};
 pub use self::summary::{
-    DurationSummary, EventCount, LaneStatistics, Named, RequestStatistics, Summary,
+    DurationSummary, EventCount, LaneStatistics, Named, PolicyCalls, RequestStatistics, Summary,
     TenantStatistics,
 };
 pub use self::sweep::{Point, Sweep};

@@ -6,7 +6,9 @@ use std::time::Duration;
 use pointsman_domain::RequestResult;
 
 use crate::events::OUTCOMES;
-use crate::summary::{DurationSummary, LaneStatistics, Named, RequestStatistics, Summary};
+use crate::summary::{
+    DurationSummary, LaneStatistics, Named, PolicyCalls, RequestStatistics, Summary,
+};
 
 /// The requests or lanes that a metric is taken over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +60,12 @@ pub enum Metric {
     QueueMax,
     /// Mean queue length over time.
     QueueMean,
+    /// Calls of policies that ended in a fault.
+    PolicyFaults,
+    /// Calls of policies that returned an error.
+    PolicyErrors,
+    /// Parts of policies' advice that the host dropped.
+    PolicyDropped,
 }
 
 /// A statistic of a set of durations.
@@ -139,13 +147,16 @@ impl Statistic {
 
 impl Metric {
     /// The metrics of a run as a whole, in the order in which they are shown.
-    pub const RUN_METRICS: [Self; 6] = [
+    pub const RUN_METRICS: [Self; 9] = [
         Self::Lost,
         Self::Fairness,
         Self::Loads,
         Self::SwitchesPerHour,
         Self::QueueMean,
         Self::QueueMax,
+        Self::PolicyFaults,
+        Self::PolicyErrors,
+        Self::PolicyDropped,
     ];
 
     /// Returns the unit of the metric.
@@ -154,6 +165,7 @@ impl Metric {
             Self::Wait(_) | Self::FirstByte(_) | Self::Total(_) => Unit::Time,
             Self::Requests | Self::Ended(_) | Self::Served => Unit::Count,
             Self::Lost | Self::Loads | Self::Switches | Self::QueueMax => Unit::Count,
+            Self::PolicyFaults | Self::PolicyErrors | Self::PolicyDropped => Unit::Count,
             Self::Share(_) | Self::ServedShare | Self::Busy | Self::Occupied => Unit::Share,
             Self::SwitchesPerHour | Self::Fairness | Self::QueueMean => Unit::Number,
         }
@@ -178,6 +190,7 @@ impl Metric {
             | Self::Share(_) => Direction::Lower,
             Self::Lost | Self::Loads | Self::Switches | Self::SwitchesPerHour => Direction::Lower,
             Self::QueueMax | Self::QueueMean => Direction::Lower,
+            Self::PolicyFaults | Self::PolicyErrors | Self::PolicyDropped => Direction::Lower,
         }
     }
 
@@ -187,8 +200,18 @@ impl Metric {
     /// Returns the scopes for which the metric exists.
     pub fn check_scope(self, scope: &Scope) -> Result<(), ScopeError> {
         match (self, scope) {
-            (Self::Lost | Self::SwitchesPerHour | Self::Fairness, Scope::All) => Ok(()),
-            (Self::Lost | Self::SwitchesPerHour | Self::Fairness, _) => Err(ScopeError::RunOnly),
+            (
+                Self::Lost
+                | Self::SwitchesPerHour
+                | Self::Fairness
+                | Self::PolicyFaults
+                | Self::PolicyErrors
+                | Self::PolicyDropped,
+                scope,
+            ) => match scope {
+                Scope::All => Ok(()),
+                Scope::Class(_) | Scope::Tenant(_) | Scope::Lane(_) => Err(ScopeError::RunOnly),
+            },
             (Self::Busy | Self::Occupied, Scope::Lane(_)) => Ok(()),
             (Self::Busy | Self::Occupied, _) => Err(ScopeError::LaneOnly),
             (
@@ -210,6 +233,9 @@ impl Metric {
             (Scope::All, Self::Fairness) => run.fairness,
             (Scope::All, Self::QueueMax) => Some(run.queue_max as f64),
             (Scope::All, Self::QueueMean) => Some(run.queue_mean),
+            (Scope::All, Self::PolicyFaults) => calls(run, |calls| calls.faults),
+            (Scope::All, Self::PolicyErrors) => calls(run, |calls| calls.errors),
+            (Scope::All, Self::PolicyDropped) => calls(run, |calls| calls.dropped),
             (Scope::All, _) => self.request_value(&run.all),
             (Scope::Class(name), _) => self.request_value(named(&run.classes, name)?),
             (Scope::Tenant(name), _) => self.request_value(&named(&run.tenants, name)?.requests),
@@ -248,8 +274,14 @@ impl Metric {
                 None
             }
             Self::Busy | Self::Occupied | Self::QueueMax | Self::QueueMean => None,
+            Self::PolicyFaults | Self::PolicyErrors | Self::PolicyDropped => None,
         }
     }
+}
+
+/// Adds up the calls of all policies.
+fn calls(run: &Summary, count: fn(&PolicyCalls) -> u64) -> Option<f64> {
+    Some(run.policy_calls.iter().map(count).sum::<u64>() as f64)
 }
 
 fn named<'a, T>(all: &'a [Named<T>], name: &str) -> Option<&'a T> {
@@ -288,6 +320,9 @@ impl fmt::Display for Metric {
             Self::Occupied => f.write_str("occupied"),
             Self::QueueMax => f.write_str("queue.max"),
             Self::QueueMean => f.write_str("queue.mean"),
+            Self::PolicyFaults => f.write_str("policy.faults"),
+            Self::PolicyErrors => f.write_str("policy.errors"),
+            Self::PolicyDropped => f.write_str("policy.dropped"),
         }
     }
 }

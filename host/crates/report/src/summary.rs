@@ -50,6 +50,32 @@ pub struct Summary {
     pub policies: Vec<EventCount>,
     /// Reasons of rejections and errors with their number of requests, in descending order.
     pub problems: Vec<EventCount>,
+    /// The calls of each policy of the chain, in its order.
+    pub policy_calls: Vec<PolicyCalls>,
+}
+
+/// The calls of one policy in a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyCalls {
+    /// Name and version of the policy.
+    pub policy: String,
+    /// Calls of all hooks.
+    pub calls: u64,
+    /// Calls that ended in a fault, such as a trap or a timeout.
+    pub faults: u64,
+    /// Calls that returned an error.
+    pub errors: u64,
+    /// Parts of advice that the host dropped.
+    pub dropped: u64,
+    /// The message of the first fault.
+    pub first_fault: Option<String>,
+    /// The message of the first error.
+    pub first_error: Option<String>,
+    /// The first part that was dropped, with the reason.
+    pub first_dropped: Option<String>,
+    /// The first log lines, each with its level.
+    pub log: Vec<String>,
 }
 
 /// Statistics with the name of the class, lane or tenant that they belong to.

@@ -7,7 +7,7 @@ use crate::metric::{Metric, Scope, Statistic, Unit};
 use crate::numbers;
 use crate::objective::ObjectiveResult;
 use crate::report::{Report, VariantReport};
-use crate::summary::EventCount;
+use crate::summary::{EventCount, PolicyCalls, Summary};
 use crate::sweep::Sweep;
 use crate::table::{aligned, clean};
 
@@ -149,8 +149,37 @@ fn remarks(variant: &VariantReport) -> String {
                 list(&run.problems)
             ));
         }
+        text.push_str(&policy_problems(run));
     }
     text
+}
+
+/// Describes the calls of policies that failed, what was dropped of their advice, and what they
+/// logged; empty if there is nothing of it.
+fn policy_problems(run: &Summary) -> String {
+    run.policy_calls.iter().map(|calls| calls_of_policy(run.seed, calls)).collect()
+}
+
+fn calls_of_policy(seed: u64, calls: &PolicyCalls) -> String {
+    let mut text = String::new();
+    let counts = [
+        ("faults", calls.faults, &calls.first_fault),
+        ("errors", calls.errors, &calls.first_error),
+        ("dropped parts of advice", calls.dropped, &calls.first_dropped),
+    ];
+    for (what, count, first) in counts.into_iter().filter(|(_, count, _)| *count > 0) {
+        let count = numbers::count(count as f64);
+        let first = clean(first.as_deref().unwrap_or_default());
+        text.push_str(&format!("  {count:>8}  {what}; the first one: {first}\n"));
+    }
+    for line in &calls.log {
+        text.push_str(&format!("       log  {}\n", clean(line)));
+    }
+    if text.is_empty() {
+        return text;
+    }
+    let all = numbers::count(calls.calls as f64);
+    format!("{all} calls of {}, seed {seed}:\n{text}", clean(&calls.policy))
 }
 
 fn objectives_table(objectives: &[ObjectiveResult]) -> String {

@@ -366,6 +366,8 @@ impl Case {
             return Err(scenario.traffic_error(error).into());
         }
         on_progress(1.0);
-        Ok(collector.finish(seed, totals.accepted, totals.ended_at))
+        let mut run = collector.finish(seed, totals.accepted, totals.ended_at);
+        run.summary.policy_calls = advisor.policy_calls();
+        Ok(run)
     }
 }

@@ -35,7 +35,7 @@ const COUNTS: [(&str, Metric, Metric); 6] = [
     ),
 ];
 
-const OTHERS: [(&str, Metric); 11] = [
+const OTHERS: [(&str, Metric); 14] = [
     ("tenant.fairness", Metric::Fairness),
     ("fairness", Metric::Fairness),
     ("queue.max", Metric::QueueMax),
@@ -47,6 +47,9 @@ const OTHERS: [(&str, Metric); 11] = [
     ("switches-per-hour", Metric::SwitchesPerHour),
     ("busy", Metric::Busy),
     ("occupied", Metric::Occupied),
+    ("policy.faults", Metric::PolicyFaults),
+    ("policy.errors", Metric::PolicyErrors),
+    ("policy.dropped", Metric::PolicyDropped),
 ];
 
 pub(super) fn objective(text: &str) -> Result<Objective, Kind> {

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use pointsman_domain::{Advisor, FleetView, Outcome};
 use pointsman_policy::{CallStats, DryRunSession};
+use pointsman_report::PolicyCalls;
 
 use super::{SimAdvisor, TimedHint};
+
+/// Maximum number of log lines of a policy that reports show.
+const MAX_LOG_LINES: usize = 10;
 
 /// A chain of policies that runs in virtual time.
 #[derive(Debug)]
@@ -17,6 +21,24 @@ impl ChainAdvisor {
     /// Returns the call statistics of each policy so far, in the order of the chain.
     pub fn call_stats(&self) -> Vec<CallStats> {
         self.0.conduct()
+    }
+
+    /// Returns the calls of each policy so far, as reports show them.
+    pub fn policy_calls(&self) -> Vec<PolicyCalls> {
+        let calls = |stats: CallStats| PolicyCalls {
+            policy: stats.policy.to_string(),
+            calls: stats.calls,
+            faults: stats.faults,
+            errors: stats.errors,
+            dropped: stats.dropped,
+            first_fault: stats.first_fault,
+            first_error: stats.first_error,
+            first_dropped: stats.first_dropped,
+            log: (stats.log.iter().take(MAX_LOG_LINES))
+                .map(|line| format!("{:<5} {}", line.level, line.message))
+                .collect(),
+        };
+        self.call_stats().into_iter().map(calls).collect()
     }
 }
 
