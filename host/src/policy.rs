@@ -1,13 +1,16 @@
 //! `pointsman policy …`: commands for policy authors, and for operators of a running host.
 
 mod author;
+mod case;
 mod client;
 mod formats;
 mod progress;
+mod recorded;
 mod report;
 mod table;
 mod test;
 mod test_report;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
         Policy::Build { dir, verbose } => author::build(&dir, verbose),
         Policy::Test(options) => return test::test(&options),
+        Policy::Trace(options) => trace::trace(&options),
+        Policy::Case(options) => case::case(&options),
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),

@@ -101,7 +101,7 @@ fn run(options: &Options) -> Result<ReplayReport> {
 }
 
 /// Returns the files of records; those of a folder are sorted from the oldest to the newest.
-fn record_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(crate) fn record_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
         let failed = || format!("failed to read {}", path.display());

@@ -1,4 +1,5 @@
-//! The inner loop of a policy author: what `pointsman policy test` shows beyond a verdict.
+//! The inner loop of a policy author: what `pointsman policy test` shows beyond a verdict, traces,
+//! and cases that are made from records.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::FAKE_ENGINE;
+use crate::replay::recorded_dir;
 
 /// Runs `pointsman policy …`; returns exit code, standard output and standard error.
 fn policy(arguments: &[&str]) -> (i32, String, String) {
@@ -251,4 +253,65 @@ fn results_are_written_for_programs() {
     );
     assert!(code == 1 && out.contains(&expected), "{out}");
     assert!(out.lines().all(|line| line.starts_with("::")), "{out}");
+}
+
+#[test]
+fn trace_shows_what_a_policy_read_and_returned() {
+    let (_dir, folder) = copy_with_cases(
+        "quota",
+        &[json!({
+            "name": "second request", "config": { "window-s": 3600, "default": { "requests": 9 } },
+            "request": request(), "fleet": two_lanes(), "expect": { "lane": "nope" },
+        })],
+    );
+    let (code, out, err) = policy(&["trace", "second", "--dir", text(&folder)]);
+    assert_eq!(code, 0, "{err}");
+    for part in ["state.increment(", "lane: expected nope", "decided", "0 a"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (code, out, err) = policy(&["trace", "second", "--dir", text(&folder), "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let trace: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&trace[0]["passed"], trace.as_array().unwrap().len()), (&json!(false), 1));
+    assert!(trace[0]["trace"]["returned"].is_object(), "{trace:#}");
+    let (code, _, err) = policy(&["trace", "none such", "--dir", text(&folder)]);
+    assert!(code == 1 && err.contains("none such"), "{err}");
+}
+
+#[test]
+fn recorded_request_is_traced_and_becomes_a_golden_case() {
+    let records = recorded_dir("");
+    let records = records.path().join("records");
+    let (_dir, folder) = copy_with_cases("quota", &[]);
+    let arguments = ["--records", text(&records)];
+    let trace = |id: &str| {
+        policy(&[&["trace", id, "--dir", text(&folder), "--json"][..], &arguments].concat())
+    };
+    let (code, out, err) = trace("good-1");
+    assert_eq!(code, 0, "{err}");
+    let traced: Value = serde_json::from_str(&out).unwrap();
+    let call = &traced["calls"][0];
+    assert_eq!((&call["policy"], &call["verdict"]), (&json!("quota"), &json!("same")), "{out}");
+    assert!(!call["host-calls"].as_array().unwrap().is_empty(), "{out}");
+    let (code, _, err) = trace("no-such-request");
+    assert!(code == 1 && err.contains("no-such-request"), "{err}");
+
+    let case = |id: &str, name: &str| {
+        let from = ["case", text(&folder), "--from-record", id, "--name", name];
+        policy(&[&from[..], &arguments].concat())
+    };
+    let (code, _, err) = case("good-1", "an accepted request");
+    assert_eq!(code, 0, "{err}");
+    // The ninth request is the last one of the quota.
+    let (code, _, err) = case("rejected", "a rejected request");
+    assert_eq!(code, 0, "{err}");
+    let (code, report) = test_json(&folder);
+    assert_eq!((code, report["cases"].as_array().unwrap().len()), (0, 2), "{report:#}");
+    assert_eq!(report["cases"][1]["decided"]["reject"]["status"], 429, "{report:#}");
+    // The record has no body, which is said.
+    assert!(err.contains("body"), "{err}");
+    let cases = fs::read_to_string(folder.join("cases.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(cases.lines().next().unwrap()).unwrap();
+    assert!(first["request"]["facts"]["prompt-tokens"].as_u64().unwrap() > 0, "{first:#}");
+    assert_eq!(first["config"]["default"], json!({ "requests": 9 }));
 }

@@ -52,7 +52,7 @@ fn send_chat(host: &Host, id: &str, model: &str, text: &str) -> u16 {
 
 /// Returns the directory of a host that has served eight requests, rejected one, and served one
 /// whose first lane failed.
-fn recorded_dir(redact: &str) -> tempfile::TempDir {
+pub(crate) fn recorded_dir(redact: &str) -> tempfile::TempDir {
     let mut host = start(tempfile::tempdir().unwrap(), &config(9, redact));
     for number in 0..8 {
         let (model, text) =

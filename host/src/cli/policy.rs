@@ -31,6 +31,11 @@ pub(crate) enum Policy {
     /// Run a policy's golden cases as a host does before it activates the policy, and show
     /// differences; then run the scenarios in its folder `scenarios`.
     Test(Test),
+    /// Print what a policy read, logged and returned, what was dropped of it and what was decided:
+    /// for a golden case, or for a recorded request.
+    Trace(Trace),
+    /// Append a golden case that is made from a decision record.
+    Case(Case),
     /// Measure the decision time and memory use of a policy.
     Bench(Bench),
     /// Sign a policy for hosts that require signatures: writes `policy.sig` into its folder.
@@ -99,6 +104,49 @@ pub(crate) enum TestFormat {
     Junit,
     /// Annotations of GitHub Actions.
     Github,
+}
+
+/// Selects what to trace.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  pointsman policy trace 'long prompt'
+  pointsman policy trace 0198f2a1 --records /var/lib/pointsman/records --dir policies/mine")]
+pub(crate) struct Trace {
+    /// Part of the name of a golden case; with --records, the id of a request.
+    #[arg(value_name = "CASE|RECORD")]
+    pub(crate) what: String,
+    /// Folder of the policy.
+    #[arg(long, default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Files of decision records, or folders of them, that contain the request.
+    #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
+    pub(crate) records: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Selects the record to make a golden case from.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The case expects what the policy decides now. What the record does not contain is reported.")]
+pub(crate) struct Case {
+    /// Folder of the policy.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Id of the request.
+    #[arg(long, value_name = "ID")]
+    pub(crate) from_record: String,
+    /// Files of decision records, or folders of them, that contain the request.
+    #[arg(long, value_name = "FILE|DIR", num_args = 1.., required = true)]
+    pub(crate) records: Vec<PathBuf>,
+    /// Name of the case; by default, `request ID`.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Print the case instead of appending it to the file.
+    #[arg(long)]
+    pub(crate) print: bool,
 }
 
 /// Selects what to measure.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Advice, Advisor as _, BuiltIn, ChainInfo, Decision, Edit, FailureReport, Merge, Merged, Plan,
-    PolicyCall, PolicyRef, Recovery, RequestView, Trace,
+    PolicyCall, PolicyRef, Read, Recovery, RequestView, Trace,
 };
-use pointsman_policy::{CallError, OnError, Replayed, is_transient, marks};
+use pointsman_policy::{CallError, LogLine, OnError, Replayed, is_transient, marks};
 use pointsman_record::DecisionRecord;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::chain::{Link, ReplayChain};
 use crate::context::{ON_FAILURE, ON_REQUEST, ReplayContext, Topologies};
@@ -39,6 +40,32 @@ pub(crate) struct ReplayedCall {
     pub(crate) replayed: Option<PolicyRef>,
     pub(crate) same_version: bool,
     pub(crate) verdict: CallVerdict,
+    /// What the call did; `None` if it was not replayed.
+    pub(crate) detail: Option<CallDetail>,
+}
+
+/// What a replayed call did.
+#[derive(Debug)]
+pub(crate) struct CallDetail {
+    pub(crate) reads: Vec<Read>,
+    pub(crate) returned: Value,
+    pub(crate) dropped: Vec<String>,
+    pub(crate) log: Vec<LogLine>,
+}
+
+impl CallDetail {
+    fn new<A: Serialize>(replayed: &Replayed<A>) -> Self {
+        let returned = match &replayed.answer {
+            Ok(answer) => json!(answer),
+            Err(error) => json!({ "error": error.to_note() }),
+        };
+        Self {
+            reads: replayed.reads.clone(),
+            returned,
+            dropped: replayed.dropped.clone(),
+            log: replayed.log.clone(),
+        }
+    }
 }
 
 /// A replayed decision.
@@ -99,9 +126,9 @@ pub(crate) fn replay_decision(
         .iter()
         .filter(|call| call.hook == ON_FAILURE && chain.replays(&call.policy.name))
     {
-        let (now, verdict) = replay.replay_failure(call, topologies);
+        let (now, verdict, detail) = replay.replay_failure(call, topologies);
         let call = replay.replayed_call(&call.policy.name, ON_FAILURE, Some(call), now, verdict);
-        replay.calls.push(call);
+        replay.calls.push(ReplayedCall { detail, ..call });
     }
     ReplayedDecision { calls: replay.calls, decision }
 }
@@ -213,7 +240,8 @@ impl DecisionReplay<'_> {
             Some(replayed.policy.clone()),
             verdict,
         );
-        self.calls.push(replayed_call);
+        let detail = Some(CallDetail::new(&replayed));
+        self.calls.push(ReplayedCall { detail, ..replayed_call });
         Some((replayed.policy, replayed.answer.ok()))
     }
 
@@ -222,12 +250,12 @@ impl DecisionReplay<'_> {
         &self,
         call: &PolicyCall,
         topologies: &Topologies,
-    ) -> (Option<PolicyRef>, CallVerdict) {
+    ) -> (Option<PolicyRef>, CallVerdict, Option<CallDetail>) {
         if let Some(note) = transient_reason(call) {
-            return (None, CallVerdict::NoAdvice(note.to_owned()));
+            return (None, CallVerdict::NoAdvice(note.to_owned()), None);
         }
         let unknown_because =
-            |what: &str| (None, CallVerdict::Unknown(vec![MissingInput::without_hint(what)]));
+            |what: &str| (None, CallVerdict::Unknown(vec![MissingInput::without_hint(what)]), None);
         let read =
             |name: &str| call.reads.iter().find(|read| read.call == name).map(|read| &read.gave);
         let failed = read("failure")
@@ -256,8 +284,9 @@ impl DecisionReplay<'_> {
         let mut missing_inputs = missing::missing_inputs(&replayed, self.context.known);
         missing_inputs.extend(missing::missing_lane_metrics(call, &replayed.reads));
         let now = Some(replayed.policy.clone());
+        let detail = Some(CallDetail::new(&replayed));
         if !missing_inputs.is_empty() {
-            return (now, CallVerdict::Unknown(missing_inputs));
+            return (now, CallVerdict::Unknown(missing_inputs), detail);
         }
         let note = call.note.as_deref().unwrap_or_default();
         let then = serde_json::from_str::<Recovery>(note).map_err(|_| note);
@@ -270,6 +299,7 @@ impl DecisionReplay<'_> {
                 call,
                 &replayed,
             ),
+            detail,
         )
     }
 
@@ -300,7 +330,8 @@ impl DecisionReplay<'_> {
         let same_version = recorded
             .as_ref()
             .is_some_and(|policy| self.chain.is_same_version(policy, self.recorded_chain));
-        ReplayedCall { policy: policy.to_owned(), hook, recorded, replayed, same_version, verdict }
+        let policy = policy.to_owned();
+        ReplayedCall { policy, hook, recorded, replayed, same_version, verdict, detail: None }
     }
 }
 

@@ -20,6 +20,7 @@ mod missing;
 mod replay;
 mod report;
 mod text;
+mod trace;
 
 pub use self::chain::{ChainSource, ReplayError};
 pub use self::divergence::Divergence;
@@ -28,3 +29,4 @@ pub use self::report::{
     Agreement, CallDivergence, DecisionDivergence, DivergenceKind, MissingInputCount,
     PolicyStatistics, ReplayEffect, ReplayReport,
 };
+pub use self::trace::{DecisionTrace, TracedCall};

@@ -9,6 +9,7 @@ use crate::chain::{ChainSource, ReplayChains, ReplayError};
 use crate::context::{ReplayContext, Topologies};
 use crate::decision::replay_decision;
 use crate::report::ReplayReport;
+use crate::trace::DecisionTrace;
 
 /// A replay of decision records.
 #[derive(Debug)]
@@ -17,6 +18,9 @@ pub struct Replay<'a> {
     topologies: Topologies,
     file: String,
     report: ReplayReport,
+    /// The request whose decision is traced; all others are skipped.
+    traced: Option<String>,
+    trace: Option<DecisionTrace>,
 }
 
 impl<'a> Replay<'a> {
@@ -36,7 +40,19 @@ impl<'a> Replay<'a> {
             topologies: Topologies::default(),
             file: String::new(),
             report: ReplayReport::new(max_differences),
+            traced: None,
+            trace: None,
         })
+    }
+
+    /// Replays only the decision about this request, and traces it.
+    pub fn trace_request(&mut self, id: &str) {
+        self.traced = Some(id.to_owned());
+    }
+
+    /// Returns the trace of the request, once its record was replayed.
+    pub fn trace(&self) -> Option<&DecisionTrace> {
+        self.trace.as_ref()
     }
 
     /// Starts a new file. The topologies of the previous file do not apply to it.
@@ -65,6 +81,9 @@ impl<'a> Replay<'a> {
     }
 
     fn decision(&mut self, record: &DecisionRecord) -> Result<(), ReplayError> {
+        if self.traced.as_ref().is_some_and(|id| **id != *record.request_id) {
+            return Ok(());
+        }
         let Some(context) = ReplayContext::new(record, &self.topologies) else {
             let (id, topology) = (&record.request_id, record.topology);
             self.skip_line(&format!(
@@ -75,6 +94,9 @@ impl<'a> Replay<'a> {
         let chain = self.chains.for_record(record)?;
         let recorded_chain = self.chains.recorded(record);
         let replayed = replay_decision(record, &context, &chain, recorded_chain, &self.topologies);
+        if self.traced.is_some() {
+            self.trace = Some(DecisionTrace::new(record, &context, &replayed));
+        }
         self.report.add(&self.file, record, &context.fleet, replayed);
         Ok(())
     }

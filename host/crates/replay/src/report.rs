@@ -238,7 +238,8 @@ impl ReplayReport {
     }
 
     fn call(&mut self, call: ReplayedCall) -> Option<CallDivergence> {
-        let ReplayedCall { policy, hook, recorded, replayed, same_version, verdict } = call;
+        let ReplayedCall { policy, hook, recorded, replayed, same_version, verdict, detail: _ } =
+            call;
         let statistics = self.policies.entry(policy.clone()).or_default();
         if let Some(PolicyRef { version, .. }) = recorded {
             *statistics.recorded_versions.entry(version.to_string()).or_default() += 1;
