@@ -3,6 +3,7 @@
 mod author;
 mod case;
 mod client;
+mod dev;
 mod formats;
 mod progress;
 mod recorded;
@@ -30,6 +31,7 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
         Policy::Build { dir, verbose } => author::build(&dir, verbose),
         Policy::Test(options) => return test::test(&options),
+        Policy::Dev(options) => return dev::dev(&options),
         Policy::Trace(options) => trace::trace(&options),
         Policy::Case(options) => case::case(&options),
         Policy::Bench(options) => author::bench(&options),

@@ -36,6 +36,7 @@ mod openai;
 mod policies;
 mod policy_author;
 mod policy_cli;
+mod policy_dev;
 mod policy_hooks;
 mod policy_simulation;
 mod policy_state;

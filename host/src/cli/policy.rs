@@ -31,6 +31,9 @@ pub(crate) enum Policy {
     /// Run a policy's golden cases as a host does before it activates the policy, and show
     /// differences; then run the scenarios in its folder `scenarios`.
     Test(Test),
+    /// Build and test a policy each time one of its files changes, and show what that changes about
+    /// recorded decisions.
+    Dev(Dev),
     /// Print what a policy read, logged and returned, what was dropped of it and what was decided:
     /// for a golden case, or for a recorded request.
     Trace(Trace),
@@ -104,6 +107,42 @@ pub(crate) enum TestFormat {
     Junit,
     /// Annotations of GitHub Actions.
     Github,
+}
+
+/// Selects what is done after each change.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Each run builds the component, runs type checkers that are installed in the folder, and runs the
+golden cases. Replays and simulations have states of their own, so that they have no effect on a
+running host.
+
+Examples:
+  pointsman policy dev policies/mine
+  pointsman policy dev policies/mine --scenario policies/mine/scenarios/day.toml
+  pointsman policy dev policies/mine --config /etc/pointsman/pointsman.toml --install")]
+pub(crate) struct Dev {
+    /// Folder of the policy.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Host configuration whose chain, with this policy replaced, and whose records are replayed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Scenario to simulate after each change.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenario: Option<PathBuf>,
+    /// Files of decision records, or folders of them, to replay after each change.
+    #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
+    pub(crate) records: Vec<PathBuf>,
+    /// Maximum number of decisions to replay: the latest ones.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) last: usize,
+    /// Copy the policy into the folder from which the host of --config loads it, after each run
+    /// without a failure.
+    #[arg(long, requires = "config")]
+    pub(crate) install: bool,
+    /// Run once, without waiting for changes.
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 /// Selects what to trace.
