@@ -1,10 +1,10 @@
-//! Faults of policies in simulations.
+//! Faults of policies in simulations, and the helpers of the SDKs for tests.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pointsman_tests::host::program;
+use pointsman_tests::host::{program, root};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -98,4 +98,44 @@ fn faults_errors_and_dropped_advice_are_metrics_of_a_simulation() {
     let log = &report["variants"][0]["runs"][0]["policy-calls"][0]["log"];
     assert_eq!(log[0], "warn  a repeated line");
     assert!(text.contains("log  warn  a repeated line"), "{text}");
+}
+
+#[test]
+fn helpers_of_the_sdks_run_cases_and_scenarios() {
+    let dir = guest("no-opinion", "b");
+    simulate(dir.path(), "no-opinion", &["people.served >= 1", "people.served < 1"]);
+    let expected =
+        ["the only case: lane: expected b, got a".to_owned(), "people.served < 1".to_owned()];
+    let sdk = root().join("plugins/sdk");
+    let script = format!(
+        "import {{ failures, simulate, testPolicy }} from {:?};\n\
+         console.log(JSON.stringify([failures(testPolicy(\"no-opinion\")), \
+         failures(simulate(\"scenario.toml\", {{ seeds: 2 }}))]));\n",
+        sdk.join("javascript/simulation.js")
+    );
+    fs::write(dir.path().join("run.mjs"), script).unwrap();
+    // The module needs nothing of the package, whose other modules need the bindings.
+    let python = format!(
+        "import importlib.util, json\n\
+         spec = importlib.util.spec_from_file_location(\"simulation\", {:?})\n\
+         module = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(module)\n\
+         print(json.dumps([module.failures(module.run_tests(\"no-opinion\")), \
+         module.failures(module.simulate(\"scenario.toml\", seeds=2))]))\n",
+        sdk.join("python/pointsman/simulation.py")
+    );
+    fs::write(dir.path().join("run.py"), python).unwrap();
+    for (interpreter, file) in [("node", "run.mjs"), ("python3", "run.py")] {
+        let mut command = Command::new(interpreter);
+        command
+            .arg(file)
+            .current_dir(dir.path())
+            .env("POINTSMAN", program(FAKE_ENGINE))
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        let output = command.output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{interpreter}: {err}");
+        let found: [Vec<String>; 2] = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found[0], [expected[0].clone()], "{interpreter}");
+        assert!(found[1].len() == 1 && found[1][0].contains(&expected[1]), "{found:?}");
+    }
 }
