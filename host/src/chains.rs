@@ -39,7 +39,14 @@ pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains
                 with(scenario, &policy.name, &policy.dir)
             }
         };
-        chains.push((argument.clone(), chain));
+        // Folders such as `.` have no name of their own.
+        let name = match path.file_name() {
+            None => std::fs::canonicalize(path)
+                .ok()
+                .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned())),
+            Some(_) => None,
+        };
+        chains.push((name.unwrap_or_else(|| argument.clone()), chain));
     }
     Ok(Chains { chains, _folders: folders })
 }

@@ -21,6 +21,9 @@ use crate::output::print;
 /// Resolution of the progress bar.
 const STEPS: u64 = 1000;
 
+/// The name of the scenario's own chain in a comparison with a single other one.
+const SCENARIO_CHAIN: &str = "the scenario's chain";
+
 /// Runs the command.
 pub(crate) fn simulate(options: &Simulate) -> Result<ExitCode> {
     let document = document(options)?;
@@ -79,6 +82,10 @@ fn experiment(options: &Simulate, document: &Document, env: &SimulationEnv) -> R
     if !options.compare.is_empty() {
         let chain = Experiment::policy_chain(&scenario).map_err(ExperimentError::from)?;
         let mut experiment = Experiment::new(&scenario);
+        // One chain alone would be compared with nothing.
+        if options.compare.len() == 1 {
+            experiment.add(SCENARIO_CHAIN, &scenario, None, env)?;
+        }
         for (name, chain) in chains::named(&options.compare, &chain)?.list() {
             experiment.add(name, &scenario, Some(chain.clone()), env)?;
         }

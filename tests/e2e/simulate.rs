@@ -192,6 +192,11 @@ fn chains_are_compared_with_same_traffic() {
     let first = accepted(&variants[0]);
     assert!(first.len() == 4 && first.iter().all(|count| *count > 200), "{first:?}");
     assert!(variants.iter().all(|variant| accepted(variant) == first));
+    // One chain is compared with that of the scenario.
+    let (_, alone) = dir.json(&file, &["--compare", "none"]);
+    let variants_of_one = alone["variants"].as_array().unwrap();
+    assert_eq!((variants_of_one.len(), &variants_of_one[1]["name"]), (2, &Value::from("none")));
+    assert!(alone["comparison"].is_object(), "{alone:#}");
     let decided = |variant: &Value| variant["runs"][0]["policies"][0]["name"].to_string();
     assert!(
         decided(&variants[0]).contains("first-come@") && decided(&variants[1]).contains("spread@")

@@ -18,7 +18,8 @@ Examples:
 pub(crate) struct Simulate {
     /// Scenario (TOML): fleet, policies, traffic, failures and objectives.
     pub(crate) scenario: PathBuf,
-    /// Policy chains to compare on the same traffic; the first one is the baseline. Each is the
+    /// Policy chains to compare on the same traffic; the first one is the baseline, and a single
+    /// one is compared with the scenario's own chain. Each is the
     /// folder or component of a policy that replaces the one of the same name in the scenario's
     /// chain, a host configuration whose chain is used, or `none`.
     #[arg(long, value_name = "CHAIN", num_args = 1.., conflicts_with = "sweep")]
