@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::Edit;
 use crate::allowance::Allowance;
+use crate::constraint::Constraint;
 use crate::endpoint::Endpoint;
 
 /// One request as an advisor sees it.
@@ -73,6 +74,11 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     /// Returns what the limits of that key leave, with this request counted.
     fn allowance(&self) -> Allowance {
         Allowance::default()
+    }
+    /// Returns what the operator's guards demand of the request; `None` if none applies. Policies
+    /// do not see it.
+    fn constraint(&self) -> Option<&Arc<Constraint>> {
+        None
     }
     /// Returns the first value of a header. The name is case-insensitive; credential headers are
     /// never returned.

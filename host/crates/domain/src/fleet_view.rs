@@ -189,8 +189,10 @@ impl Topology {
     }
 
     /// Returns the topology for a request that some lanes must not serve: they serve no endpoint.
+    /// Lanes that must not serve it already stay barred.
     #[must_use]
     pub fn without(&self, is_barred: impl Fn(&LaneInfo) -> bool) -> Self {
+        let is_barred = |lane: &LaneInfo| self.is_barred(lane.id) || is_barred(lane);
         Self { barred: Some(self.lanes.iter().map(is_barred).collect()), ..self.clone() }
     }
 

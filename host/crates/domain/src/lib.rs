@@ -23,11 +23,15 @@ mod allowance;
 mod attempts;
 mod breaker;
 mod chain;
+mod constraint;
 mod context_need;
 pub mod dispatch;
 mod endpoint;
 mod facts;
 mod fleet_view;
+mod guard_check;
+mod guard_input;
+mod guards;
 mod lane_state;
 mod lifecycle;
 mod merge;
@@ -50,6 +54,7 @@ pub use allowance::{Allowance, Remaining};
 pub use attempts::{AttemptCursor, FailureClass, NextAction, QueueShare, SlotRequest};
 pub use breaker::{Breaker, BreakerRules};
 pub use chain::{ChainInfo, ChainLink};
+pub use constraint::{AppliedGuard, Constraint, GuardRules};
 pub use context_need::ContextNeed;
 pub use endpoint::{Endpoint, EndpointSet, Serving};
 pub use facts::{
@@ -60,6 +65,8 @@ pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,
     TopologyUsage, adapter_of_lane,
 };
+pub use guard_check::GuardFinding;
+pub use guards::{Guard, GuardConditions, GuardInput, Guards};
 pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{LaneOpinion, Merge, Merged, OnConflict, OpinionKind, PolicyRef};
 pub use model_names::{LaneNames, derived_names, is_local_path, public_name};

@@ -93,6 +93,9 @@ pub enum NoLaneReason {
     /// All eligible lanes are down.
     #[error("all lanes for this model are down")]
     AllDown,
+    /// A guard of the operator leaves no lane, or cannot limit the request as it has to.
+    #[error("a guard does not allow the request")]
+    Guarded,
 }
 
 impl Plan {
@@ -122,7 +125,9 @@ impl Plan {
         let ranked = rank(merged, fleet);
         let mut steps: Vec<Step> = Vec::new();
         let mut add = |lane: LaneId, edits: &[Edit]| {
-            let able = fleet.stat(lane).is_some_and(|stat| stat.state.can_serve());
+            let able = fleet.stat(lane).is_some_and(|stat| stat.state.can_serve())
+                // Merged advice has no such lanes: this holds even if it was made for another view.
+                && !fleet.topology.is_barred(lane);
             if able && steps.len() < limits.max_steps && steps.iter().all(|step| step.lane != lane)
             {
                 let context = match merged.candidates.contains(&lane) {

@@ -1,3 +1,4 @@
+mod guards;
 mod invariants;
 
 use std::sync::Arc;

@@ -37,11 +37,11 @@ fn any_lanes() -> impl Strategy<Value = LaneAdvice> {
 }
 
 /// Mostly existing lanes, sometimes an unknown one.
-fn any_id() -> impl Strategy<Value = LaneId> {
+pub(super) fn any_id() -> impl Strategy<Value = LaneId> {
     prop_oneof![4 => 0u32..4, 1 => any::<u32>()].prop_map(LaneId)
 }
 
-fn any_edit() -> impl Strategy<Value = Edit> {
+pub(super) fn any_edit() -> impl Strategy<Value = Edit> {
     let text = || "[a-z/~0-9\"{}: -]{0,12}";
     prop_oneof![
         text().prop_map(Edit::SetModel),
@@ -84,7 +84,7 @@ fn any_queue() -> impl Strategy<Value = QueueAdvice> {
     )
 }
 
-fn any_advice() -> impl Strategy<Value = Advice> {
+pub(super) fn any_advice() -> impl Strategy<Value = Advice> {
     let reject = (any::<u16>(), "[a-z_]{0,9}", ".{0,9}", any::<Option<u32>>()).prop_map(
         |(status, code, message, retry_after_s)| Rejection { status, code, message, retry_after_s },
     );
@@ -113,12 +113,12 @@ fn any_advice() -> impl Strategy<Value = Advice> {
         })
 }
 
-fn any_states() -> impl Strategy<Value = Vec<LaneState>> {
+pub(super) fn any_states() -> impl Strategy<Value = Vec<LaneState>> {
     let every = vec![Ready, Starting, Unloaded, Draining, Down, LaneState::Degraded];
     prop::collection::vec(prop::sample::select(every), 4)
 }
 
-fn any_on_conflict() -> impl Strategy<Value = OnConflict> {
+pub(super) fn any_on_conflict() -> impl Strategy<Value = OnConflict> {
     prop_oneof![Just(OnConflict::Refuse), Just(OnConflict::IgnoreFilters)]
 }
 
