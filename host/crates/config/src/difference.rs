@@ -7,11 +7,12 @@ use toml::{Table, Value};
 use crate::effects::{Effect, effect_of};
 
 /// The lists of tables, each with the keys that tell its entries apart.
-const LISTS: [(&str, &[&str]); 7] = [
+const LISTS: [(&str, &[&str]); 8] = [
     ("listeners", &["address"]),
     ("keys", &["tenant", "env", "file"]),
     ("policies.chain", &["name"]),
     ("policies.signers", &["name"]),
+    ("guards", &["name"]),
     ("models", &["name"]),
     ("groups", &["name"]),
     ("lanes", &["name"]),

@@ -159,6 +159,25 @@ pub const EFFECTS: &[KeyGroup] = &[
         &["duration", "max-faults", "max-slow", "control", "outcomes"],
     ),
     group("policies.signers", Effect::Now, &["name", "file"]),
+    group(
+        "guards",
+        Effect::Now,
+        &[
+            "name",
+            "only-labels",
+            "never-labels",
+            "never-external",
+            "keep-model",
+            "max-output-tokens",
+            "min-priority",
+            "max-priority",
+        ],
+    ),
+    group(
+        "guards.when",
+        Effect::Now,
+        &["tenants", "groups", "headers", "endpoints", "min-body", "min-prompt-tokens"],
+    ),
     group("responses", Effect::Now, &["max-background"]),
     group(
         "responses",

@@ -10,6 +10,7 @@ mod difference;
 mod effects;
 mod folders;
 mod groups;
+mod guards;
 mod keys;
 mod lanes;
 mod listeners;
@@ -26,7 +27,7 @@ mod usage;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pointsman_domain::PlanLimits;
+use pointsman_domain::{Guards, PlanLimits};
 use pointsman_fleet::FleetSpec;
 use pointsman_settings::{Code, Diagnostic, Location, Override, Section, folder_of, rules};
 use pointsman_spec::ChainSpec;
@@ -63,6 +64,8 @@ pub struct Config {
     pub queue: Queue,
     /// The policies.
     pub policies: Policies,
+    /// Rules that no policy can break.
+    pub guards: Guards,
     /// The limits of responses that the host keeps.
     pub responses: Responses,
     /// How much is kept of what was used.
@@ -241,6 +244,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
+    let guards = guards::read(root);
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let responses = responses::read(&root.section("responses"));
     let usage = usage::read(&root.section("usage"));
@@ -278,6 +282,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         tokens,
         queue: Queue { max_wait },
         policies,
+        guards,
         responses,
         usage,
         records,

@@ -3,6 +3,7 @@ mod all_keys;
 mod cors;
 mod effects;
 mod engines;
+mod guards;
 mod memory;
 mod models;
 mod security_page;

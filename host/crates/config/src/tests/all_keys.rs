@@ -15,7 +15,8 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
         &format!("[server]\n{listener}[[listeners]]\n{listener}"),
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\
-         probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n",
+         probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n\
+         [[guards]]\nzzz = 1\nwhen = { zzz = 1 }\n",
         &engine("driver = \"vllm\"\n[lanes.engine.backoff]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\n[lanes.timeouts]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\ncommand = []"),
@@ -33,7 +34,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
             Some((names, error.message.split_once("expected one of ")?.1))
         })
         .collect();
-    assert_eq!(known.len(), 41, "{errors:#?}");
+    assert_eq!(known.len(), 43, "{errors:#?}");
     let keys = |(table, keys): &(String, &str)| {
         let of = |key: &str| (table.clone(), key.trim_matches('`').to_owned());
         keys.split(", ").map(of).collect::<Vec<_>>()
