@@ -215,6 +215,11 @@ impl EndpointShape {
         Self { prompt, output_limits, stream: StreamKind::Chunks, errors: ErrorForm::OpenAi }
     }
 
+    /// Returns true if requests have fields that limit the length of the response.
+    pub fn limits_output(&self) -> bool {
+        !self.output_limits.is_empty()
+    }
+
     const fn with_stream(self, stream: StreamKind) -> Self {
         Self { stream, ..self }
     }

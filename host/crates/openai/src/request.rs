@@ -17,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
-    Allowance, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHashes, RequestInfo,
-    RequestView, fnv1a_chain,
+    Allowance, Constraint, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHashes,
+    RequestInfo, RequestView, fnv1a_chain,
 };
 use serde_json::value::RawValue;
 
@@ -28,7 +28,7 @@ pub use self::head::{Head, Hold};
 use self::names::Renamed;
 pub use self::names::{ANY_MODEL, ModelNames};
 pub(crate) use self::output::{Limit, lowest_limit};
-use self::output::{choices, output_limit};
+use self::output::{choices, generated, output_limit};
 use self::prompt::{Message, Prompt, saturating_u32};
 pub(crate) use self::shape::is_streaming;
 use self::shape::{Messages, Shape, has_children, has_grammar, read_model};
@@ -68,6 +68,7 @@ struct Parsed {
     preamble: [Option<Range<usize>>; 2],
     figures: RequestInfo,
     choices: u32,
+    outputs: u32,
     prompt_hashes: OnceLock<PromptHashes>,
     /// Where fields are, for policies that read many of them.
     index: Index,
@@ -118,6 +119,8 @@ impl Request {
         };
         let choices = choices(&shape).saturating_mul(prompt.prompts() as u64);
         let choices = u32::try_from(choices).unwrap_or(u32::MAX);
+        let outputs = generated(&shape).saturating_mul(prompt.prompts() as u64);
+        let outputs = u32::try_from(outputs).unwrap_or(u32::MAX);
         let system = shape.system.filter(|_| format.prompt == PromptShape::Blocks);
         let preamble = [shape.tools, system].map(|json| Some(json::range_in(text, json?.get())));
         let (prompt_hashes, index) = (OnceLock::new(), Index::default());
@@ -132,6 +135,7 @@ impl Request {
             preamble,
             figures,
             choices,
+            outputs,
             prompt_hashes,
             index,
         };
@@ -176,6 +180,12 @@ impl Request {
     /// each of them has an end of its own.
     pub fn choices(&self) -> u32 {
         self.parsed.choices
+    }
+
+    /// Returns the number of outputs that an engine generates for the request: at least that of the
+    /// choices, of which it may return only the best.
+    pub fn outputs(&self) -> u32 {
+        self.parsed.outputs
     }
 
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
@@ -274,6 +284,10 @@ impl RequestView for Request {
 
     fn allowance(&self) -> Allowance {
         self.head.allowance
+    }
+
+    fn constraint(&self) -> Option<&Arc<Constraint>> {
+        self.head.constraint.as_ref()
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
-use pointsman_domain::Allowance;
+use pointsman_domain::{Allowance, Constraint};
 
 use super::Request;
 use crate::form::Form;
@@ -28,6 +28,8 @@ pub struct Head {
     pub key_group: Option<String>,
     /// What the limits of the key leave.
     pub allowance: Allowance,
+    /// What the operator's guards demand; `None` if none applies.
+    pub constraint: Option<Arc<Constraint>>,
     /// When the request arrived; `None` for now.
     pub arrived: Option<Instant>,
     /// Headers of the request. Credential headers are removed on parsing.
@@ -70,6 +72,14 @@ impl Request {
     pub fn with_allowance(mut self, allowance: Allowance) -> Self {
         // Copies nothing, because no other copy of the request exists before its decision.
         Arc::make_mut(&mut self.head).allowance = allowance;
+        self
+    }
+
+    /// Returns the request with what the operator's guards demand of it, which is known once it has
+    /// been read.
+    #[must_use]
+    pub fn with_constraint(mut self, constraint: Option<Arc<Constraint>>) -> Self {
+        Arc::make_mut(&mut self.head).constraint = constraint;
         self
     }
 }

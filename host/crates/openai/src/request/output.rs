@@ -83,8 +83,7 @@ pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
     {
         highest = highest.max(minimum);
     }
-    let generated = count(shape.best_of).max(choices(shape));
-    let total = highest.saturating_mul(generated);
+    let total = highest.saturating_mul(generated(shape));
     saturating_u32(usize::try_from(total).unwrap_or(usize::MAX))
 }
 
@@ -92,6 +91,12 @@ pub(super) fn output_limit(shape: &Shape<'_>, format: &EndpointShape) -> u32 {
 /// `n_cmpl`.
 pub(super) fn choices(shape: &Shape<'_>) -> u64 {
     count(shape.n).max(count(shape.n_cmpl))
+}
+
+/// Returns the number of choices that an engine generates for each prompt, of which it may return
+/// only the best.
+pub(super) fn generated(shape: &Shape<'_>) -> u64 {
+    count(shape.best_of).max(choices(shape))
 }
 
 /// Reads a number of choices. What is missing, or what engines reject, counts as 1.
