@@ -60,6 +60,7 @@ impl Recording {
             attempt: facts.attempt,
             figures: request.info(),
             topology: fleet.topology.generation(),
+            guards: request.constraint().cloned(),
             chain: chain.map(|chain| chain.chain.as_str().into()),
             fleet: Vec::new(),
             consulted: trace.into_calls(),

@@ -63,6 +63,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         attempt: 0,
         figures: RequestInfo::default(),
         topology: fleet.topology.generation(),
+        guards: None,
         chain: None,
         fleet: Vec::new(),
         consulted: vec![consulted],

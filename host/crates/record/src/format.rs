@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pointsman_domain::units::micros;
 use pointsman_domain::{
-    AttemptResult, ChainInfo, Decision, LaneId, LaneInfo, LaneStat, Merged, Outcome, PlanLimits,
-    PolicyCall, RequestInfo,
+    AttemptResult, ChainInfo, Constraint, Decision, LaneId, LaneInfo, LaneStat, Merged, Outcome,
+    PlanLimits, PolicyCall, RequestInfo,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,9 @@ pub struct DecisionRecord {
     pub figures: RequestInfo,
     /// Generation of the topology.
     pub topology: u64,
+    /// What the guards of the operator demand of the request; `None` if none applies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guards: Option<Arc<Constraint>>,
     /// Identifier of the chain of policies; `None` if there were no policies, or in records of
     /// early hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]

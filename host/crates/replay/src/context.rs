@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    Allowance, DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState, MessageInfo,
-    PlanLimits, PolicyCall, RequestInfo, RequestView, Topology,
+    Allowance, Constraint, DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState,
+    MessageInfo, PlanLimits, PolicyCall, RequestInfo, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -76,6 +76,20 @@ impl Topologies {
         Some(Arc::new(FleetView::new(Arc::clone(topology), stats)))
     }
 
+    /// Returns the view of a recorded request: the lanes that guards forbid cannot serve it.
+    pub(crate) fn view_for(
+        &self,
+        record: &DecisionRecord,
+        generation: u64,
+        stats: &[LaneStat],
+    ) -> Option<Arc<FleetView>> {
+        let view = self.view(generation, stats)?;
+        Some(match &record.guards {
+            Some(constraint) => Arc::new(constraint.restrict(&view)),
+            None => view,
+        })
+    }
+
     fn limits(&self, generation: u64) -> Option<&PlanLimits> {
         self.0.get(&generation).map(|(_, limits)| limits)
     }
@@ -84,7 +98,7 @@ impl Topologies {
 impl ReplayContext {
     /// Reconstructs the inputs of a record; `None` if its topology is unknown.
     pub(crate) fn new(record: &DecisionRecord, topologies: &Topologies) -> Option<Self> {
-        let fleet = topologies.view(record.topology, &record.fleet)?;
+        let fleet = topologies.view_for(record, record.topology, &record.fleet)?;
         let limits = topologies.limits(record.topology)?.clone();
         let (request, known) = request(record);
         let &DecisionRecord { now_ms, seed, age, attempt, .. } = record;
@@ -121,7 +135,8 @@ fn request(record: &DecisionRecord) -> (Arc<dyn RequestView>, KnownInputs) {
     };
     let headers = record.request.as_ref().map(headers).unwrap_or_default();
     let id = record.request_id.to_string();
-    let head = Head { id, tenant, headers, ..Head::default() };
+    let constraint = record.guards.clone();
+    let head = Head { id, tenant, headers, constraint, ..Head::default() };
     let body = record.request.as_ref().and_then(|request| request.body.as_ref());
     if let Some(body) = body
         && let Ok(request) =
@@ -205,6 +220,7 @@ impl PartialRequest {
             key_name: view.key_name().map(str::to_owned),
             key_group: view.key_group().map(str::to_owned),
             allowance: view.allowance(),
+            constraint: view.constraint().cloned(),
             headers,
             ..Head::default()
         };
@@ -214,6 +230,10 @@ impl PartialRequest {
 }
 
 impl RequestView for PartialRequest {
+    fn constraint(&self) -> Option<&Arc<Constraint>> {
+        self.parts.head.constraint.as_ref()
+    }
+
     fn info(&self) -> RequestInfo {
         self.parts.figures
     }

@@ -270,7 +270,7 @@ impl DecisionReplay<'_> {
             same if same == self.record.topology && call.fleet.is_empty() => {
                 Some(Arc::clone(&self.context.fleet))
             }
-            generation => topologies.view(generation, &call.fleet),
+            generation => topologies.view_for(self.record, generation, &call.fleet),
         };
         let Some(fleet) = fleet else {
             return unknown_because("was called with a topology that the record does not contain");

@@ -130,6 +130,7 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
             attempt: 0,
             figures: facts.request.info(),
             topology: 1,
+            guards: None,
             chain: Some(info.chain.as_str().into()),
             fleet: view.stats().collect(),
             consulted: trace.into_calls(),

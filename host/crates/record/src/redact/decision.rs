@@ -78,6 +78,8 @@ impl Redaction<'_> {
             attempt: _,
             figures: _,
             topology: _,
+            // Names and rules of the configuration.
+            guards: _,
             chain: _,
             fleet: _,
             consulted,

@@ -54,6 +54,7 @@ pub(crate) fn plain(id: &str) -> DecisionRecord {
         attempt: 0,
         figures: RequestInfo::default(),
         topology: 1,
+        guards: None,
         chain: None,
         fleet: Vec::new(),
         consulted: Vec::new(),
@@ -160,6 +161,7 @@ pub(crate) fn full() -> DecisionRecord {
     DecisionRecord {
         tenant: Some("team-a".into()),
         topology: 3,
+        guards: None,
         figures: RequestInfo {
             endpoint: Endpoint::ChatCompletions,
             streaming: true,
