@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pointsman_config::{Config, Listener};
@@ -66,6 +67,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
             max_size: server.spool_size,
         },
         plan: PlanLimits { max_wait, max_steps: server.max_attempts },
+        guards: Arc::new(config.guards.clone()),
         deadline: server.deadline,
         keep_alive: server.keep_alive.unwrap_or_default(),
         idempotency: IdempotencySettings {

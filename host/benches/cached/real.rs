@@ -135,6 +135,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             body_memory: 128 << 20,
             spool: pointsman_gateway::SpoolSettings::default(),
             plan: PlanLimits { max_wait: deadline, max_steps: 1 },
+            guards: Default::default(),
             deadline,
             keep_alive: Duration::ZERO,
             response_model: ResponseModel::Asked,

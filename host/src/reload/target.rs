@@ -88,6 +88,7 @@ impl Target {
         for warning in inherited::warnings(&spec) {
             tracing::warn!("{warning}");
         }
+        self.gateway.add_guards(&config.guards);
         self.runtime.block_on(self.fleet.reconfigure(spec.clone()));
         self.spec = spec;
         let state_dir = self.spec.state_dir.as_deref();

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pointsman_access::Rights;
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
-    Advised, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason, Plan,
-    RequestView as _, Serving, SlotRequest,
+    Advised, Decision, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason,
+    Plan, RequestView as _, Serving, SlotRequest,
 };
 use pointsman_fleet::{Fleet, LaneStatus};
 use pointsman_openai::{
@@ -30,7 +30,7 @@ use crate::request_tracker::RequestTracker;
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
-use crate::{paths, rights, upload};
+use crate::{guard, paths, rights, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -84,7 +84,7 @@ pub(crate) async fn decide(
     });
     let admitted = admitted.map_err(|error| tracker.refuse(&pipeline.meter, error));
     let (request, fleet) = admitted?;
-    let share = tracker.metering.queue_share();
+    let share = tracker.guard.limit_share(tracker.metering.queue_share());
     tracker.on(Event::Accepted { tenant: request.tenant(), share });
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
@@ -92,7 +92,13 @@ pub(crate) async fn decide(
     let trace = recording::trace(recorder, &facts);
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
     let (Advised { merged, edited, watch }, trace) = advised;
-    let decision = Plan::from_advice(&merged, &fleet, &pipeline.settings.plan);
+    let edited = edited.and_then(Request::from_view);
+    let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
+    let edited = guard::enforced(edited);
+    let decision = match &edited {
+        Ok(_) => Plan::from_advice(&merged, &fleet, &pipeline.settings.plan),
+        Err(_) => Decision::NoLane(NoLaneReason::Guarded),
+    };
     let attribution = Arc::new(Attribution::new(&merged, &decision));
     tracker.span().record("policy", attribution.policies.as_str());
     tracker.set_attribution(&attribution);
@@ -107,10 +113,9 @@ pub(crate) async fn decide(
     tracker.set_decision(&advisor, &request, &fleet.topology, (recording, watch));
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
     let action = tracker.on(decided);
+    let edited = edited?;
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
-    let edited = edited.and_then(Request::from_view);
-    let request = edited.unwrap_or_else(|| apply(&request, &merged.edits));
-    Ok(RoutingDecision { attribution, advisor, request, slot_request, turn })
+    Ok(RoutingDecision { attribution, advisor, request: edited, slot_request, turn })
 }
 
 /// Returns a valid request for a model that a lane serves.
@@ -125,8 +130,7 @@ pub(crate) async fn accept(
     let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
     tracker.identify(&identity);
     let tenant = identity.tenant.clone();
-    let span = tracker.span();
-    span.record("tenant", tenant.as_deref());
+    tracker.span().record("tenant", tenant.as_deref());
     rights::check_endpoint(&identity.rights, endpoint)?;
     let (received, reservation) = match body {
         Incoming::Body(body) => {
@@ -169,7 +173,11 @@ pub(crate) async fn accept(
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
+    let constraint = pipeline.settings.guards.for_request(&request);
+    tracker.constrain(constraint.clone());
+    let request = request.with_constraint(constraint);
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
+    let fleet = guard::restricted(fleet, &request);
     let fleet = bound(fleet, turn, endpoint);
     check_model(&request, &fleet, &listener, &identity.rights)?;
     check_translation(&request, &fleet)?;
@@ -178,7 +186,7 @@ pub(crate) async fn accept(
     }
     // Only recorded if a lane serves the model, and as the lane spells it: other names are the
     // client's and may be long.
-    span.record("model", fleet.topology.resolved(request.model()));
+    tracker.span().record("model", fleet.topology.resolved(request.model()));
     Ok(load.map_or(Accepted::Request(request, fleet), Accepted::Load))
 }
 
@@ -266,7 +274,9 @@ fn slot_request(
     let no_lane = |reason, retry_in| {
         let filtering = match reason {
             NoLaneReason::FilteredOut => joined(merged.filtering()),
-            NoLaneReason::UnknownModel | NoLaneReason::AllDown => String::new(),
+            NoLaneReason::UnknownModel | NoLaneReason::AllDown | NoLaneReason::Guarded => {
+                String::new()
+            }
         };
         let lanes = down_lanes(merged, view, fleet);
         RouteError::NoLane { reason, filtering, lanes, retry_in }
@@ -352,6 +362,9 @@ fn check_model(
         endpoint => endpoint,
     };
     if topology.candidates_for(model, endpoint).next().is_none() {
+        if let Some(refused) = guard::no_lane(topology, request, endpoint) {
+            return Err(refused.into());
+        }
         let refused = rights::lane_not_allowed(topology, model, endpoint);
         let unsupported = || endpoint_not_supported(topology, listener, rights, model, endpoint);
         return Err(refused.unwrap_or_else(unsupported));

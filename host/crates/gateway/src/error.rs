@@ -22,6 +22,7 @@ use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
 use crate::failure::{AttemptError, RETRY_LOST_ENGINE};
+use crate::guard::GuardError;
 use crate::headers::{self, to_header_value};
 use pointsman_access::{Refusal, TokenRefusal, Unauthorized};
 
@@ -40,6 +41,8 @@ pub(crate) enum RouteError {
     ModelNotAllowed { model: String },
     #[error("this key may not be used for {}", excerpt(.what))]
     LaneNotAllowed { what: String },
+    #[error(transparent)]
+    Guarded(#[from] GuardError),
     #[error("this key may not be used at {}", .0.path().unwrap_or("paths of engines"))]
     EndpointNotAllowed(Endpoint),
     #[error("this key may not be used on this address")]
@@ -86,10 +89,7 @@ pub(crate) enum RouteError {
     Limited(#[from] Refusal),
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
-    #[error(
-        "no lane serves model `{}`; {hint}",
-        excerpt(.model)
-    )]
+    #[error("no lane serves model `{}`; {hint}", excerpt(.model))]
     UnknownModel { model: String, hint: String },
     #[error(
         "model `{}` cannot be used at {}; {hint}",
@@ -224,6 +224,7 @@ impl RouteError {
             Self::KeyExpired => ErrorCode::ApiKeyExpired,
             Self::ModelNotAllowed { .. } => ErrorCode::ModelNotAllowed,
             Self::LaneNotAllowed { .. } => ErrorCode::LaneNotAllowed,
+            Self::Guarded(_) => ErrorCode::GuardRefused,
             Self::EndpointNotAllowed(_) => ErrorCode::EndpointNotAllowed,
             Self::ListenerNotAllowed => ErrorCode::ListenerNotAllowed,
             Self::Token(refusal) => ErrorCode::of_token(*refusal),
@@ -347,6 +348,7 @@ impl RouteError {
             | Self::IncompleteBody(_)
             | Self::HostNotAllowed
             | Self::LaneNotAllowed { .. }
+            | Self::Guarded(_)
             | Self::EndpointNotAllowed(_)
             | Self::ListenerNotAllowed
             | Self::InvalidHead(_)

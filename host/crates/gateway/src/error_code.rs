@@ -71,6 +71,10 @@ error_codes! {
     ModelNotAllowed = "model_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
     /// The API key may not use the lanes that could serve the request.
     LaneNotAllowed = "lane_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// A guard of the operator leaves no lane for the request, or cannot limit it as it has to.
+    GuardRefused = "guard_refused", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// An attempt would have broken a guard of the operator: an error of the host.
+    GuardViolation = "guard_violation", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
     /// The API key may not be used at the endpoint.
     EndpointNotAllowed = "endpoint_not_allowed", FORBIDDEN, "invalid_request_error",
         retry_after: false;

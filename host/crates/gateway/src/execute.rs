@@ -10,7 +10,7 @@ use crate::error::RouteError;
 use crate::failure::AttemptError;
 use crate::pipeline::Pipeline;
 use crate::request_tracker::RequestTracker;
-use crate::rights;
+use crate::{guard, rights};
 
 /// The result of executing a decision, with the state that the response needs.
 #[derive(Debug)]
@@ -164,6 +164,7 @@ async fn consult(
 ) -> Action {
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
+    let fleet = guard::restricted(fleet, &decision.request);
     let facts = facts(&decision.request, tracker);
     let trace = tracker.trace();
     let threads = &pipeline.policy_threads;

@@ -11,6 +11,7 @@ use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineErrorBody};
 
 use crate::error_code::ErrorCode;
+use crate::guard::GuardError;
 
 /// `Retry-After` when an engine was lost: about the time that a small engine takes to restart.
 pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);
@@ -31,6 +32,9 @@ pub(crate) enum AttemptError {
     /// The lane granted no slot.
     #[error(transparent)]
     Acquire(AcquireError),
+    /// The attempt would break a guard of the operator, and is not made.
+    #[error(transparent)]
+    Guard(GuardError),
     /// The client has too many requests that wait for a slot.
     #[error("{refusal}")]
     QueueLimit {
@@ -106,6 +110,8 @@ impl AttemptError {
     fn failure(&self) -> Result<EngineFailure, &AcquireError> {
         Ok(match self {
             Self::Acquire(error) | Self::QueueLimit { denied: error, .. } => return Err(error),
+            // The next planned step follows.
+            Self::Guard(_) => return Err(&AcquireError::UnknownLane),
             Self::Engine(error) => engine_failure(error),
             Self::Status { status, .. } | Self::KeyRefused { status } => {
                 EngineFailure::Status(status.as_u16())
@@ -128,6 +134,7 @@ impl AttemptError {
     /// Returns the metric label of the attempt's result.
     pub(crate) fn label(&self) -> &'static str {
         match (self, self.trigger()) {
+            (Self::Guard(_), _) => "guard",
             (_, Some(trigger)) => AttemptResult::from(trigger).label(),
             (Self::Unsupported { .. } | Self::Untranslatable(_), None) => "unsupported",
             (_, None) => "closing",
@@ -149,6 +156,7 @@ impl AttemptError {
             | Self::Unsupported { said, .. }
             | Self::ErrorEvent { said } => Some(said),
             Self::Acquire(_)
+            | Self::Guard(_)
             | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
@@ -172,6 +180,7 @@ impl AttemptError {
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Acquire(_)
+            | Self::Guard(_)
             | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
@@ -197,6 +206,7 @@ impl AttemptError {
                 | AcquireError::CircuitOpen { .. } => ErrorCode::NoLaneAvailable,
                 AcquireError::Closing => ErrorCode::Stopping,
             },
+            Self::Guard(_) => ErrorCode::GuardViolation,
             Self::QueueLimit { refusal, .. } => ErrorCode::from(&**refusal),
             Self::Engine(error) => engine_code(error),
             Self::Status { status, .. } => {
@@ -241,6 +251,7 @@ impl AttemptError {
                 retry_after.map(Duration::from_secs)
             }
             Self::Engine(_)
+            | Self::Guard(_)
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Untranslatable(_)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use pointsman_domain::Guards;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 use pointsman_store::Store;
@@ -171,6 +172,19 @@ impl Gateway {
         for Listening { served, make } in listening {
             served.store(Arc::new(make(self, settings)));
         }
+    }
+
+    /// Adds guards to those in force, until the configuration to which they belong is applied. A
+    /// lane that this configuration changes gets no request that its guards do not allow.
+    pub fn add_guards(&self, guards: &Guards) {
+        let pipeline = self.pipeline();
+        let mut settings = pipeline.settings.clone();
+        let mut all = settings.guards.0.clone();
+        all.extend(guards.0.iter().filter(|guard| !settings.guards.0.contains(guard)).cloned());
+        settings.guards = Arc::new(Guards(all));
+        let listeners = self.listeners.lock().settings.clone();
+        let recorder = pipeline.recorder.clone();
+        self.reconfigure(GatewayConfig { settings, recorder, listeners });
     }
 
     /// Adds a listener, whose snapshot follows the configuration from then on.

@@ -10,6 +10,8 @@ pub(crate) const POLICY: HeaderName = HeaderName::from_static("x-pointsman-polic
 pub(crate) const DECIDED_BY: HeaderName = HeaderName::from_static("x-pointsman-decided-by");
 /// The reason that this policy gives.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("x-pointsman-reason");
+/// Names the guards that apply to the request.
+pub(crate) const GUARD: HeaderName = HeaderName::from_static("x-pointsman-guard");
 /// The number of attempts, if there was more than one.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-attempts");
 

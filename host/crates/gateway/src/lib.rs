@@ -41,6 +41,7 @@ mod execute;
 mod failure;
 mod fair_permits;
 mod gateway;
+mod guard;
 mod headers;
 mod health;
 mod hosts;

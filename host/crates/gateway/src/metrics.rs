@@ -41,6 +41,12 @@ struct RefusedLabels {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GuardLabels {
+    guard: String,
+    effect: &'static str,
+}
+
 /// A connection, as long as it is open.
 #[derive(Debug)]
 pub(crate) struct OpenConnection(Gauge);
@@ -68,6 +74,7 @@ pub struct GatewayMetrics {
     client_gone: Counter,
     requests: Family<RequestLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
+    guarded: Family<GuardLabels, Counter>,
     seconds: Histogram,
 }
 
@@ -91,6 +98,7 @@ impl GatewayMetrics {
             client_gone: Counter::default(),
             requests: Family::default(),
             attempts: Family::default(),
+            guarded: Family::default(),
             seconds: seconds(),
         };
         metrics.register_flow(registry);
@@ -162,6 +170,11 @@ impl GatewayMetrics {
             self.attempts.clone(),
         );
         registry.register(
+            "pointsman_guarded_requests",
+            "Requests by guard and what it did: applied, refused, violation",
+            self.guarded.clone(),
+        );
+        registry.register(
             "pointsman_request_seconds",
             "Time from request to last byte",
             self.seconds.clone(),
@@ -208,6 +221,12 @@ impl GatewayMetrics {
             })
             .inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a request to which a guard applies, that it has refused, or of which an attempt
+    /// would have broken it.
+    pub(crate) fn guarded(&self, guard: &str, effect: &'static str) {
+        self.guarded.get_or_create(&GuardLabels { guard: guard.to_owned(), effect }).inc();
     }
 
     /// Counts the end of an attempt.

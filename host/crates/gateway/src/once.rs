@@ -17,7 +17,7 @@ use crate::request_tracker::request_span;
 use crate::serve::{self, Arrived};
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
-use crate::{paths, request_id, responses, rights};
+use crate::{guard, paths, request_id, responses, rights};
 
 /// Serves one request, or joins it to its original.
 pub(crate) async fn serve(
@@ -90,6 +90,13 @@ async fn begin(
     let model = listener.and_then(|listener| listener.default_model.as_deref());
     let context = format!("{}\n{}", model.unwrap_or_default(), paths::query_for_engine(&parts.uri));
     let fingerprint = Fingerprint::new(key, &identity, endpoint.label(), &context, &body).await?;
+    let size = match &body {
+        Received::Json(body) => body.len() as u64,
+        Received::Form(form) => form.size(),
+    };
+    let guards = &pipeline.settings.guards;
+    let constraint = guard::for_head(guards, &identity, headers, Some(endpoint), size);
+    let fingerprint = fingerprint.with_constraint(constraint.as_deref());
     let begun = pipeline.idempotency.begin(fingerprint, &identity)?;
     Ok((begun, body, reservation))
 }

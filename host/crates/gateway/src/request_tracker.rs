@@ -12,6 +12,7 @@
 //! It also owns the request's tracing span, in which every event about the request is logged:
 //! id, lane and policy are fields of the span and are not repeated by the events.
 
+mod attempts;
 mod errors;
 mod log;
 mod span;
@@ -25,10 +26,10 @@ use http::StatusCode;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch, RequestFlow,
-    RequestResult, RequestView as _, SlotRequest, TokenCounts, Topology, Trace, Trigger,
+    Allowance, AttemptResult, Constraint, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch,
+    RequestFlow, RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
-use pointsman_fleet::{Fleet, Lease};
+use pointsman_fleet::Lease;
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
 use tokio::time::Instant;
 use tracing::Span;
@@ -36,12 +37,11 @@ use tracing::Span;
 pub(crate) use self::span::request_span;
 use crate::attribution::Attribution;
 use crate::error::RouteError;
-use crate::failure::AttemptError;
+use crate::guard::RequestGuard;
 use crate::in_flight::InFlight;
 use crate::metering::{Meter, Metering, PathRequest};
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
-use crate::queue_place;
 use crate::recording::Recording;
 use crate::settings::AdvisorHandle;
 
@@ -64,6 +64,7 @@ pub(crate) struct RequestTracker {
     pub(crate) metering: Metering,
     /// The policies that took part in the decision; `None` before it.
     attribution: Option<Arc<Attribution>>,
+    pub(crate) guard: RequestGuard,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -117,6 +118,7 @@ impl RequestTracker {
             lease: None,
             metering: Metering::default(),
             attribution: None,
+            guard: RequestGuard::default(),
             topology: None,
             failed: None,
             ended: None,
@@ -128,6 +130,11 @@ impl RequestTracker {
     pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
         self.metering.identify(identity);
         self.in_flight.identify(identity);
+    }
+
+    /// Notes what the guards demand of the request.
+    pub(crate) fn constrain(&mut self, constraint: Option<Arc<Constraint>>) {
+        self.guard.set(constraint, &self.metrics);
     }
 
     /// Counts the request on the accounts of its key; without one, only as a request.
@@ -168,21 +175,6 @@ impl RequestTracker {
     /// Returns what the limits of the key leave; `None` if it has no limits.
     pub(crate) fn allowance(&self) -> Option<Allowance> {
         self.metering.allowance()
-    }
-
-    /// Waits for a slot.
-    ///
-    /// # Errors
-    /// If the lane grants none, or too many requests of the key wait.
-    pub(crate) async fn acquire(
-        &mut self,
-        fleet: &Fleet,
-        slot_request: SlotRequest,
-    ) -> Result<Lease, AttemptError> {
-        self.metering.set_sent(false);
-        let ticket = fleet.ticket();
-        self.in_flight.set_ticket(ticket);
-        queue_place::acquire(fleet, (ticket, slot_request), self.metering.admission()).await
     }
 
     /// Sets what is to be set if the response fails after its head.

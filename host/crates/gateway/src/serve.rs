@@ -19,7 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::responses::TurnSlot;
 use crate::wait::WaitingBody;
-use crate::{limit_headers, request_id, response, stream};
+use crate::{headers, limit_headers, request_id, response, stream};
 
 const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -45,7 +45,7 @@ pub(crate) async fn serve(
     let turn = parts.extensions.get::<TurnSlot>().cloned();
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
     // other steps with it.
-    let mut allowance = None;
+    let (mut allowance, mut guards) = (None, None);
     let steps = async {
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &mut tracker)).await;
         let accepted = match accepted {
@@ -72,6 +72,7 @@ pub(crate) async fn serve(
         };
         let decided = Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await;
         allowance = tracker.allowance();
+        guards = tracker.guard.header();
         match decided {
             Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
             Err(error) => tracker.error_response(&error),
@@ -80,6 +81,7 @@ pub(crate) async fn serve(
     let mut response = steps.instrument(span.clone()).await;
     request_id::set(response.headers_mut(), &id);
     let form = EndpointShape::for_endpoint(endpoint).errors;
+    response.headers_mut().extend(guards.map(|guards| (headers::GUARD, guards)));
     if let Some(allowance) = allowance {
         limit_headers::set(response.headers_mut(), &allowance, form);
     }

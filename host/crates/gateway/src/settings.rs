@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pointsman_domain::{Advisor, PlanLimits};
+use pointsman_domain::{Advisor, Guards, PlanLimits};
 
 use crate::cors::Cors;
 use crate::paths;
@@ -168,6 +168,8 @@ pub struct Settings {
     pub spool: SpoolSettings,
     /// Limits of every plan.
     pub plan: PlanLimits,
+    /// Rules that no policy can break.
+    pub guards: Arc<Guards>,
     /// Maximum time from a request to the first byte of its response, over all attempts.
     pub deadline: Duration,
     /// Interval of the comments that a streaming client gets while it waits for the first byte;

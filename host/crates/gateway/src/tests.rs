@@ -3,6 +3,7 @@
 mod cached_tokens;
 mod engine_responses;
 mod fidelity;
+mod guards;
 mod health;
 mod http_layer;
 mod limits;
@@ -195,6 +196,7 @@ impl TestGateway {
                 body_memory: 8 << 20,
                 spool: crate::settings::SpoolSettings::default(),
                 plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
+                guards: Arc::default(),
                 deadline: Duration::from_secs(30),
                 keep_alive: Duration::ZERO,
                 response_model: ResponseModel::Asked,

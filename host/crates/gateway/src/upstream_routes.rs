@@ -30,7 +30,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
-use crate::{headers, limit_headers, paths, request_id, rights, upload};
+use crate::{guard, headers, limit_headers, paths, request_id, rights, upload};
 use pointsman_access::Identity;
 
 /// The methods of the routes.
@@ -119,7 +119,7 @@ pub(crate) async fn serve(
     let id = request_id::ensure(&mut parts);
     let span = request_span(&id, Endpoint::Other.label());
     let mut tracker = RequestTracker::new(pipeline, &id, Endpoint::Other, span.clone());
-    let mut allowance = None;
+    let (mut allowance, mut guards) = (None, None);
     let steps = async {
         let accepted = accept(pipeline, access, (lane, path), &parts, body, &mut tracker).await;
         let accepted = match accepted {
@@ -127,17 +127,18 @@ pub(crate) async fn serve(
             Err(error) => {
                 // No effect on the flow once the request was accepted.
                 let error = tracker.refuse(&pipeline.meter, error);
-                allowance = tracker.allowance();
+                (allowance, guards) = (tracker.allowance(), tracker.guard.header());
                 return tracker.error_response(&error);
             }
         };
-        allowance = tracker.allowance();
+        (allowance, guards) = (tracker.allowance(), tracker.guard.header());
         match forward(pipeline, &mut tracker, accepted).await {
             Ok(response) => passed_on(response, tracker),
             Err(error) => tracker.error_response(&error),
         }
     };
     let mut response = steps.instrument(span).await;
+    response.headers_mut().extend(guards.map(|guards| (headers::GUARD, guards)));
     if let Some(allowance) = allowance {
         limit_headers::set(response.headers_mut(), &allowance, ErrorForm::OpenAi);
     }
@@ -178,6 +179,9 @@ async fn accept(
     let id = view.topology.find(lane).ok_or_else(unknown)?;
     let info = view.topology.lane(id).ok_or_else(unknown)?;
     rights::check_engine_paths(&identity.rights, info)?;
+    // What an engine's own paths do is not known, so that guards for any endpoint apply to them.
+    let (is_generating, endpoint) = (generates(&parts.method, path), endpoint_of(path));
+    let of_guards = Some(endpoint).filter(|endpoint| *endpoint != Endpoint::Other);
     let loads = parts.headers.get(headers::LOAD).is_some_and(|value| value == "true");
     let is_loaded = view.stat(id).is_some_and(|stat| stat.state.serving());
     if !is_loaded && !loads {
@@ -185,17 +189,28 @@ async fn accept(
     }
     let tenant = identity.tenant.as_deref();
     let received = upload::receive_any(&pipeline.uploads, &parts.headers, body, tenant);
-    let (body, reservation) = received.await?;
+    let (mut body, reservation) = received.await?;
     tracker.set_topology(&view.topology);
+    let guards = &pipeline.settings.guards;
+    let constraint =
+        guard::for_head(guards, &identity, &parts.headers, of_guards, body.len() as u64);
+    tracker.constrain(constraint.clone());
+    if let Some(constraint) = constraint {
+        guard::check_lane(&constraint, &view.topology, id)?;
+        if is_generating {
+            body = guard::limited_path(&constraint, endpoint, body)?;
+        }
+    }
     tracing::info!(lane, method = %parts.method, path, ?access, "engine path requested");
     let request = PathRequest {
-        endpoint: endpoint_of(path),
-        generates: parts.method == Method::POST && !shows_state(path),
+        endpoint,
+        generates: is_generating,
         body_bytes: body.len(),
         max_context: info.max_context,
     };
     tracker.admit_path(&pipeline.meter, request)?;
-    tracker.on(Event::Accepted { tenant, share: identity.queue_share() });
+    let share = tracker.guard.limit_share(identity.queue_share());
+    tracker.on(Event::Accepted { tenant, share });
     let switching = if loads { Switching::Allow } else { Switching::Never };
     let decision = Decision::Route(plan(pipeline, id, switching));
     let action = tracker.on(Event::Decided { decision, has_recovery: false });
@@ -272,6 +287,11 @@ fn shows_state(path: &str) -> bool {
     STATE.iter().any(|known| {
         path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
+}
+
+/// Returns true if a request may run the model of the engine.
+fn generates(method: &Method, path: &str) -> bool {
+    *method == Method::POST && !shows_state(path)
 }
 
 fn plan(pipeline: &Pipeline, lane: LaneId, switching: Switching) -> Plan {

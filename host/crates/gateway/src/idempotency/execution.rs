@@ -28,6 +28,8 @@ pub(super) struct Execution {
     content: [u8; 32],
     /// Who sent it, with the rights by which it is served.
     identity: Arc<Identity>,
+    /// The digest of what the guards demand of it.
+    guards: u64,
     failed: Failed,
     buffer: Mutex<Buffer>,
     /// Notified when readers come, go, or take something that the execution may wait for.
@@ -46,10 +48,15 @@ pub(super) enum Join {
 }
 
 impl Execution {
-    pub(super) fn new(content: [u8; 32], identity: Arc<Identity>, charge: Charge) -> Arc<Self> {
+    pub(super) fn new(
+        content: [u8; 32],
+        (identity, guards): (Arc<Identity>, u64),
+        charge: Charge,
+    ) -> Arc<Self> {
         Arc::new(Self {
             content,
             identity,
+            guards,
             failed: Failed::default(),
             buffer: Mutex::new(Buffer::new(charge)),
             readers_changed: watch::Sender::new(()),
@@ -67,9 +74,9 @@ impl Execution {
     }
 
     /// Returns true if a client with these rights may have what serves the request: the key may
-    /// have fewer of them since it began.
-    pub(super) fn is_allowed(&self, rights: &Rights) -> bool {
-        rights.covers(&self.identity.rights)
+    /// have fewer of them since it began, and other guards may apply.
+    pub(super) fn is_allowed(&self, rights: &Rights, guards: u64) -> bool {
+        rights.covers(&self.identity.rights) && self.guards == guards
     }
 
     /// Adds a reader from the beginning of the response.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use pointsman_domain::Constraint;
 use pointsman_openai::{FormContent, FormPart};
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +21,8 @@ const READ_SIZE: usize = 128 << 10;
 pub(crate) struct Fingerprint {
     pub(super) key: [u8; 32],
     pub(super) content: [u8; 32],
+    /// The digest of what the operator's guards demand; 0 if none applies.
+    pub(super) guards: u64,
 }
 
 impl Fingerprint {
@@ -50,7 +53,12 @@ impl Fingerprint {
                     .map_err(RouteError::Spool)?
             }
         };
-        Ok(Self { key: scope.finalize().into(), content })
+        Ok(Self { key: scope.finalize().into(), content, guards: 0 })
+    }
+
+    /// Returns the fingerprint of a request of which guards demand something.
+    pub(crate) fn with_constraint(self, constraint: Option<&Constraint>) -> Self {
+        Self { guards: constraint.map_or(0, Constraint::digest), ..self }
     }
 }
 

@@ -109,7 +109,8 @@ impl Table {
     }
 
     /// Joins the execution of a request, or starts one. A key that may not use all lanes and models
-    /// any more that it could when its request began does not join it.
+    /// any more that it could when its request began does not join it, and neither does a request of
+    /// which the guards demand something else.
     ///
     /// # Errors
     /// If the key was used for another request, or the execution cannot be joined.
@@ -118,7 +119,7 @@ impl Table {
         fingerprint: Fingerprint,
         identity: &Arc<Identity>,
     ) -> Result<Found, RouteError> {
-        let Fingerprint { key, content } = fingerprint;
+        let Fingerprint { key, content, guards } = fingerprint;
         let mut running = self.running.lock();
         let found = running.executions.get(&key).map(|entry| Arc::clone(&entry.execution));
         // Kept before it ceases to be a running one, so that it is one of them at any time.
@@ -126,7 +127,7 @@ impl Table {
             if !execution.has_content(&content) {
                 return Err(RouteError::IdempotencyKeyReused);
             }
-            if !execution.is_allowed(&identity.rights) {
+            if !execution.is_allowed(&identity.rights, guards) {
                 return Ok(Found::Untracked);
             }
             match execution.join() {
@@ -144,7 +145,7 @@ impl Table {
             return Ok(Found::Untracked);
         }
         let charge = Charge::new(&self.memory, tenant.clone());
-        let execution = Execution::new(content, Arc::clone(identity), charge);
+        let execution = Execution::new(content, (Arc::clone(identity), guards), charge);
         let Join::Joined(reader) = execution.join() else {
             // Never: a new execution can be joined.
             return Ok(Found::Untracked);

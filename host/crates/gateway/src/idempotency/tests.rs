@@ -31,7 +31,7 @@ fn with_settings(settings: IdempotencySettings) -> Arc<Idempotency> {
 }
 
 fn fingerprint(key: u8, content: u8) -> Fingerprint {
-    Fingerprint { key: [key; 32], content: [content; 32] }
+    Fingerprint { key: [key; 32], content: [content; 32], guards: 0 }
 }
 
 fn of_tenant(tenant: &str) -> Arc<Identity> {

@@ -47,6 +47,7 @@ impl RequestTracker {
                     // A string, so that the text format quotes it: it may contain client input.
                     error = error.as_deref(),
                     cause,
+                    guards = self.guard.names().as_deref(),
                     $message
                 )
             };

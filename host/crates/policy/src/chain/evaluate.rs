@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, DroppedEdit, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace,
+    Advice, Dropped, DroppedEdit, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace,
     drop_unknown_filter, enforce_allow, enforce_allow_edits,
 };
 
@@ -75,6 +75,10 @@ pub(crate) fn call_on_request(
             tracing::debug!(part = dropped.what, reason = %dropped.reason, "dropped advice");
             dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
         }
+        if let Some(constraint) = facts.request.constraint() {
+            let dropped = constraint.enforce(advice, fleet);
+            record_guarded(version, dropped, &mut dropped_parts);
+        }
         // This host has no experimental hints; the metric tells the author that they had no effect.
         for hint in &advice.hints {
             let reason = format!("this host has no hint `{}`", hint.key);
@@ -92,10 +96,29 @@ pub(crate) fn call_on_request(
                 let index = index.next();
                 !dropped.iter().any(|dropped| Some(dropped.index) == index)
             });
-            facts.request = edited;
+            let guard = facts.request.constraint().and_then(|constraint| constraint.keeps_model());
+            match guard.filter(|_| edited.model() != facts.request.model()) {
+                None => facts.request = edited,
+                // An edit that replaces the whole body has changed the model.
+                Some(guard) => {
+                    let reason = format!("edits that change the model: guard `{guard}`");
+                    advice.edits.clear();
+                    let dropped = vec![Dropped { what: "guard", reason }];
+                    record_guarded(version, dropped, &mut dropped_parts);
+                }
+            }
         }
     }
     (advised, dropped_parts)
+}
+
+/// Counts and logs the parts of advice that break a guard.
+fn record_guarded(version: &Version, dropped: Vec<Dropped>, dropped_parts: &mut Vec<String>) {
+    for Dropped { what, reason } in dropped {
+        version.metrics().record_dropped(what);
+        tracing::info!(event = "advice_guarded", part = what, reason, "dropped advice");
+        dropped_parts.push(format!("{what}: {reason}"));
+    }
 }
 
 /// Calls `on-failure` of one policy, and records the call.
@@ -140,6 +163,10 @@ pub(crate) fn call_on_failure(
         for dropped in enforce_allow_edits(&mut step.edits, &version.config().allow) {
             dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
         }
+    }
+    if let (Ok(recovery), Some(constraint)) = (&mut recovery, facts.request.constraint()) {
+        let dropped = constraint.enforce_recovery(recovery, fleet);
+        record_guarded(version, dropped, &mut dropped_parts);
     }
     (recovery, dropped_parts)
 }

@@ -234,8 +234,7 @@ fn on_request(
     let endpoint = facts.request.info().endpoint;
     let model = facts.request.model().to_owned();
     // An invalid filter fails a case, whatever hosts make of it.
-    let (advice, dropped) =
-        call_on_request(version, &mut facts, fleet, OnError::Refuse, trace);
+    let (advice, dropped) = call_on_request(version, &mut facts, fleet, OnError::Refuse, trace);
     let decided = advice.map(|advice| {
         let returned = json!(advice);
         let mut merge = Merge::new(fleet, &model, endpoint);
