@@ -159,6 +159,7 @@ pub(super) fn run(mut blend: Blend, clients: u64) -> Vec<Turn> {
         groups: Vec::new(),
         rules: Rules::default(),
         limits: PlanLimits { max_wait: hour, max_steps: 2 },
+        guards: Default::default(),
         deadline: hour,
         weights: Default::default(),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{GroupSetup, LaneSetup, Rules};
-use pointsman_domain::{LaneInfo, PlanLimits, Topology};
+use pointsman_domain::{Guards, LaneInfo, PlanLimits, Topology};
 
 use crate::random::Distribution;
 
@@ -20,6 +20,8 @@ pub struct Fleet {
     pub rules: Rules,
     /// The limits on every plan.
     pub limits: PlanLimits,
+    /// Rules that no policy can break.
+    pub guards: Guards,
     /// The maximum time from the arrival of a request to the first byte of its response, over all
     /// attempts.
     pub deadline: Duration,

@@ -194,6 +194,7 @@ impl Scenario {
             groups: config.groups,
             rules: config.rules,
             limits: config.limits,
+            guards: config.guards.clone(),
             deadline: config.deadline,
             weights: self.weights.clone(),
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Backoff, GroupSetup, LaneSetup, Residency, Rules};
-use pointsman_domain::{LaneId, LaneInfo, PlanLimits};
+use pointsman_domain::{Guards, LaneId, LaneInfo, PlanLimits};
 use pointsman_fleet::{DRIVERS, DriverInfo, vllm};
 use pointsman_policy::ChainSpec;
 use pointsman_settings::{Code, Location, Section, missing, nearest, rules};
@@ -24,6 +24,8 @@ pub struct HostConfig {
     pub rules: Rules,
     /// The limits on every plan.
     pub limits: PlanLimits,
+    /// Rules that no policy can break.
+    pub guards: Guards,
     /// The maximum time from the arrival of a request to the first byte of its response, over all
     /// attempts.
     pub deadline: Duration,
@@ -115,6 +117,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         groups: groups.into_iter().map(|(_, budget)| GroupSetup { budget }).collect(),
         rules,
         limits: PlanLimits { max_wait, max_steps: max_attempts },
+        guards: Guards::default(),
         deadline,
         chain: ChainSpec::default(),
     })))

@@ -31,6 +31,7 @@ pub(crate) fn load_host_config(file: &Path, set: &toml::Table) -> Result<HostCon
             max_wait: config.queue.max_wait,
             max_steps: config.server.max_attempts,
         },
+        guards: config.guards,
         deadline: config.server.deadline,
         chain: config.policies.chain,
     })
@@ -52,12 +53,16 @@ mod tests {
         \"http://127.0.0.1:1\"\n";
 
     /// Returns a scenario in a folder with the host configuration `host.toml`.
-    fn scenario(host: &str, set: &str) -> (TempDir, Result<Experiment, ScenarioError>) {
+    fn scenario(
+        host: &str,
+        set: &str,
+        model: &str,
+    ) -> (TempDir, Result<Experiment, ScenarioError>) {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("host.toml"), host).unwrap();
         let text = format!(
             "duration = \"1m\"\n[fleet]\nconfig = \"host.toml\"\nset = {{ {set} }}\n\
-             [[traffic]]\nmodel = \"a\"\nrate = \"1/s\"\nprompt = 10\noutput = 1\n"
+             [[traffic]]\nmodel = {model:?}\nrate = \"1/s\"\nprompt = 10\noutput = 1\n"
         );
         let scenario =
             Document::new(text, &folder.path().join("scenario.toml")).scenario().unwrap();
@@ -72,11 +77,24 @@ mod tests {
 
     #[test]
     fn host_configuration_is_simulated() {
-        let (_folder, experiment) = scenario(HOST, "");
+        let (_folder, experiment) = scenario(HOST, "", "a");
         let report = experiment.unwrap().run().unwrap();
         let summary = &report.variants[0].runs[0].summary;
         assert!(summary.accepted > 0, "the lane `a` of the host configuration serves requests");
         assert_eq!(summary.lost, 0);
+    }
+
+    #[test]
+    fn guards_of_a_host_configuration_are_simulated() {
+        let guard = "[[guards]]\nname = \"g\"\nnever-external = true\n";
+        for (model, is_served) in [("a", true), ("b", false)] {
+            let host = format!("{HOST}[[models]]\nname = \"m\"\nlanes = [{model:?}]\n{guard}");
+            let (_folder, experiment) = scenario(&host, "", "m");
+            let report = experiment.unwrap().run().unwrap();
+            let summary = &report.variants[0].runs[0].summary;
+            assert!(summary.accepted > 0);
+            assert_eq!(summary.all.output_tokens > 0, is_served, "{model}");
+        }
     }
 
     #[test]
@@ -99,7 +117,7 @@ mod tests {
     #[test]
     fn error_in_a_host_configuration_is_at_the_key_that_names_it() {
         for (host, set) in [(HOST, "lanes.a.slots = 0"), ("[server]\nnonsense = 1\n", "")] {
-            let (_folder, experiment) = scenario(host, set);
+            let (_folder, experiment) = scenario(host, set, "a");
             let error = experiment.err().unwrap();
             let [diagnostic] = error.diagnostics() else { panic!("{error}") };
             assert_eq!((diagnostic.line, diagnostic.key.as_str()), (3, "fleet.config"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{FlowId, Generation, Ticket};
-use pointsman_domain::{LaneId, RequestFlow, RequestView as _, ServedPrompt};
+use pointsman_domain::{Edit, LaneId, RequestFlow, RequestView as _, ServedPrompt};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, RequestKey, TokenUsage};
@@ -65,7 +65,7 @@ impl InFlightRequest {
     /// step, or `None` if its prompt exceeds the engine's maximum context (0 means unlimited).
     pub(super) fn prepare_job(&mut self, max_context: u32) -> Option<Job> {
         let edits = self.flow.step_edits();
-        let edited = (!edits.is_empty()).then(|| self.request.apply(edits).0);
+        let edited = (!edits.is_empty()).then(|| with_output_limit(self.request.apply(edits).0));
         let request = edited.as_ref().unwrap_or(&self.request);
         self.is_streaming = request.streaming();
         let figures = request.info();
@@ -163,5 +163,15 @@ impl InFlight {
         };
         let slots = self.slots.iter().enumerate();
         slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_leased)).map(|(key, _)| key).collect()
+    }
+}
+
+/// Returns a request with the limit of its output that guards demand. Simulated requests have one
+/// output each.
+pub(super) fn with_output_limit(request: Request) -> Request {
+    let limit = request.constraint().and_then(|constraint| constraint.max_output_tokens());
+    match limit {
+        Some((max, _)) => request.apply(&[Edit::CapOutputTokens(max)]).0,
+        None => request,
     }
 }

@@ -12,7 +12,10 @@ use crate::engine::{RequestKey, TokenUsage};
 impl World<'_> {
     /// Returns the fleet view for a request, with the estimates of its cached tokens.
     pub(super) fn fleet_view_for(&mut self, request: &Request) -> Arc<FleetView> {
-        let view = self.fleet_view();
+        let view = match request.constraint() {
+            Some(constraint) => Arc::new(constraint.restrict(&self.fleet_view())),
+            None => self.fleet_view(),
+        };
         if !self.advisor.advisor().uses_cached_tokens() {
             return view;
         }

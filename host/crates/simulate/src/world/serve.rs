@@ -11,7 +11,7 @@ use pointsman_domain::{
 use pointsman_openai::Request;
 
 use super::World;
-use super::in_flight::{InFlightRequest, RequestStage};
+use super::in_flight::{InFlightRequest, RequestStage, with_output_limit};
 use crate::engine::{RequestKey, TokenUsage};
 use crate::observe::{Attempt, FinishedRequest};
 use crate::traffic::SimRequest;
@@ -35,7 +35,11 @@ impl World<'_> {
         let tenant = sim.tenant.as_deref();
         let share = tenant.and_then(|tenant| config.weights.get(tenant));
         let share = share.map(|weight| QueueShare { weight: *weight, ..QueueShare::default() });
-        let accepted = Event::Accepted { tenant, share: share.unwrap_or_default() };
+        let mut share = share.unwrap_or_default();
+        if let Some(constraint) = request.constraint() {
+            share.priority = constraint.clamp_priority(share.priority);
+        }
+        let accepted = Event::Accepted { tenant, share };
         drop(flow.on(accepted, self.age(&sim)));
         let original_estimate = request.info().prompt_tokens;
         let (request, effects) = self.decide(&sim, &request, &mut flow);
@@ -73,7 +77,14 @@ impl World<'_> {
         if self.topology.candidates_for(model, endpoint).next().is_none() {
             return Err(format!("no lane serves model `{model}` at {}", endpoint.label()));
         }
-        Ok(request)
+        let Some(constraint) = self.config.fleet.guards.for_request(&request) else {
+            return Ok(request);
+        };
+        let mut lanes = self.topology.candidates_for(model, endpoint);
+        if lanes.all(|lane| constraint.objection(&self.topology, lane).is_some()) {
+            return Err(format!("guards `{}` leave no lane", constraint.names()));
+        }
+        Ok(request.with_constraint(Some(constraint)))
     }
 
     /// Asks the policies and decides. Returns the request with the policies' edits, of which those
@@ -99,6 +110,7 @@ impl World<'_> {
         let effects = flow.on(Event::Decided { decision, has_recovery }, self.age(sim));
         let edited = edited.and_then(Request::from_view);
         let edited = edited.unwrap_or_else(|| request.apply(&merged.edits).0);
+        let edited = with_output_limit(edited);
         (edited, effects)
     }
 

@@ -183,6 +183,7 @@ fn fleet(lanes: Vec<Lane>) -> Fleet {
         groups: vec![GroupSetup { budget: 30 }],
         rules: Rules { queue: QueueLimits { per_lane: 1000, total: 1000 }, ..Rules::default() },
         limits: PlanLimits { max_wait: s(1_000_000), max_steps: 8 },
+        guards: Default::default(),
         deadline: s(1_000_000),
         weights: Default::default(),
     }

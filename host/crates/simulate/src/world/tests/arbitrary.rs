@@ -218,6 +218,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
                 groups: vec![GroupSetup { budget: 30 }, GroupSetup { budget: 12 }],
                 rules: Rules { queue, drain_timeout: drain_timeout.map(s), ..Rules::default() },
                 limits: PlanLimits { max_wait: s(max_wait), max_steps: 4 },
+                guards: Default::default(),
                 deadline: s(deadline),
                 weights: [("acme".to_owned(), 3)].into(),
             }
