@@ -27,8 +27,8 @@ use crate::stop_limits::StopLimits;
 use crate::telemetry::LogControl;
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, gateway_settings, inherited, memory, policy_state, service_manager, shutdown,
-    state, store, telemetry, usage,
+    admin, facts, gateway_settings, guards, inherited, memory, policy_state, service_manager,
+    shutdown, state, store, telemetry, usage,
 };
 use pointsman_config::Config;
 
@@ -268,7 +268,7 @@ fn fleet_spec(config: &Config, options: &Serve) -> FleetSpec {
                 keeper")
         }
     }
-    for warning in inherited::warnings(&spec) {
+    for warning in inherited::warnings(&spec).into_iter().chain(guards::warnings(config)) {
         tracing::warn!("{warning}");
     }
     spec

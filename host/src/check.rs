@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use crate::cli::Check;
 use crate::key_source::KeySource;
 use crate::output::print;
-use crate::{facts, listeners, reload_command, tokens};
+use crate::{facts, guards, listeners, reload_command, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -74,7 +74,9 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         format!("policy {}: on-error = \"{on_error}\", on-open = \"{on_open}\"", policy.name)
     });
     let keys_line = keys.keys_file().map(|file| format!("keys: {}", file.display()));
-    let lines = on_failure.chain(keys_line).chain(tokens).chain(lines);
+    let guards = guards::warnings(&config).into_iter().chain(guards::unknown_names(&config, &keys));
+    let guards = guards.map(|warning| format!("warning: {warning}"));
+    let lines = on_failure.chain(keys_line).chain(tokens).chain(guards).chain(lines);
     let lines: String = lines.map(|line| format!("  {line}\n")).collect();
     if !check.json {
         print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))?;

@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod facts;
 mod gateway_settings;
+mod guards;
 mod import;
 mod inherited;
 mod key;

@@ -17,6 +17,7 @@ mod docs_openai;
 mod endpoints;
 mod fidelity;
 mod groups;
+mod guards;
 mod hostile_policies;
 mod idempotency;
 mod keeper;

@@ -15,7 +15,7 @@ use super::plan::is_now;
 use crate::records::Records;
 use crate::stop_limits::StopLimits;
 use crate::telemetry::LogControl;
-use crate::{gateway_settings, inherited, usage};
+use crate::{gateway_settings, guards, inherited, usage};
 
 /// The parts of the host that a changed configuration is applied to.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Target {
             self.recorder = self.records.apply(settings)?;
         }
         let spec = self.fleet_spec(config);
-        for warning in inherited::warnings(&spec) {
+        for warning in inherited::warnings(&spec).into_iter().chain(guards::warnings(config)) {
             tracing::warn!("{warning}");
         }
         self.gateway.add_guards(&config.guards);

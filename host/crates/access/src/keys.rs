@@ -306,6 +306,18 @@ impl Keys {
         self.set.load().query_key
     }
 
+    /// Returns true if a key has this tenant.
+    pub fn has_tenant(&self, tenant: &str) -> bool {
+        let set = self.set.load();
+        let mut identities = set.keys.values().map(|entry| &entry.identity).chain(&set.anonymous);
+        identities.any(|identity| identity.tenant.as_deref() == Some(tenant))
+    }
+
+    /// Returns true if there is a group with this name.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.set.load().check_group(group).is_ok()
+    }
+
     /// Returns who sent a request with these headers.
     ///
     /// # Errors
