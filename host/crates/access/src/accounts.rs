@@ -99,6 +99,12 @@ impl Accounts {
         rows.into_iter().for_each(|row| table.restore(row));
     }
 
+    /// Adds what another host has used of budgets: differences, not totals.
+    pub fn add(&self, rows: impl IntoIterator<Item = BudgetRow>) {
+        let mut table = self.table.lock();
+        rows.into_iter().for_each(|row| table.add(row));
+    }
+
     /// Returns the number of accounts that are remembered. Those that are idle and have nothing to
     /// remember are forgotten.
     pub fn count(&self) -> usize {

@@ -45,8 +45,8 @@ pub use self::tokens::{
     TokenRefusal, TokenSettings, TokenStatus, TokenVerifier,
 };
 pub use self::usage::{
-    Column, Counts, Saved, UsageBook, UsageError, UsageEvent, UsageQuery, UsageReport,
-    UsageSettings,
+    Column, Counts, ForeignUsage, Saved, UsageBook, UsageError, UsageEvent, UsageQuery,
+    UsageReport, UsageSettings,
 };
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod budgets;
 mod counts;
 mod export;
 mod file;
+mod foreign;
 mod memory;
 mod query;
 mod row;
@@ -27,6 +28,7 @@ use pointsman_store::{Store, StoreError};
 
 use self::budgets::BudgetTable;
 pub use self::counts::Counts;
+pub use self::foreign::ForeignUsage;
 use self::memory::{Batch, Memory};
 use self::query::hour_of;
 pub use self::query::{Column, UsageError, UsageQuery, UsageReport};

@@ -22,6 +22,8 @@
 
 mod disk;
 mod error;
+mod foreign;
+mod handover;
 mod index;
 mod namespace;
 mod ordered;
@@ -31,6 +33,7 @@ mod table;
 mod writer;
 
 pub use self::error::{OpenError, StoreError};
+pub use self::foreign::ForeignChange;
 pub use self::namespace::{Loss, Namespace, Options};
 pub use self::ordered::{OrderedTable, Row, Transaction};
 pub use self::store::Store;

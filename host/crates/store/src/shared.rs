@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use redb::Database;
 
 use crate::disk::{self, Change};
 use crate::error::StoreError;
+use crate::foreign::Forward;
 use crate::index::{Entry, Index};
 use crate::namespace::{Loss, Namespace};
 
@@ -25,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) disk: RwLock<Option<Arc<Database>>>,
     /// When the file may be opened again after a failure.
     pub(crate) next_open: Mutex<Instant>,
+    /// Another process has the file. Changed under the lock of the state.
+    pub(crate) is_released: AtomicBool,
     pub(crate) path: Option<PathBuf>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) on_loss: Box<dyn Fn(Loss<'_>) + Send + Sync>,
@@ -43,6 +47,8 @@ pub(crate) struct State {
     pub(crate) written: u64,
     pub(crate) lost: u64,
     pub(crate) is_closing: bool,
+    /// Passes changes on to the process that has the file.
+    pub(crate) forward: Option<Forward>,
 }
 
 pub(crate) struct Pending {
@@ -71,7 +77,7 @@ impl Shared {
             return Ok(opened);
         }
         let now = Instant::now();
-        if now < *next_open {
+        if now < *next_open || self.is_released.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
         *next_open = now + REOPEN_INTERVAL;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -63,6 +64,7 @@ impl Store {
             written: last,
             lost: 0,
             is_closing: false,
+            forward: None,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -70,6 +72,7 @@ impl Store {
             written: Condvar::new(),
             disk: RwLock::new(Some(Arc::new(opened))),
             next_open: Mutex::new(Instant::now()),
+            is_released: AtomicBool::new(false),
             path,
             namespaces,
             on_loss,

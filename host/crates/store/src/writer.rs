@@ -1,9 +1,11 @@
 //! The thread that writes: it commits what is queued, one transaction for all that waits.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::disk::{self, Change};
 use crate::error::StoreError;
+use crate::foreign::{ForeignChange, to_text};
 use crate::namespace::Loss;
 use crate::shared::{Shared, State};
 
@@ -43,7 +45,12 @@ pub(crate) fn run(shared: &Arc<Shared>) {
 /// Waits for changes, and takes some of them. `None` if the store is closed.
 fn next(shared: &Shared) -> Option<(Vec<Change>, u64)> {
     let mut state = shared.lock();
-    while state.queue.is_empty() {
+    // While another process is taking the file, it is not known yet who writes.
+    let waits = |state: &State| {
+        let is_released = shared.is_released.load(Ordering::Acquire);
+        state.queue.is_empty() || (is_released && state.forward.is_none())
+    };
+    while waits(&state) {
         if state.is_closing {
             return None;
         }
@@ -72,10 +79,25 @@ fn settle(state: &mut State, change: &Change, is_lost: bool) {
 
 /// Applies the changes.
 fn write(shared: &Shared, changes: &[Change]) -> Result<(), StoreError> {
+    if forward(shared, changes) {
+        return Ok(());
+    }
     let opened = shared.usable()?;
     let result = disk::apply(&opened, &shared.namespaces, changes);
     if result.is_err() {
         shared.failed(&opened);
     }
     result
+}
+
+/// Passes on changes. Returns false if they are not to be passed on.
+fn forward(shared: &Shared, changes: &[Change]) -> bool {
+    let state = shared.lock();
+    let Some(forward) = &state.forward else { return false };
+    for Change { space, key, new, .. } in changes {
+        let namespace = shared.namespaces[*space].name.to_owned();
+        let new = new.as_ref().map(|(entry, value)| (entry.owner, to_text(value)));
+        forward(ForeignChange { namespace, key: to_text(key), new });
+    }
+    true
 }

@@ -206,6 +206,20 @@ impl Account {
         PERIODS.into_iter().zip(self.budgets).filter_map(|(period, spent)| Some((period, spent?)))
     }
 
+    /// Adds what another host has used of a budget.
+    pub(super) fn add(&mut self, period: Period, used: Spent) {
+        match &mut self.budgets[index_of(period)] {
+            Some(spent) if spent.start == used.start => {
+                spent.tokens = spent.tokens.saturating_add(used.tokens);
+                spent.requests = spent.requests.saturating_add(used.requests);
+                spent.engine_ms = spent.engine_ms.saturating_add(used.engine_ms);
+            }
+            // Of a period that is over.
+            Some(spent) if spent.start > used.start => {}
+            other => *other = Some(used),
+        }
+    }
+
     /// Continues a budget.
     pub(super) fn restore(&mut self, period: Period, spent: Spent) {
         self.budgets[index_of(period)] = Some(spent);

@@ -25,6 +25,23 @@ pub struct BudgetRow {
     pub engine_ms: u64,
 }
 
+impl BudgetRow {
+    /// Returns what was used since an earlier row of the same account and period; all of it if
+    /// another period has begun.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        if earlier.start_unix_ms != self.start_unix_ms {
+            return self.clone();
+        }
+        Self {
+            tokens: self.tokens.saturating_sub(earlier.tokens),
+            requests: self.requests.saturating_sub(earlier.requests),
+            engine_ms: self.engine_ms.saturating_sub(earlier.engine_ms),
+            ..self.clone()
+        }
+    }
+}
+
 /// What was used of the budget of a period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Spent {

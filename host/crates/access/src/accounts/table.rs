@@ -189,6 +189,16 @@ impl Table {
         rows
     }
 
+    /// Adds what another host has used of a budget.
+    pub(super) fn add(&mut self, row: BudgetRow) {
+        let BudgetRow { account: id, period, start_unix_ms: start, tokens, requests, engine_ms } =
+            row;
+        let used = Spent { start, tokens, reserved: 0, requests, engine_ms };
+        let account = self.accounts.entry(id.clone()).or_default();
+        account.add(period, used);
+        mark(&mut self.dirty, &id, account);
+    }
+
     pub(super) fn restore(&mut self, row: BudgetRow) {
         let BudgetRow { account, period, start_unix_ms: start, tokens, requests, engine_ms } = row;
         // A clock that has not been set yet does not begin a new period.

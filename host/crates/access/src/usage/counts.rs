@@ -1,7 +1,9 @@
 //! What is counted, and how it is written.
 
+use serde::{Deserialize, Serialize};
+
 /// What was used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Requests that ended.
     pub requests: u64,
