@@ -16,12 +16,13 @@ mod effects;
 mod lane_factory;
 mod lane_handle;
 mod reconfigure;
+mod successor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Event, Ticket};
+use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Enqueue, Event, Ticket};
 use pointsman_domain::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, PrefixIndex, Topology, TopologyUsage,
 };
@@ -42,7 +43,7 @@ use crate::status::LaneStatus;
 #[derive(Debug)]
 struct Waiting {
     reply: GrantSender,
-    priority: i32,
+    request: Enqueue,
 }
 
 /// The receivers of the status of each lane, in the order of their ids.
@@ -57,6 +58,8 @@ pub(crate) struct Actor {
     pub(crate) prefixes: Arc<PrefixIndex>,
     /// By id. A lane that has been removed stays until its id is used again.
     pub(crate) lanes: Vec<LaneHandle>,
+    /// The requests that have a slot.
+    pub(crate) held: HashMap<Ticket, Enqueue>,
     /// Lanes that change once their engines have been unloaded.
     pub(crate) unsettled: Vec<LaneId>,
     /// The configuration.
@@ -77,10 +80,14 @@ impl Actor {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         let mut effects = Vec::new();
         let mut waiting: HashMap<Ticket, Waiting> = HashMap::new();
+        let mut pausing = None;
         loop {
             let now = self.started.elapsed();
             for message in batch.drain(..) {
-                self.handle(message, now, &mut waiting, &mut effects);
+                match message {
+                    Message::Pause { reply } => pausing = Some(reply),
+                    message => self.handle(message, now, &mut waiting, &mut effects),
+                }
             }
             self.dispatcher.on(Event::Tick, now, &mut effects);
             // Before the effects, so that a load is commanded to the new supervisor.
@@ -90,6 +97,12 @@ impl Actor {
             self.publish(now);
             for effect in effects.drain(..) {
                 self.apply(effect, &mut waiting);
+            }
+            if self.is_settled()
+                && let Some(reply) = pausing.take()
+                && let Some(successor) = self.pause(reply, &waiting).await
+            {
+                return self.follow(messages, waiting, successor).await;
             }
             let wake = self.dispatcher.next_wake().map(|wake| self.started + wake);
             tokio::select! {
@@ -110,14 +123,15 @@ impl Actor {
     ) {
         let event = match message {
             Message::SlotRequest { request, reply } => {
-                waiting.insert(request.ticket, Waiting { reply, priority: request.priority });
+                waiting.insert(request.ticket, Waiting { reply, request });
                 Event::Arrived(request)
             }
             Message::Cancelled(ticket) => {
                 waiting.remove(&ticket);
                 Event::Cancelled(ticket)
             }
-            Message::Released { lane, generation, flow, report } => {
+            Message::Released { ticket, lane, generation, flow, report } => {
+                self.held.remove(&ticket);
                 if let Some(handle) =
                     self.lanes.get_mut(lane.index()).filter(|handle| handle.first_after_switch)
                     && let Some(first_byte) = report.first_byte
@@ -178,6 +192,8 @@ impl Actor {
                 Event::Hinted { lane, hint, until: now.saturating_add(duration) }
             }
             Message::Close => Event::Closed,
+            // Before, when the other messages of its batch have been handled.
+            Message::Pause { .. } => return,
         };
         self.dispatcher.on(event, now, effects);
     }

@@ -63,6 +63,12 @@ impl Target {
         }
     }
 
+    /// Returns the port of an engine that the host runs.
+    pub(crate) fn port(&self) -> Option<u16> {
+        let port = self.authority.rsplit_once(':').map(|(_, port)| port.parse());
+        port.filter(|_| !self.external)?.ok()
+    }
+
     /// Returns the address of an engine that the host started on `port`.
     pub(crate) fn local(port: u16) -> Self {
         Self {

@@ -1,6 +1,6 @@
 //! The handle to all lanes, and the tasks behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
 use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
+use crate::handover::PausedFleet;
 use crate::lease::Lease;
 use crate::memory::Machine;
-use crate::message::Message;
+use crate::message::{Grant, Message};
 use crate::metrics::FleetMetrics;
 use crate::page_cache::PageCache;
 use crate::process::{StateDir, StateDirError, reap_orphans};
@@ -125,6 +126,7 @@ impl Fleet {
             topology,
             earlier: Vec::new(),
             lanes,
+            held: HashMap::new(),
             unsettled: Vec::new(),
             spec: spec.clone(),
             factory,
@@ -181,8 +183,9 @@ impl Fleet {
     /// once the fleet has been shut down.
     pub async fn wait_for(&self, condition: impl FnMut(&Arc<FleetView>) -> bool) -> Arc<FleetView> {
         let mut view = self.view.clone();
-        match view.wait_for(condition).await {
-            Ok(view) => Arc::clone(&view),
+        let found = view.wait_for(condition).await.map(|view| Arc::clone(&view));
+        match found {
+            Ok(view) => view,
             // The actor has ended, so the view cannot change any more.
             Err(_) => std::future::pending().await,
         }
@@ -223,14 +226,37 @@ impl Fleet {
         ticket: Ticket,
         request: SlotRequest,
     ) -> Result<Lease, AcquireError> {
+        self.enqueue(ticket, request)?.granted().await
+    }
+
+    /// Asks for a slot, after all requests that have asked before.
+    pub(crate) fn enqueue(
+        &self,
+        ticket: Ticket,
+        request: SlotRequest,
+    ) -> Result<PendingLease, AcquireError> {
         let request = request.arrival(ticket, self.started.elapsed());
         let (reply, response) = oneshot::channel();
         if self.mailbox.send(Message::SlotRequest { request, reply }).is_err() {
             return Err(AcquireError::Closing);
         }
-        let mut cancel = CancelOnDrop { mailbox: &self.mailbox, ticket: Some(ticket) };
-        let result = response.await.unwrap_or(Err(AcquireError::Closing));
-        cancel.ticket = None;
+        let cancel = CancelOnDrop { mailbox: self.mailbox.clone(), ticket: Some(ticket) };
+        Ok(PendingLease { response, cancel })
+    }
+}
+
+/// A request for a slot that waits. Dropping it cancels the request.
+#[derive(Debug)]
+pub(crate) struct PendingLease {
+    response: oneshot::Receiver<Result<Grant, AcquireError>>,
+    cancel: CancelOnDrop,
+}
+
+impl PendingLease {
+    /// Waits for the slot.
+    pub(crate) async fn granted(mut self) -> Result<Lease, AcquireError> {
+        let result = (&mut self.response).await.unwrap_or(Err(AcquireError::Closing));
+        self.cancel.ticket = None;
         result.map(Lease::new)
     }
 }
@@ -240,6 +266,30 @@ impl FleetTasks {
     /// end.
     pub fn announce_stop(&self) {
         self.state_dir.announce_stop();
+    }
+
+    /// Stops to dispatch requests, once no engine is being stopped or has to be; returns what another host has to
+    /// know to go on.
+    pub async fn pause(&self) -> Option<PausedFleet> {
+        let (reply, paused) = oneshot::channel();
+        // Fails only if the actor has ended.
+        self.mailbox.send(Message::Pause { reply }).ok();
+        paused.await.ok()
+    }
+
+    /// Waits until what is to be kept of conversations is written.
+    pub async fn flush_conversations(&self) {
+        self.conversations.flush().await;
+    }
+
+    /// Returns the state directory.
+    pub fn state_dir(&self) -> &StateDir {
+        &self.state_dir
+    }
+
+    /// Ends all supervisors. Another host has the engines.
+    pub fn release(&self) {
+        self.supervisors.abort_all();
     }
 
     /// Rejects all queued requests, stops all engines concurrently, and returns when none of their
@@ -261,12 +311,13 @@ impl Drop for FleetTasks {
     }
 }
 
-struct CancelOnDrop<'a> {
-    mailbox: &'a UnboundedSender<Message>,
+#[derive(Debug)]
+struct CancelOnDrop {
+    mailbox: UnboundedSender<Message>,
     ticket: Option<Ticket>,
 }
 
-impl Drop for CancelOnDrop<'_> {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             // Fails only if the actor has ended, and its queue with it.

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Method, Response};
+use pointsman_domain::dispatch::Report;
 use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Serving, Trigger};
 
 use crate::conversations::{ConversationPrompt, Placed};
@@ -172,6 +173,16 @@ impl Lease {
     pub fn finish(mut self, failed: bool, severed: bool) {
         self.grant.slot.report.failed = failed;
         self.grant.slot.report.severed = severed;
+    }
+
+    /// Ends the lease of a request that another host has served.
+    pub(crate) fn end(mut self, report: Report) {
+        self.grant.slot.report = report;
+    }
+
+    /// Returns the port of the engine; `None` if the host does not run it.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.grant.target.port()
     }
 
     /// Returns the traffic of the engine's current start.

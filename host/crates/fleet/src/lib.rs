@@ -23,6 +23,7 @@ mod failures;
 mod fetch;
 mod fleet;
 mod footprint;
+mod handover;
 mod health;
 mod hub_cache;
 mod lane_config;
@@ -40,6 +41,7 @@ mod metrics;
 mod model_card;
 mod model_need;
 mod page_cache;
+mod predecessor;
 mod probing;
 mod process;
 mod progress;
@@ -74,6 +76,9 @@ pub use self::fleet::{Fleet, FleetTasks};
 pub use self::footprint::{
     CacheType, Extra, Footprint, FootprintError, Serving, estimate_footprint, format_size,
 };
+pub use self::handover::{
+    ForeignRequest, PausedFleet, PausedRequests, Refusal, SlotMessage, SlotReply, Successor,
+};
 pub use self::launch_memory::DeviceMemory;
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};
@@ -81,8 +86,10 @@ pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
 pub use self::model_need::{ExtraSpec, Model, Remedies};
+pub use self::predecessor::Predecessor;
 pub use self::process::{
-    AdoptableEngine, AfterCrash, KeeperSpec, StateDir, StateDirError, keeper_main,
+    AdoptableEngine, AfterCrash, Frame, FrameReceiver, KeeperSpec, OutgoingFrame, StateDir,
+    StateDirError, keeper_main,
 };
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};

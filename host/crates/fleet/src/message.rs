@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Target;
+use crate::handover::PausedFleet;
 use crate::lane_config::LaneConfig;
 use crate::model_card::ModelCard;
 use crate::reconfigure::LaneChange;
@@ -27,16 +28,49 @@ use crate::upstream::Upstream;
 /// which cannot wait.
 #[derive(Debug)]
 pub(crate) enum Message {
-    SlotRequest { request: Enqueue, reply: GrantSender },
+    SlotRequest {
+        request: Enqueue,
+        reply: GrantSender,
+    },
     Cancelled(Ticket),
-    Released { lane: LaneId, generation: Generation, flow: FlowId, report: Report },
-    Engine { source: EngineSource, event: EngineEvent, target: Option<Arc<Target>> },
-    EngineReport { source: EngineSource, metrics: EngineMetrics, rates: Rates },
-    Learned { source: EngineSource, card: Box<ModelCard> },
+    Released {
+        ticket: Ticket,
+        lane: LaneId,
+        generation: Generation,
+        flow: FlowId,
+        report: Report,
+    },
+    Engine {
+        source: EngineSource,
+        event: EngineEvent,
+        target: Option<Arc<Target>>,
+    },
+    EngineReport {
+        source: EngineSource,
+        metrics: EngineMetrics,
+        rates: Rates,
+    },
+    Learned {
+        source: EngineSource,
+        card: Box<ModelCard>,
+    },
     Commanded(OperatorCommand),
-    QueuePositions { reply: oneshot::Sender<HashMap<Ticket, usize>> },
-    Hinted { lane: LaneId, hint: Option<LaneHint>, duration: Duration },
-    Reconfigure { spec: Box<FleetSpec>, reply: oneshot::Sender<BTreeMap<String, LaneChange>> },
+    QueuePositions {
+        reply: oneshot::Sender<HashMap<Ticket, usize>>,
+    },
+    Hinted {
+        lane: LaneId,
+        hint: Option<LaneHint>,
+        duration: Duration,
+    },
+    Reconfigure {
+        spec: Box<FleetSpec>,
+        reply: oneshot::Sender<BTreeMap<String, LaneChange>>,
+    },
+    /// Stop to dispatch until it is decided which host goes on.
+    Pause {
+        reply: oneshot::Sender<PausedFleet>,
+    },
     Close,
 }
 
@@ -99,6 +133,7 @@ pub(crate) struct Grant {
 /// A slot of a lane. It is released on drop, wherever the grant is at that time.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    ticket: Ticket,
     lane: LaneId,
     generation: Generation,
     flow: FlowId,
@@ -109,12 +144,13 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn new(
+        ticket: Ticket,
         lane: LaneId,
         (generation, flow): (Generation, FlowId),
         mailbox: UnboundedSender<Message>,
     ) -> Self {
         let (granted, report) = (Instant::now(), Report::default());
-        Self { lane, generation, flow, granted, report, mailbox }
+        Self { ticket, lane, generation, flow, granted, report, mailbox }
     }
 
     /// Returns the lane of the slot.
@@ -136,9 +172,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.report.held = self.held();
-        let Self { lane, generation, flow, report, .. } = *self;
+        let Self { ticket, lane, generation, flow, report, .. } = *self;
         // Fails only if the actor has ended, and the slots with it.
-        self.mailbox.send(Message::Released { lane, generation, flow, report }).ok();
+        self.mailbox.send(Message::Released { ticket, lane, generation, flow, report }).ok();
     }
 }
 

@@ -54,7 +54,7 @@ use self::tracker::{ProcessTracker, Provenance, describe};
 
 pub use self::adoptable::AdoptableEngine;
 pub(crate) use self::explain::{Explanation, explain};
-pub use self::keeper::keeper_main;
+pub use self::keeper::{Frame, FrameReceiver, OutgoingFrame, keeper_main};
 pub use self::keeper_spec::{AfterCrash, KeeperSpec};
 pub(crate) use self::marker::escape;
 pub(crate) use self::observer::ProcessObserver;
@@ -213,10 +213,7 @@ impl Process {
             let (lane, tail) = (record.marker.lane.clone(), log_tail.clone());
             let lines = read_lines(lane, stream, all, tail, on_line.clone());
             let state_dir = state_dir.clone();
-            readers.spawn(async move {
-                // The next host reads them from then on.
-                tokio::select! { () = lines => {}, () = state_dir.released() => {} }
-            });
+            readers.spawn(async move { state_dir.while_owned(lines).await });
         }
         Ok(Self { leader, log_tail, readers, tree, record })
     }

@@ -14,11 +14,12 @@ impl Actor {
     pub(super) fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
         match effect {
             Effect::Grant { ticket, lane, generation, flow, waited } => {
-                let Some(Waiting { reply, priority }) = waiting.remove(&ticket) else {
+                let Some(Waiting { reply, request }) = waiting.remove(&ticket) else {
                     // Cancelled in the same batch: dropping the grant frees the slot again.
-                    drop(self.grant(lane, (generation, flow), 0));
+                    drop(self.grant(ticket, lane, (generation, flow), 0));
                     return;
                 };
+                let priority = request.priority;
                 self.metrics.granted(lane, priority, waited);
                 let lost = || AcquireError::NotServing {
                     state: LaneState::Down,
@@ -26,7 +27,11 @@ impl Actor {
                     retry_in: Duration::from_secs(1),
                 };
                 // The engine may have gone down in the same batch, so that there is no target.
-                let result = self.grant(lane, (generation, flow), priority).ok_or_else(lost);
+                let result = self.grant(ticket, lane, (generation, flow), priority);
+                if result.is_some() {
+                    self.held.insert(ticket, request);
+                }
+                let result = result.ok_or_else(lost);
                 // If the request has been dropped, so is the grant, which frees the slot.
                 drop(reply.send(result));
             }
@@ -82,16 +87,32 @@ impl Actor {
         }
     }
 
-    fn grant(&mut self, lane: LaneId, lease: (Generation, FlowId), priority: i32) -> Option<Grant> {
-        let Some((handle, target)) =
-            self.lanes.get(lane.index()).and_then(|handle| Some((handle, handle.target.clone()?)))
-        else {
+    fn grant(
+        &mut self,
+        ticket: Ticket,
+        lane: LaneId,
+        lease: (Generation, FlowId),
+        priority: i32,
+    ) -> Option<Grant> {
+        let grant = self.slot_of(ticket, lane, lease, priority);
+        if grant.is_none() {
             self.dispatcher.forget_lease(lane);
-            return None;
-        };
+        }
+        grant
+    }
+
+    /// Returns a granted slot; `None` if the engine has no address.
+    pub(super) fn slot_of(
+        &self,
+        ticket: Ticket,
+        lane: LaneId,
+        lease: (Generation, FlowId),
+        priority: i32,
+    ) -> Option<Grant> {
+        let handle = self.lanes.get(lane.index())?;
         Some(Grant {
-            target,
-            slot: Slot::new(lane, lease, self.mailbox.clone()),
+            target: handle.target.clone()?,
+            slot: Slot::new(ticket, lane, lease, self.mailbox.clone()),
             lane_name: Arc::clone(&handle.name),
             engine_model: handle.engine_model.clone(),
             topology: Arc::clone(handle.last_topology.as_ref().unwrap_or(&self.topology)),

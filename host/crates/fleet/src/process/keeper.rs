@@ -27,6 +27,7 @@ pub(super) use self::client::{Held, Keeper};
 pub(super) use self::establish::{KeeperError, KeeperSettings, Reported};
 pub(super) use self::message::Ended;
 pub use self::server::keeper_main;
+pub use self::wire::{Frame, FrameReceiver, OutgoingFrame};
 
 #[cfg(test)]
 mod tests;

@@ -233,7 +233,8 @@ impl StateDir {
     }
 
     fn write(&self, record: &Record) {
-        if let Some(dir) = self.engines()
+        // The record of an engine that the next host has is its own.
+        if let Some(dir) = self.engines().filter(|_| !self.is_released())
             && record.leader.is_some()
             && let Err(error) = record.write(&record_file(dir, &record.marker.lane))
         {
@@ -248,7 +249,7 @@ impl StateDir {
             return;
         }
         self.forget(marker);
-        if let Some(dir) = self.engines()
+        if let Some(dir) = self.engines().filter(|_| !self.is_released())
             && !has_successor(&running, marker)
         {
             remove_record(&record_file(dir, &marker.lane));

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::end::KILL_TIMEOUT;
 use super::establish::{KeeperError, KeeperSettings, Link, Reported, establish};
 use super::message::{Ended, Report, Request};
-use super::wire::{Frame, Receiver};
+use super::wire::{Frame, FrameReceiver};
 use crate::process::command::StartPlan;
 use crate::process::marker::Marker;
 use crate::process::proc::{self, Id};
@@ -25,6 +24,8 @@ use crate::process::record::Record;
 /// The pauses between attempts to start a keeper.
 const MIN_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// The interval of checks whether the engines of another host are taken back.
+const RELEASED_INTERVAL: Duration = Duration::from_millis(20);
 /// The interval of checks whether the keeper has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -48,8 +49,8 @@ struct Shared {
     stopping: AtomicBool,
     /// Another host has been announced.
     handing_over: AtomicBool,
-    /// Another host has taken the engines over.
-    released: CancellationToken,
+    /// True while another host has the engines.
+    released: watch::Sender<bool>,
 }
 
 /// An engine that another keeper would take over.
@@ -89,7 +90,7 @@ impl Keeper {
             closing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
-            released: CancellationToken::new(),
+            released: watch::Sender::new(false),
         });
         let weak = Arc::downgrade(&shared);
         let thread = std::thread::Builder::new().name("keeper".into());
@@ -192,8 +193,9 @@ impl Keeper {
         listeners.iter().filter_map(copy).collect()
     }
 
-    /// Announces that the host with this process id attaches next; `None` takes that back. When it
-    /// has attached, the engines are [released](Keeper::is_released).
+    /// Announces that the host with this process id attaches next. When it has attached, the engines
+    /// are [released](Keeper::is_released). `None` takes that back: if the other host has attached
+    /// and has ended since, this host attaches again.
     pub(in crate::process) fn hand_over(&self, successor: Option<u32>) {
         self.0.handing_over.store(successor.is_some(), Ordering::Release);
         self.send(&Request::HandOver { pid: successor }, Vec::new());
@@ -209,19 +211,19 @@ impl Keeper {
 
     /// Returns true if another host has taken the engines over.
     pub(in crate::process) fn is_released(&self) -> bool {
-        self.0.released.is_cancelled()
+        *self.0.released.borrow()
     }
 
-    /// Returns what is cancelled when another host takes the engines over.
-    pub(in crate::process) fn released(&self) -> &CancellationToken {
-        &self.0.released
+    /// Returns what tells whether another host has taken the engines over.
+    pub(in crate::process) fn released(&self) -> watch::Receiver<bool> {
+        self.0.released.subscribe()
     }
 
     /// Ends the connection as if the host had been killed.
     #[cfg(test)]
     pub(in crate::process) fn cut(&self) {
         self.0.closing.store(true, Ordering::Release);
-        self.0.released.cancel();
+        self.0.released.send_replace(true);
         self.0.engines.lock().clear();
         if let Some(link) = self.0.link.lock().take() {
             link.stream.shutdown(Shutdown::Both).unwrap();
@@ -273,13 +275,13 @@ impl Drop for Keeper {
 fn receive(
     shared: &Weak<Shared>,
     mut stream: std::os::unix::net::UnixStream,
-    mut receiver: Receiver,
+    mut receiver: FrameReceiver,
 ) {
     loop {
         let open = receiver.receive(&stream).unwrap_or(false);
         let Some(shared) = shared.upgrade() else { return };
         let valid = loop {
-            match receiver.next() {
+            match receiver.next_frame() {
                 Ok(Some(frame)) => shared.handle(&frame),
                 Ok(None) => break true,
                 Err(_) => break false,
@@ -287,7 +289,7 @@ fn receive(
         };
         if !open || !valid {
             let Some(next) = shared.restore() else { return };
-            (stream, receiver) = (next, Receiver::default());
+            (stream, receiver) = (next, FrameReceiver::default());
         }
     }
 }
@@ -327,13 +329,14 @@ impl Shared {
     fn restore(&self) -> Option<std::os::unix::net::UnixStream> {
         let mut pause = MIN_RETRY;
         loop {
-            if self.handing_over.load(Ordering::Acquire) {
-                // The keeper has closed the connection because the other host has attached.
-                self.released.cancel();
-                return None;
-            }
             if self.closing.load(Ordering::Acquire) {
                 return None;
+            }
+            if self.handing_over.load(Ordering::Acquire) {
+                // The keeper has closed the connection because the other host has attached.
+                self.released.send_if_modified(|released| !std::mem::replace(released, true));
+                proc::pause(RELEASED_INTERVAL);
+                continue;
             }
             let mut link = self.link.lock();
             if let Some(Link { child: Some(mut child), .. }) = link.take() {
@@ -355,6 +358,7 @@ impl Shared {
                         keeper, which had ended"
                     );
                     *link = Some(new);
+                    self.released.send_if_modified(|released| std::mem::replace(released, false));
                     return Some(stream);
                 }
                 Err(error) => {

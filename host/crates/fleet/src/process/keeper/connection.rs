@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::fs::OFlags;
 
 use super::message::{Refusal, Report, Request};
-use super::wire::{Outgoing, Receiver};
+use super::wire::{FrameReceiver, OutgoingFrame};
 
 /// Maximum number of bytes that wait for a host to read them.
 const MAX_UNSENT: usize = 32 << 20;
@@ -17,8 +17,8 @@ const MAX_UNSENT: usize = 32 << 20;
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: OwnedFd,
-    receiver: Receiver,
-    outgoing: VecDeque<Outgoing>,
+    receiver: FrameReceiver,
+    outgoing: VecDeque<OutgoingFrame>,
     unsent: usize,
     /// The process id of the host.
     pub(super) pid: u32,
@@ -37,7 +37,8 @@ impl Connection {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or_default();
-        let (receiver, outgoing, since) = (Receiver::default(), VecDeque::new(), Instant::now());
+        let (receiver, outgoing, since) =
+            (FrameReceiver::default(), VecDeque::new(), Instant::now());
         Ok(Self { socket, receiver, outgoing, unsent: 0, pid, since })
     }
 
@@ -59,7 +60,7 @@ impl Connection {
         };
         let mut received = Vec::new();
         loop {
-            match self.receiver.next() {
+            match self.receiver.next_frame() {
                 Ok(Some(frame)) => {
                     let request = serde_json::from_slice(&frame.message);
                     let request = request.map_err(|_| Refusal::Invalid);
@@ -78,7 +79,7 @@ impl Connection {
     /// closed: the host does not read, or is gone.
     pub(super) fn send(&mut self, report: &Report, descriptors: Vec<OwnedFd>) -> bool {
         let Ok(message) = serde_json::to_vec(report) else { return false };
-        let outgoing = Outgoing::new(&message, descriptors);
+        let outgoing = OutgoingFrame::new(&message, descriptors);
         self.unsent += outgoing.left();
         self.outgoing.push_back(outgoing);
         self.flush() && self.unsent <= MAX_UNSENT

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::end::KILL_TIMEOUT;
 use super::message::{Ended, PROTOCOL, Refusal, Report, Request};
-use super::wire::{Frame, Outgoing, Receiver};
+use super::wire::{Frame, FrameReceiver, OutgoingFrame};
 use crate::process::proc;
 use crate::process::record::Record;
 
@@ -77,7 +77,7 @@ pub(super) struct Link {
     pub(super) child: Option<Child>,
     pub(super) pid: u32,
     /// What has been received.
-    pub(super) receiver: Receiver,
+    pub(super) receiver: FrameReceiver,
     /// What an earlier host has left.
     pub(super) engines: Vec<Reported>,
     pub(super) listeners: Vec<(String, OwnedFd)>,
@@ -85,14 +85,14 @@ pub(super) struct Link {
 
 impl Link {
     fn new(stream: UnixStream, pid: u32, child: Option<Child>) -> Self {
-        let (receiver, engines, listeners) = (Receiver::default(), Vec::new(), Vec::new());
+        let (receiver, engines, listeners) = (FrameReceiver::default(), Vec::new(), Vec::new());
         Self { stream, child, pid, receiver, engines, listeners }
     }
 
     /// Sends a message; waits for the keeper to read it for some seconds at most.
     pub(super) fn send(&self, request: &Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let message = serde_json::to_vec(request)?;
-        match Outgoing::new(&message, descriptors).send(&self.stream)? {
+        match OutgoingFrame::new(&message, descriptors).send(&self.stream)? {
             true => Ok(()),
             false => {
                 // A part of the message may have been sent, so no other one can follow.
@@ -164,7 +164,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// Reads what the keeper has.
 fn read_attachment(link: &mut Link) -> Result<(), KeeperError> {
     loop {
-        while let Some(Frame { message, descriptors }) = link.receiver.next()? {
+        while let Some(Frame { message, descriptors }) = link.receiver.next_frame()? {
             let report = serde_json::from_slice(&message).map_err(io::Error::from)?;
             match report {
                 Report::Refused { code: Refusal::InUse, owner, .. } => {

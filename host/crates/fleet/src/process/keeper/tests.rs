@@ -12,7 +12,7 @@ use rustix::process::{Signal, kill_process};
 use tokio::task::JoinSet;
 
 use super::message::{PROTOCOL, Refusal, Report, Request};
-use super::wire::{Outgoing, Receiver};
+use super::wire::{FrameReceiver, OutgoingFrame};
 use crate::launch::Launch;
 use crate::process::tests::{keeper, leak, printed_pids, shell, start, until};
 use crate::process::{AfterCrash, KeeperSpec, Note, Process, Stage, StateDir, StateDirError, proc};
@@ -291,11 +291,11 @@ async fn deposited_listeners_are_returned() {
 fn hello(dir: &Path, protocol: u32) -> (UnixStream, Report) {
     let stream = UnixStream::connect(dir.join("keeper.sock")).unwrap();
     let request = serde_json::to_vec(&Request::Hello { protocol, grace_ms: 0 }).unwrap();
-    assert!(Outgoing::new(&request, Vec::new()).send(&stream).unwrap());
-    let mut receiver = Receiver::default();
+    assert!(OutgoingFrame::new(&request, Vec::new()).send(&stream).unwrap());
+    let mut receiver = FrameReceiver::default();
     loop {
         assert!(receiver.receive(&stream).unwrap(), "the keeper closed the connection");
-        if let Some(frame) = receiver.next().unwrap() {
+        if let Some(frame) = receiver.next_frame().unwrap() {
             return (stream, serde_json::from_slice(&frame.message).unwrap());
         }
     }

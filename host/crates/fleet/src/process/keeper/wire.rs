@@ -23,22 +23,27 @@ const CHUNK: usize = 16 << 10;
 
 /// A message with its descriptors.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) message: Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
+pub struct Frame {
+    /// The message.
+    pub message: Vec<u8>,
+    /// The descriptors, as many as the sender said.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// Assembles frames from the bytes and descriptors that arrive.
 #[derive(Debug, Default)]
-pub(super) struct Receiver {
+pub struct FrameReceiver {
     bytes: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
 }
 
-impl Receiver {
+impl FrameReceiver {
     /// Receives what has arrived, or waits for it if the socket blocks. Returns false at the end of
     /// the connection.
-    pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// If the socket fails, or too many descriptors arrive.
+    pub fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut chunk = vec![0; CHUNK];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -63,7 +68,7 @@ impl Receiver {
     ///
     /// # Errors
     /// If the peer does not keep the limits.
-    pub(super) fn next(&mut self) -> io::Result<Option<Frame>> {
+    pub fn next_frame(&mut self) -> io::Result<Option<Frame>> {
         let Some(header) = self.bytes.first_chunk::<HEADER>() else { return Ok(None) };
         let [a, b, c, d, e, f, g, h] = *header;
         let length = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
@@ -85,14 +90,15 @@ impl Receiver {
 
 /// A frame that is being sent.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub struct OutgoingFrame {
     bytes: Vec<u8>,
     sent: usize,
     descriptors: Vec<OwnedFd>,
 }
 
-impl Outgoing {
-    pub(super) fn new(message: &[u8], descriptors: Vec<OwnedFd>) -> Self {
+impl OutgoingFrame {
+    /// Creates the frame of a message with at most four descriptors.
+    pub fn new(message: &[u8], descriptors: Vec<OwnedFd>) -> Self {
         let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
         let mut bytes = Vec::with_capacity(HEADER + message.len());
         bytes.extend(length(message.len()));
@@ -107,7 +113,10 @@ impl Outgoing {
     }
 
     /// Sends what the socket takes. Returns true if the frame has been sent.
-    pub(super) fn send(&mut self, socket: impl AsFd) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn send(&mut self, socket: impl AsFd) -> io::Result<bool> {
         while self.left() > 0 {
             let borrowed: Vec<BorrowedFd<'_>> = match self.sent {
                 0 => self.descriptors.iter().map(AsFd::as_fd).collect(),
@@ -156,16 +165,16 @@ mod tests {
     fn frames_and_their_descriptors_arrive_in_order() {
         let (one, two) = pair();
         let mut pipes = Vec::new();
-        let mut outgoing: VecDeque<Outgoing> = (0..40u8)
+        let mut outgoing: VecDeque<OutgoingFrame> = (0..40u8)
             .map(|index| {
                 let (reader, writer) = io::pipe().unwrap();
                 pipes.push(writer);
                 let descriptors = vec![OwnedFd::from(reader)];
                 let message = vec![index; usize::from(index) * 3000];
-                Outgoing::new(&message, if index % 2 == 0 { descriptors } else { Vec::new() })
+                OutgoingFrame::new(&message, if index % 2 == 0 { descriptors } else { Vec::new() })
             })
             .collect();
-        let (mut receiver, mut frames) = (Receiver::default(), Vec::new());
+        let (mut receiver, mut frames) = (FrameReceiver::default(), Vec::new());
         while frames.len() < 40 {
             while let Some(first) = outgoing.front_mut()
                 && first.send(&one).unwrap()
@@ -173,7 +182,7 @@ mod tests {
                 outgoing.pop_front();
             }
             receiver.receive(&two).unwrap();
-            while let Some(frame) = receiver.next().unwrap() {
+            while let Some(frame) = receiver.next_frame().unwrap() {
                 frames.push(frame);
             }
         }
@@ -195,16 +204,16 @@ mod tests {
         for header in [[0xff; 8], [0, 0, 0, 2, 0, 0, 0, 0], [1, 0, 0, 0, 99, 0, 0, 0]] {
             let (mut one, two) = pair();
             one.write_all(&header).unwrap();
-            let mut receiver = Receiver::default();
+            let mut receiver = FrameReceiver::default();
             assert!(receiver.receive(&two).unwrap());
-            assert_eq!(receiver.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(receiver.next_frame().unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
         // Announced, but not sent.
         let (mut one, two) = pair();
         one.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, b'x']).unwrap();
-        let mut receiver = Receiver::default();
+        let mut receiver = FrameReceiver::default();
         receiver.receive(&two).unwrap();
-        assert_eq!(receiver.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receiver.next_frame().unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(one);
         assert!(!receiver.receive(&two).unwrap(), "the end of the connection");
     }

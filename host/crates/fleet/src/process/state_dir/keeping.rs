@@ -1,14 +1,21 @@
 //! What the state directory hands to the keeper, and what it finds there.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::{AfterCrash, StateDir};
 use crate::process::adoptable::{AdoptableEngine, from_record};
 use crate::process::keeper::{Held, Keeper};
 use crate::process::marker::Marker;
+use crate::process::proc;
 use crate::process::record::Record;
+
+/// The maximum time for a host that has failed to release what it has taken over.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
+const TAKE_BACK_INTERVAL: Duration = Duration::from_millis(10);
 
 impl StateDir {
     /// Keeps a listening socket under a name, so that it stays open if the host is killed or
@@ -33,6 +40,11 @@ impl StateDir {
     /// Returns the listening sockets that this host or an earlier one has deposited.
     pub fn deposited(&self) -> Vec<(String, OwnedFd)> {
         self.keeper().map(Keeper::deposited).unwrap_or_default()
+    }
+
+    /// Returns true if another host can take the engines over.
+    pub fn can_hand_over(&self) -> bool {
+        self.0.paths.is_some() && self.keeper().is_some_and(|keeper| keeper.id().is_some())
     }
 
     /// Announces that the host with this process id takes the engines over: it attaches to the
@@ -72,11 +84,39 @@ impl StateDir {
         self.0.paths.as_ref().map_or(Ok(()), super::LockedPaths::lock_again)
     }
 
-    /// Waits until another host has taken the engines over.
-    pub(in crate::process) async fn released(&self) {
-        match self.keeper() {
-            Some(keeper) => keeper.released().clone().cancelled_owned().await,
-            None => std::future::pending().await,
+    /// Takes the directory and the engines back from a host that was to take them over, and has
+    /// failed. Blocks until they are taken back, for some seconds at most.
+    ///
+    /// # Errors
+    /// Returns an error if another host has the directory or the engines.
+    pub fn take_back(&self) -> io::Result<()> {
+        self.hand_over(None);
+        let deadline = Instant::now() + TAKE_BACK_TIMEOUT;
+        loop {
+            let locked = self.lock_again();
+            match locked {
+                Ok(()) if !self.is_released() => return Ok(()),
+                Ok(()) | Err(_) if Instant::now() < deadline => proc::pause(TAKE_BACK_INTERVAL),
+                Ok(()) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs `work` while this host has the engines, until it is done. Ends when the state directory
+    /// is dropped.
+    pub(in crate::process) async fn while_owned(&self, work: impl Future<Output = ()>) {
+        let Some(mut released) = self.keeper().map(Keeper::released) else { return work.await };
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                () = &mut work => return,
+                // The next host reads what engines write from then on.
+                found = released.wait_for(|released| *released) => if found.is_err() { return },
+            }
+            if released.wait_for(|released| !*released).await.is_err() {
+                return;
+            }
         }
     }
 
