@@ -146,10 +146,13 @@ impl Activity {
     }
 
     /// Waits until an HTTP/2 connection must not begin further requests: it was idle for too long,
-    /// or the host stops. A connection that is opened while the host stops gets one response.
+    /// the host stops, or another one goes on. A connection that is opened while the host stops gets one response.
     pub(crate) async fn retired(&self) {
         let stopped = async {
-            self.drain.stopping().cancelled().await;
+            tokio::select! {
+                () = self.drain.stopping().cancelled() => {}
+                () = self.drain.retiring().cancelled() => {}
+            }
             self.used().await;
         };
         tokio::select! { () = self.expired.cancelled() => {}, () = stopped => {} }

@@ -11,7 +11,7 @@ use tokio_util::either::Either;
 
 use crate::listen::Acceptor;
 use crate::protocols::Protocols;
-use crate::socket::SocketFile;
+use crate::socket::{ListenerCopy, SocketFile};
 use crate::tls::Tls;
 
 /// A listener for clients.
@@ -92,6 +92,17 @@ impl ClientListener {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
             Socket::Unix(socket) => Ok(ListenAddress::Unix(socket.path().to_owned())),
+        }
+    }
+
+    /// Copies the socket for the next host.
+    ///
+    /// # Errors
+    /// If the process has too many descriptors.
+    pub fn copy(&self) -> io::Result<ListenerCopy> {
+        match &self.socket {
+            Socket::Tcp(listener) => ListenerCopy::tcp(listener),
+            Socket::Unix(socket) => socket.copy(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The phases of a shutdown, as the listeners see them.
 //!
 //! ```text
+//!   retire    another host goes on: the listeners accept no connections, and each that is open is
+//!             closed after its next response
 //!   begin ──> requests in flight continue, new ones get 503; `/livez` and the like still respond
 //!   drained   all requests that were in flight at `begin` have ended, and their responses are sent
 //!   abort     requests that are left get an error
@@ -15,6 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 /// The phases of a shutdown. A clone shares all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
+    retire: CancellationToken,
     stop: CancellationToken,
     abort: CancellationToken,
     cut: CancellationToken,
@@ -23,6 +26,17 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// Leaves new connections to another host. Requests on open connections are served, and close
+    /// them. The listeners end with the last connection.
+    pub fn retire(&self) {
+        self.retire.cancel();
+    }
+
+    /// Returns what keeps the drain from ending until it is dropped, or nothing if it has begun.
+    pub fn hold(&self) -> Option<impl Send + use<>> {
+        self.register()
+    }
+
     /// Begins the drain: requests from now on are rejected, those in flight continue.
     pub fn begin(&self) {
         self.stop.cancel();
@@ -48,6 +62,16 @@ impl Drain {
     /// Closes the listeners, and all connections.
     pub fn close(&self) {
         self.close.cancel();
+    }
+
+    /// Returns the token that is cancelled when another host goes on.
+    pub(crate) fn retiring(&self) -> &CancellationToken {
+        &self.retire
+    }
+
+    /// Returns true if connections are closed after their next response.
+    pub(crate) fn closes_connections(&self) -> bool {
+        self.stop.is_cancelled() || self.retire.is_cancelled()
     }
 
     /// Returns the token that is cancelled when the drain begins.

@@ -200,7 +200,7 @@ async fn serve(
     // hyper closes the connection then, unless the rest has arrived by chance.
     let leaves_body_unread = unread.load(Ordering::Relaxed);
     let headers = response.headers_mut();
-    if listener.drain.stopping().is_cancelled() || leaves_body_unread {
+    if listener.drain.closes_connections() || leaves_body_unread {
         headers.insert(header::CONNECTION, CLOSE);
     } else if let Some(keep_alive) = &served.keep_alive
         && !is_last

@@ -103,7 +103,7 @@ pub use self::settings::{
     AdvisorSlot, ConnectionSettings, HealthRule, IdempotencySettings, ListenerSettings,
     ResponseModel, Settings, SpoolSettings, StatusPart,
 };
-pub use self::socket::{SocketError, SocketFile};
+pub use self::socket::{ListenerCopy, SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};
 
 #[cfg(test)]

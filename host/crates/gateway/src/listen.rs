@@ -68,10 +68,11 @@ pub(crate) struct Fixed {
     pub(crate) metrics: Arc<GatewayMetrics>,
 }
 
-/// Serves what `served` has until the drain is closed, and then closes all connections. Dropping
-/// the future closes them, too.
+/// Serves what `served` has until the drain is closed, and then closes all connections. If the
+/// drain retires, ends with the last connection. Dropping the future closes them, too.
 pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: Fixed) {
     let Fixed { pool, protocols, drain, metrics } = fixed;
+    let retiring = drain.retiring().clone();
     let tasks = TaskTracker::new();
     let close = drain.closing().child_token();
     let _close_on_drop = close.clone().drop_guard();
@@ -104,8 +105,12 @@ pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: F
             }
         }
     };
-    close.run_until_cancelled(accept).await;
-    // New connections are refused from here on.
+    tokio::select! {
+        () = accept => {}
+        () = close.cancelled() => {}
+        () = retiring.cancelled() => {}
+    }
+    // New connections are refused from here on, unless another host listens.
     drop(acceptor);
     tasks.close();
     tasks.wait().await;

@@ -3,12 +3,15 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::listen::{Acceptor, limit_send_buffer};
 
@@ -45,11 +48,64 @@ pub enum SocketError {
     },
 }
 
-/// A listening Unix socket. Its file is removed when it is dropped.
+/// A listening Unix socket. Its file is removed when it is dropped, unless another host has it.
 #[derive(Debug)]
 pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
+    /// Set if another process has the file.
+    is_shared: Arc<AtomicBool>,
+    /// The file is that of the host before.
+    is_inherited: bool,
+}
+
+/// A copy of a listening socket, for the next host.
+#[derive(Debug)]
+pub struct ListenerCopy {
+    socket: OwnedFd,
+    /// Of a Unix socket: set to leave its file.
+    is_shared: Option<Arc<AtomicBool>>,
+    is_inherited: bool,
+}
+
+impl ListenerCopy {
+    /// Copies a TCP listener.
+    ///
+    /// # Errors
+    /// If the process has too many descriptors.
+    pub fn tcp(listener: &TcpListener) -> io::Result<Self> {
+        let socket = listener.as_fd().try_clone_to_owned()?;
+        Ok(Self { socket, is_shared: None, is_inherited: false })
+    }
+
+    /// Copies the descriptor.
+    ///
+    /// # Errors
+    /// If the process has too many descriptors.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// Returns true if another process has the file of a Unix socket.
+    pub fn leaves_file(&self) -> bool {
+        self.is_shared.as_ref().is_some_and(|is_shared| is_shared.load(Ordering::Relaxed))
+    }
+
+    /// Notes that the host before serves no more: the file of a Unix socket that it had is removed
+    /// at the end of this host.
+    pub fn take_file(&self) {
+        if let Some(is_shared) = self.is_shared.as_ref().filter(|_| self.is_inherited) {
+            is_shared.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that another process has the socket: the file of a Unix socket is left to it.
+    pub fn leave_file(&self) {
+        if let Some(is_shared) = &self.is_shared {
+            // Relaxed: read by the drop of the listener, which follows a cancellation.
+            is_shared.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl SocketFile {
@@ -100,7 +156,34 @@ impl SocketFile {
             Err(_) => return Err(SocketError::NotASocket { path: path.to_owned(), key }),
         }
         let listener = bind_private(path, mode).map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned() })
+        let (path, is_shared) = (path.to_owned(), Arc::default());
+        Ok(Self { listener, path, is_shared, is_inherited: false })
+    }
+
+    /// Goes on with a socket that another process listens on, to which the file is left. If that is
+    /// the host before, the file gets this mode. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// If it is not a listening Unix socket, or its file is gone.
+    pub fn from_other_host(path: &Path, socket: OwnedFd, mode: Option<u32>) -> io::Result<Self> {
+        if let Some(mode) = mode {
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        let (path, is_shared) = (path.to_owned(), Arc::new(AtomicBool::new(true)));
+        Ok(Self { listener, path, is_shared, is_inherited: mode.is_some() })
+    }
+
+    /// Copies the socket for the next host.
+    ///
+    /// # Errors
+    /// If the process has too many descriptors.
+    pub fn copy(&self) -> io::Result<ListenerCopy> {
+        let socket = self.listener.as_fd().try_clone_to_owned()?;
+        let is_shared = Some(Arc::clone(&self.is_shared));
+        Ok(ListenerCopy { socket, is_shared, is_inherited: self.is_inherited })
     }
 
     /// Returns the path of the socket.
@@ -142,6 +225,9 @@ fn is_socket(path: &Path) -> bool {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.is_shared.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, "failed to remove a socket");
         }
