@@ -2,27 +2,44 @@
 
 mod state;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use pointsman_gateway::{AdminError, ErrorCode, PolicyAdmin, PolicyCommand, SocketFile};
+use pointsman_gateway::{
+    AdminError, ErrorCode, ListenerCopy, PolicyAdmin, PolicyCommand, SocketFile,
+};
 use pointsman_policy::{Command, CommandError, Policies, SlotError};
 use serde_json::Value;
-use tokio::net::TcpListener;
 
+use crate::handover::{self, UpgradeRequest, Upgrades};
+use crate::listeners::{bind_tcp, inherit_unix};
 use crate::reload::{Outcome, Reloader};
+use crate::sockets::{ListenerId, Sockets};
 
 // The configuration checks the length of the path, so that an error names its line.
 const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == SocketFile::MAX_PATH);
 
 /// Opens the listeners. Called before any engine is started, so that a second host with the same
 /// configuration fails without side effects.
-pub(crate) async fn open(admin: &pointsman_config::Admin) -> Result<pointsman_gateway::Admin> {
-    let socket = admin.socket.as_deref().map(SocketFile::bind_admin).transpose()?;
+/// Those that another process has passed are taken over.
+pub(crate) async fn open(
+    admin: &pointsman_config::Admin,
+    sockets: &mut Sockets,
+) -> Result<pointsman_gateway::Admin> {
+    let socket = match &admin.socket {
+        None => None,
+        Some(path) => Some(match sockets.take(&ListenerId::AdminSocket(path.clone())) {
+            Some(socket) => inherit_unix(path, socket, 0o600)?,
+            None => SocketFile::bind_admin(path)?,
+        }),
+    };
     let port = match &admin.port {
         None => None,
         Some((address, token)) => {
-            let listener = TcpListener::bind(address).await.with_context(|| {
+            let inherited = sockets.take(&ListenerId::AdminPort(address.to_string()));
+            let listener = bind_tcp(*address, inherited).await.with_context(|| {
                 format!("admin API cannot listen on {address} (`admin.listen`)")
             })?;
             let address = listener.local_addr().context("listener has no local address")?;
@@ -37,11 +54,31 @@ pub(crate) async fn open(admin: &pointsman_config::Admin) -> Result<pointsman_ga
     Ok(pointsman_gateway::Admin { socket, port })
 }
 
+/// Copies the sockets for the next host.
+///
+/// # Errors
+/// If the process has too many descriptors.
+pub(crate) fn copies(
+    admin: &pointsman_gateway::Admin,
+    config: &pointsman_config::Admin,
+) -> std::io::Result<Vec<(ListenerId, ListenerCopy)>> {
+    let mut copies = Vec::new();
+    if let Some(socket) = &admin.socket {
+        copies.push((ListenerId::AdminSocket(socket.path().to_owned()), socket.copy()?));
+    }
+    if let (Some((listener, _)), Some((address, _))) = (&admin.port, &config.port) {
+        let id = ListenerId::AdminPort(address.to_string());
+        copies.push((id, ListenerCopy::tcp(listener)?));
+    }
+    Ok(copies)
+}
+
 /// The policies of a running host, as the admin API sees them.
 #[derive(Debug)]
 pub(crate) struct AdminBackend {
     pub(crate) policies: Arc<Policies>,
     pub(crate) reloader: Arc<Reloader>,
+    pub(crate) upgrades: Upgrades,
 }
 
 impl PolicyAdmin for AdminBackend {
@@ -75,6 +112,20 @@ impl PolicyAdmin for AdminBackend {
             fields.insert("policies".to_owned(), self.list());
         }
         outcome
+    }
+
+    fn upgrade(
+        &self,
+        program: Option<PathBuf>,
+        timeout: Option<Duration>,
+    ) -> Result<Value, AdminError> {
+        let failed = |error: String| AdminError::new(ErrorCode::UpgradeFailed, error);
+        let timeout = timeout.unwrap_or(handover::PREPARE_TIMEOUT);
+        let (reply, replied) = std::sync::mpsc::channel();
+        let request = UpgradeRequest { program, timeout, reply: Some(reply) };
+        let stopping = || failed("the host is stopping, or has handed over".to_owned());
+        self.upgrades.send(request).map_err(|_| stopping())?;
+        replied.recv().map_err(|_| stopping())?.map_err(failed)
     }
 
     fn plan(&self, text: Option<String>) -> Value {

@@ -17,11 +17,13 @@ use tokio::task::JoinSet;
 
 use crate::admin::AdminBackend;
 use crate::cli::Serve;
+use crate::handover::{self, Inheritance, Served, StartedAs, TakeOver};
 use crate::key_source::KeySource;
 use crate::listeners::{self, Bound};
 use crate::records::Records;
 use crate::reload::{ReloadMetrics, Reloaded, Reloader, Target};
-use crate::shutdown::{Running, Signals};
+use crate::running::{Running, Signals};
+use crate::sockets::Sockets;
 use crate::startup::EarlyConnections;
 use crate::stop_limits::StopLimits;
 use crate::telemetry::LogControl;
@@ -41,7 +43,9 @@ const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves until a signal stops the host.
 pub(crate) fn serve(options: &Serve) -> Result<()> {
-    let begun = Instant::now();
+    let (begun, started_as) = (Instant::now(), StartedAs::note());
+    // Before other files are opened.
+    let activated = if options.take_over { Sockets::default() } else { Sockets::activated() };
     let text = Config::source(&options.config)?;
     let config = Config::from_source(&text, &options.config)?;
     // Dropped last, which writes the last lines.
@@ -58,8 +62,8 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let (options, log_control) = (options.clone(), log.control());
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
-        let source = Source { text, log: log_control };
-        tasks.spawn(async move { run(config, &options, source, registry, begun).await });
+        let source = Source { text, log: log_control, begun, started_as, activated };
+        tasks.spawn(async move { start(config, &options, source, registry).await });
         tasks.join_next().await
     });
     // A blocking task that compiles a policy, or reads from a disk that hangs, must not keep the
@@ -73,6 +77,22 @@ struct Source {
     /// The text of the configuration.
     text: String,
     log: LogControl,
+    /// When the process was started, and how.
+    begun: Instant,
+    started_as: StartedAs,
+    /// The sockets of the service manager.
+    activated: Sockets,
+}
+
+/// Runs the host, which takes over from another one if it was started for that.
+async fn start(config: Config, options: &Serve, source: Source, registry: Registry) -> Result<()> {
+    if !options.take_over {
+        return run(config, options, source, registry, None).await;
+    }
+    let take_over = TakeOver::begin().await?;
+    let report = take_over.failure();
+    // After the hand-over, no host waits for the error.
+    run(config, options, source, registry, Some(take_over)).await.inspect_err(report)
 }
 
 #[expect(clippy::too_many_lines, reason = "the order of the start is to be seen as a whole")]
@@ -81,42 +101,79 @@ async fn run(
     options: &Serve,
     source: Source,
     mut registry: Registry,
-    begun: Instant,
+    mut take_over: Option<TakeOver>,
 ) -> Result<()> {
     let mut signals = Signals::listen()?;
     let key_source = KeySource::load(&options.config, &config)?;
     state::prepare(&mut config)?;
-    let listeners = listeners::open(options, &config.server.listeners).await?;
-    // Clients are answered from here on.
+    let mut sockets = match &mut take_over {
+        Some(take_over) => {
+            take_over.check_state_dir(config.fleet.state_dir.as_deref())?;
+            take_over.take_sockets()
+        }
+        None => source.activated,
+    };
+    let listeners = listeners::open(options, &config.server.listeners, &mut sockets).await?;
+    // Clients are answered from here on, unless the host before still does that.
     let mut early = EarlyConnections::default();
     let load = load_policies(&config.policies, PolicyMetrics::register(&mut registry));
-    let mut step = Step { early: &mut early, listeners: &listeners, signals: &mut signals };
+    let early_listeners = if take_over.is_some() { &[] } else { listeners.as_slice() };
+    let mut step = Step { early: &mut early, listeners: early_listeners, signals: &mut signals };
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
 
-    let operators = admin::open(&config.admin).await?;
+    let operators = admin::open(&config.admin, &mut sockets).await?;
+    sockets.close();
+    let mut copies = admin::copies(&operators, &config.admin)?;
+    for Bound { id, listener, .. } in &listeners {
+        copies.push((id.clone(), listener.copy()?));
+    }
     let records = Records::new(&mut registry);
     let recorder = records.apply(config.records.take())?;
     let spec = fleet_spec(&config, options);
-    let opened = step.finish("engines of an earlier host were ended", open_state(&spec)).await?;
-    let Some(state_dir) = opened else { return Ok(()) };
+    let handed = match &mut take_over {
+        None => None,
+        Some(take_over) => {
+            let prepared = step.finish("the host before served", take_over.prepared()).await?;
+            let Some(handed) = prepared else { return Ok(()) };
+            Some(handed)
+        }
+    };
+    let mut state_dir = None;
+    if handed.is_none() {
+        let ended = step.finish("engines of an earlier host were ended", open_state(&spec));
+        let Some(opened) = ended.await? else { return Ok(()) };
+        state_dir = Some(opened);
+    }
     let responses = store::limits(&config.responses);
-    let opened = store::open(config.fleet.state_dir.as_deref(), responses, &mut registry);
+    let is_inherited = handed.is_some();
+    let opened =
+        store::open(config.fleet.state_dir.as_deref(), responses, is_inherited, &mut registry);
     let Some(store) = step.finish("the store was opened", opened).await? else { return Ok(()) };
     let tokens = config.tokens.take();
     let tokens = TokenKeys::open(tokens, config.fleet.state_dir.as_deref(), &mut registry)?;
     let metered = usage::start(&config.usage, &store, &mut registry)?;
     let states = policy_state::start(&policies, &store, &mut registry)?;
+    // The last step of a hand-over that can fail: it takes the engines.
+    let state_dir = match state_dir {
+        Some(state_dir) => state_dir,
+        None => open_state(&spec).await?,
+    };
     let (fleet, fleet_tasks) = start_fleet(&spec, state_dir, &mut registry);
     policies.attach(fleet_link(&fleet));
     let keys = key_source.keys();
     let (reloader, reload_metrics) = (Reloader::new(), ReloadMetrics::register(&mut registry));
-    let backend = AdminBackend { policies: Arc::clone(&policies), reloader: Arc::clone(&reloader) };
+    let (upgrades, requested) = handover::upgrades();
+    let backend = AdminBackend {
+        policies: Arc::clone(&policies),
+        reloader: Arc::clone(&reloader),
+        upgrades: upgrades.clone(),
+    };
     let drain = Drain::default();
     let settings = gateway_settings::at_start(&config, spec.state_dir.as_deref(), responses);
     let gateway = Gateway::new(GatewayParts {
         settings: settings.clone(),
         keys: tokens.added_to(keys),
-        accounts: metered.accounts,
+        accounts: Arc::clone(&metered.accounts),
         usage: Arc::clone(&metered.book),
         fleet: fleet.clone(),
         advisor: policies.slot(),
@@ -137,13 +194,13 @@ async fn run(
         policies,
         keys: key_source,
         target: Target {
-            fleet,
+            fleet: fleet.clone(),
             spec,
             gateway: gateway.clone(),
             first: settings,
             records: records.clone(),
             recorder,
-            usage: metered.book,
+            usage: Arc::clone(&metered.book),
             log: source.log,
             stop: Arc::clone(&limits),
             runtime: tokio::runtime::Handle::current(),
@@ -152,19 +209,42 @@ async fn run(
     };
     reloader.start(reloaded).context("failed to spawn the reload threads")?;
     let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
-    let mut server = JoinSet::new();
+    let (mut server, mut predecessors) = (JoinSet::new(), JoinSet::new());
+    let report_serving = take_over.as_ref().map(TakeOver::serving);
+    if let (Some(take_over), Some(handed)) = (take_over, handed) {
+        let served = Served {
+            fleet: fleet.clone(),
+            book: Arc::clone(&metered.book),
+            accounts: metered.accounts,
+            store: store.clone(),
+            drain: drain.clone(),
+        };
+        predecessors.spawn(take_over.succeed(handed, served).await);
+    }
     server.spawn(async move {
         let operators = operators.serve(&gateway, Arc::new(backend));
         let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
         let background = join(memory::trim_after_peaks(), tokens.refresh());
         tokio::select! { _ = serve => {}, _ = background => {} }
     });
-    listeners::announce(&addresses, begun, options.port_file.as_deref())?;
+    listeners::announce(&addresses, source.begun, options.port_file.as_deref())?;
     service_manager::ready();
+    if let Some(report) = report_serving {
+        copies.iter().for_each(|(_, copy)| copy.take_file());
+        report();
+    }
+    let inheritance = Inheritance {
+        start: source.started_as,
+        listeners: copies,
+        state_dir: config.fleet.state_dir.clone(),
+        upgrades: requested,
+    };
     let running = Running {
         reloader,
         server,
+        predecessors,
         fleet: fleet_tasks,
+        lanes: fleet,
         drain,
         limits,
         records,
@@ -172,7 +252,7 @@ async fn run(
         states,
         store,
     };
-    shutdown::run(running, signals).await
+    shutdown::run(running, inheritance, signals).await
 }
 
 /// Serves clients on all listeners until the drain is closed.

@@ -8,6 +8,7 @@ pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod simulate;
 pub(crate) mod state;
+pub(crate) mod upgrade;
 pub(crate) mod usage;
 
 use std::net::SocketAddr;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Reload the configuration of a running host, or show what that would change.
     Reload(reload::Reload),
+    /// Replace a running host by a new process that takes over its engines and connections.
+    Upgrade(upgrade::Upgrade),
     /// Create policies and manage those of a running host.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -81,6 +84,9 @@ pub(crate) struct Serve {
     /// Root of `/sys` and `/proc` for measuring memory; for tests.
     #[arg(long, value_name = "DIR", hide = true, default_value = "/")]
     pub(crate) machine: PathBuf,
+    /// Take over from the host on standard input; used by `upgrade`.
+    #[arg(long, hide = true)]
+    pub(crate) take_over: bool,
 }
 
 #[derive(Debug, Clone, Args)]

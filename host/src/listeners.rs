@@ -16,26 +16,37 @@ use tokio::net::TcpListener;
 
 use crate::cli::Serve;
 use crate::gateway_settings::of_listener;
+use crate::sockets::{ListenerId, Socket, Sockets};
 
 /// A listener that accepts connections.
 pub(crate) struct Bound {
+    /// The name by which the next host finds the socket.
+    pub(crate) id: ListenerId,
     pub(crate) listener: ClientListener,
     pub(crate) address: ListenAddress,
     pub(crate) settings: ListenerSettings,
 }
 
 impl Bound {
-    pub(crate) fn new(listener: ClientListener, mut settings: ListenerSettings) -> Result<Self> {
+    pub(crate) fn new(
+        id: ListenerId,
+        listener: ClientListener,
+        mut settings: ListenerSettings,
+    ) -> Result<Self> {
         let address = listener.address().context("failed to read the address of a listener")?;
         settings.addresses.push(address.to_string());
-        Ok(Self { listener, address, settings })
+        Ok(Self { id, listener, address, settings })
     }
 }
 
-/// Reads the files of the listeners' TLS, and binds the addresses.
-pub(crate) async fn open(options: &Serve, listeners: &[Listener]) -> Result<Vec<Bound>> {
+/// Reads the files of the listeners' TLS, and binds the addresses that no other process has passed.
+pub(crate) async fn open(
+    options: &Serve,
+    listeners: &[Listener],
+    sockets: &mut Sockets,
+) -> Result<Vec<Bound>> {
     let tls = read_tls(&options.config, listeners)?;
-    bind(listeners, options.listen, tls).await
+    bind(listeners, options.listen, tls, sockets).await
 }
 
 /// Binds the addresses. `first` replaces the address of the first listener. `tls` has an entry for
@@ -44,23 +55,50 @@ async fn bind(
     listeners: &[Listener],
     first: Option<SocketAddr>,
     tls: Vec<Option<Arc<Tls>>>,
+    sockets: &mut Sockets,
 ) -> Result<Vec<Bound>> {
     let mut bound = Vec::with_capacity(listeners.len());
     for (index, (listener, tls)) in listeners.iter().zip(tls).enumerate() {
         let address = first.filter(|_| index == 0).map(Address::Tcp);
-        let socket = match address.as_ref().unwrap_or(&listener.address) {
-            Address::Tcp(address) => TcpListener::bind(address)
+        let address = address.as_ref().unwrap_or(&listener.address);
+        let id = ListenerId::Clients(address.to_string());
+        let inherited = sockets.take(&id);
+        let socket = match address {
+            Address::Tcp(address) => bind_tcp(*address, inherited)
                 .await
                 .with_context(|| format!("cannot listen on {address}"))?
                 .into(),
-            Address::Unix { path, mode } => SocketFile::bind_clients(path, *mode)?.into(),
+            Address::Unix { path, mode } => match inherited {
+                Some(socket) => inherit_unix(path, socket, *mode)?.into(),
+                None => SocketFile::bind_clients(path, *mode)?.into(),
+            },
         };
         let listening = ClientListener::with_tls(socket, tls)
             .with_http2(listener.http2)
             .with_proxy_protocol(listener.proxy_protocol);
-        bound.push(Bound::new(listening, of_listener(listener))?);
+        bound.push(Bound::new(id, listening, of_listener(listener))?);
     }
     Ok(bound)
+}
+
+/// Listens on a TCP address, with the socket of another process if it has one.
+pub(crate) async fn bind_tcp(
+    address: SocketAddr,
+    inherited: Option<Socket>,
+) -> std::io::Result<TcpListener> {
+    let Some(Socket { descriptor, .. }) = inherited else {
+        return TcpListener::bind(address).await;
+    };
+    let listener = std::net::TcpListener::from(descriptor);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Listens on a Unix socket of another process, whose file gets this mode unless the service
+/// manager has it.
+pub(crate) fn inherit_unix(path: &Path, socket: Socket, mode: u32) -> std::io::Result<SocketFile> {
+    let Socket { descriptor, is_activated } = socket;
+    SocketFile::from_other_host(path, descriptor, (!is_activated).then_some(mode))
 }
 
 /// An error in the files of a listener's TLS, in the form of all other errors of a configuration.

@@ -11,6 +11,7 @@ mod cli;
 mod facts;
 mod gateway_settings;
 mod guards;
+mod handover;
 mod import;
 mod inherited;
 mod key;
@@ -26,9 +27,11 @@ mod reload;
 mod reload_command;
 mod replay;
 mod request_command;
+mod running;
 mod service_manager;
 mod shutdown;
 mod simulate;
+mod sockets;
 mod stamp;
 mod startup;
 mod state;
@@ -37,6 +40,7 @@ mod stop_limits;
 mod store;
 mod telemetry;
 mod tokens;
+mod upgrade_command;
 mod usage;
 
 use std::process::ExitCode;
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         }
         Command::Check(check) => check::check(&check).map(success),
         Command::Reload(options) => reload_command::reload(&options).map(success),
+        Command::Upgrade(options) => upgrade_command::upgrade(&options).map(success),
         Command::Policy(command) => policy::policy(command),
         Command::State(command) => state_command::state(command).map(success),
         Command::Lane(command) => lane_command::lane(command).map(success),

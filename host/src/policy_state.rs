@@ -52,26 +52,53 @@ pub(crate) fn start(
         return Ok(None);
     }
     policies.attach_state(Arc::new(StoredStates(store.clone())));
-    let (stop, stopped) = channel();
+    let (commands, received) = channel();
     let mut writer =
         Writer { policies: Arc::clone(policies), failures, next_log: None, is_failing: false };
     let thread = std::thread::Builder::new().name("state-writer".to_owned());
-    let thread = thread.spawn(move || writer.run(&stopped));
+    let thread = thread.spawn(move || writer.run(&received));
     let thread = thread.context("failed to start the writer of the policy states")?;
-    Ok(Some(StateWriter { stop, thread }))
+    Ok(Some(StateWriter { commands, thread }))
 }
 
 /// The thread that writes.
 #[derive(Debug)]
 pub(crate) struct StateWriter {
-    stop: Sender<()>,
+    commands: Sender<Command>,
     thread: JoinHandle<()>,
 }
 
+enum Command {
+    /// Write, say so, and wait for the next command.
+    Pause(Sender<()>),
+    /// Write at intervals again.
+    Resume,
+    /// Another host has the store.
+    End,
+}
+
 impl StateWriter {
+    /// Writes what has changed, and nothing more until another call. Blocks.
+    pub(crate) fn pause(&self) {
+        let (reply, paused) = channel();
+        // Fails only if the thread has panicked.
+        self.commands.send(Command::Pause(reply)).ok();
+        paused.recv().ok();
+    }
+
+    /// Writes at intervals again.
+    pub(crate) fn resume(&self) {
+        self.commands.send(Command::Resume).ok();
+    }
+
+    /// Ends without writing: another host has the states.
+    pub(crate) fn abandon(&self) {
+        self.commands.send(Command::End).ok();
+    }
+
     /// Writes what is left, and waits for that. All requests have ended. Blocks.
     pub(crate) fn finish(self) {
-        drop(self.stop);
+        drop(self.commands);
         // A writer that panicked has nothing left to write.
         self.thread.join().ok();
     }
@@ -85,11 +112,21 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, stopped: &Receiver<()>) {
+    fn run(&mut self, commands: &Receiver<Command>) {
         loop {
-            let is_over = match stopped.recv_timeout(INTERVAL) {
-                Err(RecvTimeoutError::Timeout) => false,
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
+            let is_over = match commands.recv_timeout(INTERVAL) {
+                Ok(Command::Pause(reply)) => {
+                    self.save();
+                    reply.send(()).ok(); // Fails only if the caller does not wait.
+                    match commands.recv() {
+                        Ok(Command::Pause(_) | Command::Resume) => false,
+                        Ok(Command::End) => return,
+                        Err(_) => true,
+                    }
+                }
+                Ok(Command::End) => return,
+                Ok(Command::Resume) | Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
             };
             self.save();
             if is_over {

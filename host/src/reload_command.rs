@@ -85,7 +85,7 @@ fn text(outcome: &Value) -> String {
         ("added", "added"),
         ("changed", "changed"),
         ("removed", "removed"),
-        ("handover", "needs the next process of the host"),
+        ("handover", "needs `pointsman upgrade`"),
         ("restart", "needs a restart"),
     ];
     let plan = &outcome["plan"];

@@ -11,6 +11,11 @@ pub(crate) fn ready() {
     notify("READY=1");
 }
 
+/// Reports that another process is the main one of the service from now on.
+pub(crate) fn main_process(pid: u32) {
+    notify(&format!("MAINPID={pid}"));
+}
+
 /// Reports that the host stops, and asks for this much time, however short the configured timeout
 /// of the service (`TimeoutStopSec`) is.
 pub(crate) fn stopping(limit: Duration) {

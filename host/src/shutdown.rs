@@ -9,109 +9,68 @@
 //!   second signal   skips draining; engines get a few seconds, then the keeper kills them
 //! ```
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use parking_lot::Mutex;
-use pointsman_fleet::FleetTasks;
-use pointsman_gateway::Drain;
-use pointsman_record::Writer;
-use pointsman_store::Store;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
 
-use crate::policy_state::StateWriter;
-use crate::records::Records;
-use crate::reload::Reloader;
+use crate::handover::{Inheritance, UpgradeRequest, hand_over, prepare, retire};
+use crate::running::{Running, Signals, Wanted, finish_records, finish_store};
 use crate::service_manager;
-use crate::stop_limits::{
-    ABORT_TIMEOUT, CLOSE_TIMEOUT, RECORDS_TIMEOUT, STORE_TIMEOUT, StopLimits,
-};
-use crate::usage::UsageWriter;
+use crate::stop_limits::{ABORT_TIMEOUT, CLOSE_TIMEOUT};
 
 /// Time for engines to stop after a second signal.
 const FORCED_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The signals that the host handles.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context("failed to install signal handlers");
-        Ok(Self {
-            hangup: listen(SignalKind::hangup())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for a signal that stops a host that is starting, and returns its name. SIGHUP has no
-    /// effect, because the files are being read.
-    pub(crate) async fn stop(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.hangup.recv() => {}
+/// Serves until the host stops, or has handed over to the next one and finished its requests.
+pub(crate) async fn run(
+    mut running: Running,
+    mut inheritance: Inheritance,
+    mut signals: Signals,
+) -> Result<()> {
+    let name = loop {
+        let request = tokio::select! {
+            ended = running.server.join_next() => {
+                running.fleet.shutdown().await;
+                ended.transpose().context("the server failed")?;
+                anyhow::bail!("the server ended unexpectedly");
             }
+            wanted = signals.next(&running.reloader) => match wanted {
+                Wanted::Stop(name) => break name,
+                Wanted::Upgrade => UpgradeRequest::by_signal(),
+            },
+            Some(request) = inheritance.upgrades.recv() => request,
+        };
+        let prepared = tokio::select! {
+            prepared = prepare(&running, &inheritance, &request) => prepared,
+            name = signals.stop() => break name,
+        };
+        let handed_over = match prepared {
+            Ok(successor) => hand_over(&running, successor).await,
+            Err(error) => Err(error),
+        };
+        request.answer(&handed_over);
+        if let Ok(next) = handed_over {
+            retire(running, inheritance, next, signals).await;
+            return Ok(());
         }
-    }
-
-    /// Waits for a signal that stops the host, and returns its name. SIGHUP reloads the
-    /// configuration.
-    pub(crate) async fn next(&mut self, reloader: &Reloader) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.hangup.recv() => reloader.wake(),
-            }
-        }
-    }
+    };
+    stop(running, name, signals).await;
+    Ok(())
 }
 
-/// The running parts of the host that a shutdown stops.
-#[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) reloader: Arc<Reloader>,
-    pub(crate) server: JoinSet<()>,
-    pub(crate) fleet: FleetTasks,
-    pub(crate) drain: Drain,
-    /// How long the shutdown may take, which a reload can change.
-    pub(crate) limits: Arc<Mutex<StopLimits>>,
-    /// Writes decision records.
-    pub(crate) records: Records,
-    /// Writes usage and budgets.
-    pub(crate) usage: UsageWriter,
-    /// Writes the states of policies.
-    pub(crate) states: Option<StateWriter>,
-    /// What outlives the restart.
-    pub(crate) store: Store,
-}
-
-/// Serves until a signal arrives, then shuts down.
-pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()> {
-    let limits;
-    tokio::select! {
-        ended = running.server.join_next() => {
-            running.fleet.shutdown().await;
-            ended.transpose().context("the server failed")?;
-            anyhow::bail!("the server ended unexpectedly");
-        }
-        name = signals.next(&running.reloader) => {
-            limits = *running.limits.lock();
-            let timeout_s = limits.drain_timeout.as_secs_f32();
-            let limit_s = limits.limit.as_secs_f32();
-            tracing::info!(event = "draining", signal = name, timeout_s, limit_s, "draining; a \
-                second signal skips it");
-        }
-    }
+/// Stops the host because of a signal.
+async fn stop(mut running: Running, name: &str, mut signals: Signals) {
+    let limits = *running.limits.lock();
+    let timeout_s = limits.drain_timeout.as_secs_f32();
+    let limit_s = limits.limit.as_secs_f32();
+    tracing::info!(
+        event = "draining",
+        signal = name,
+        timeout_s,
+        limit_s,
+        "draining; a second signal \
+        skips it"
+    );
     service_manager::stopping(limits.limit);
     running.drain.begin();
     running.fleet.announce_stop();
@@ -119,7 +78,7 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
         drained = tokio::time::timeout(limits.drain_timeout, running.drain.drained()) => {
             (drained.is_ok(), false)
         }
-        name = signals.next(&running.reloader) => {
+        name = signals.stop() => {
             tracing::warn!(signal = name, "second signal: skipping the drain");
             (false, true)
         }
@@ -131,7 +90,7 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
     }
     let forced = async {
         if !is_forced {
-            let name = signals.next(&running.reloader).await;
+            let name = signals.stop().await;
             tracing::warn!(signal = name, "second signal: not waiting for the engines");
         }
         tokio::time::sleep(FORCED_STOP_TIMEOUT).await;
@@ -148,34 +107,4 @@ pub(crate) async fn run(mut running: Running, mut signals: Signals) -> Result<()
     finish_records(running.records.take_writer()).await;
     finish_store(running.usage, running.states, running.store).await;
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// Waits until the usage, the states of policies and what is queued for the store are written. All
-/// requests have ended.
-async fn finish_store(usage: UsageWriter, states: Option<StateWriter>, store: Store) {
-    let flush = tokio::task::spawn_blocking(move || {
-        usage.finish();
-        if let Some(states) = states {
-            states.finish();
-        }
-        store.flush();
-    });
-    if tokio::time::timeout(STORE_TIMEOUT, flush).await.is_err() {
-        tracing::warn!(
-            "responses, usage and policy states may be missing: the store did not finish in time"
-        );
-    }
-}
-
-/// Waits until the queued decision records are written. No new ones arrive: all requests have
-/// ended.
-async fn finish_records(records: Option<Writer>) {
-    let Some(records) = records else { return };
-    match tokio::task::spawn_blocking(move || records.finish(RECORDS_TIMEOUT)).await {
-        Ok(true) => {}
-        Ok(false) | Err(_) => {
-            tracing::warn!("decision records may be missing: the writer did not finish in time")
-        }
-    }
 }

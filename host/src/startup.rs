@@ -61,6 +61,9 @@ impl EarlyConnections {
 
 /// Accepts the next connection on any of these listeners. Returns it with the listener's settings.
 async fn accept(listeners: &[Bound]) -> std::io::Result<(EarlyConnection, &ListenerSettings)> {
+    if listeners.is_empty() {
+        return std::future::pending().await;
+    }
     let accepting = listeners.iter().map(|bound| Box::pin(bound.listener.accept_early()));
     let (accepted, index, _) = select_all(accepting).await;
     accepted.map(|connection| (connection, &listeners[index].settings))
@@ -135,7 +138,8 @@ mod tests {
     #[tokio::test]
     async fn clients_are_answered_while_the_host_starts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let bound = Bound::new(listener.into(), ListenerSettings::default()).unwrap();
+        let id = crate::sockets::ListenerId::Clients(String::new());
+        let bound = Bound::new(id, listener.into(), ListenerSettings::default()).unwrap();
         let ListenAddress::Tcp(address) = bound.address else { panic!() };
         let listeners = [bound];
         let mut early = EarlyConnections::default();

@@ -16,6 +16,10 @@ pub(crate) const FILE: &str = "store";
 /// Maximum size of all responses that are kept in memory.
 const MAX_IN_MEMORY: u64 = 64 << 20;
 
+/// The maximum time for the host before to close the file.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Interval of log lines about losses.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -44,10 +48,12 @@ pub(crate) fn limits(config: &pointsman_config::Responses) -> ResponseLimits {
 /// file of a later version is an error, because a host of that version will need it.
 ///
 /// # Errors
-/// If a later version of the host has written the file.
+/// If a later version of the host has written the file, or if it is inherited from a host that could
+/// use it, and cannot be used.
 pub(crate) async fn open(
     state_dir: Option<&Path>,
     limits: ResponseLimits,
+    is_inherited: bool,
     registry: &mut Registry,
 ) -> Result<Store> {
     let lost = Counter::default();
@@ -57,11 +63,16 @@ pub(crate) async fn open(
         lost.clone(),
     );
     let path = state_dir.map(|dir| dir.join(FILE));
-    let open = move || open_or_memory(path, limits, &lost);
+    let open = move || open_or_memory(path, limits, is_inherited, &lost);
     tokio::task::spawn_blocking(open).await.context("failed to open the store")?
 }
 
-fn open_or_memory(path: Option<PathBuf>, limits: ResponseLimits, lost: &Counter) -> Result<Store> {
+fn open_or_memory(
+    path: Option<PathBuf>,
+    limits: ResponseLimits,
+    is_inherited: bool,
+    lost: &Counter,
+) -> Result<Store> {
     let options = |path: Option<PathBuf>| {
         let limits = match path {
             Some(_) => limits,
@@ -74,7 +85,19 @@ fn open_or_memory(path: Option<PathBuf>, limits: ResponseLimits, lost: &Counter)
         }
     };
     let Some(file) = &path else { return Ok(Store::open(options(None))?) };
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
     let mut opened = Store::open(options(path.clone()));
+    if is_inherited {
+        // A read of the host before may not have ended.
+        while matches!(opened, Err(OpenError::InUse(_))) && Instant::now() < deadline {
+            pause();
+            opened = Store::open(options(path.clone()));
+        }
+        return opened.map_err(|error| {
+            let code = error.code();
+            anyhow::Error::new(error).context(format!("cannot open the store ({code})"))
+        });
+    }
     if let Err(error @ OpenError::Corrupt { .. }) = opened {
         opened = move_aside(file, error).and_then(|()| Store::open(options(path.clone())));
     }
@@ -89,6 +112,11 @@ fn open_or_memory(path: Option<PathBuf>, limits: ResponseLimits, lost: &Counter)
     let error = format!("{:#}", anyhow::Error::new(error));
     tracing::warn!(event = "store_unavailable", code, error, "keeping what is new in memory only");
     Ok(Store::open(options(None))?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "waits for another process, on a blocking thread")]
+fn pause() {
+    std::thread::park_timeout(RELEASE_INTERVAL);
 }
 
 /// Renames a broken file, so that a new one can be created and the old one examined. Returns the
@@ -141,7 +169,7 @@ mod tests {
         std::fs::write(&file, "not a store, but something longer").unwrap();
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&file, private).unwrap();
-        let store = open(Some(dir.path()), limits, &mut registry).await.unwrap();
+        let store = open(Some(dir.path()), limits, false, &mut registry).await.unwrap();
         assert_eq!(store.lost(), 0);
         let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
@@ -149,8 +177,8 @@ mod tests {
         assert!(names[0] == FILE && names[1].starts_with("store.corrupt-2"), "{names:?}");
         let folder = dir.path().join("a");
         std::fs::create_dir(&folder).unwrap();
-        let first = open(Some(&folder), limits, &mut registry).await.unwrap();
-        let second = open(Some(&folder), limits, &mut registry).await.unwrap();
+        let first = open(Some(&folder), limits, false, &mut registry).await.unwrap();
+        let second = open(Some(&folder), limits, false, &mut registry).await.unwrap();
         drop((first, second));
         assert!(folder.join(FILE).is_file());
     }

@@ -2,13 +2,16 @@
 
 mod command;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use pointsman_access::{Accounts, Moment, UsageBook, UsageSettings};
+use pointsman_access::{
+    AccountId, Accounts, BudgetRow, ForeignUsage, Moment, Period, UsageBook, UsageSettings,
+};
 use pointsman_store::{Store, StoreError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -58,10 +61,29 @@ pub(crate) fn max_rows(wanted: u64, is_in_memory: bool) -> u64 {
     if is_in_memory { wanted.min(MAX_IN_MEMORY) } else { wanted }
 }
 
+/// What was counted and is not written.
+pub(crate) struct Used {
+    pub(crate) rows: Vec<ForeignUsage>,
+    /// Differences to what was written.
+    pub(crate) budgets: Vec<BudgetRow>,
+}
+
+/// Passes on what was counted, to another host that writes it.
+pub(crate) type Forward = Box<dyn FnMut(Used) + Send>;
+
+enum Command {
+    /// Write, say so, and wait for the next command.
+    Pause(Sender<()>),
+    /// Write at intervals again.
+    Resume,
+    /// Another host has the store.
+    Forward(Forward),
+}
+
 /// The thread that writes.
 #[derive(Debug)]
 pub(crate) struct UsageWriter {
-    stop: Sender<()>,
+    commands: Sender<Command>,
     thread: JoinHandle<()>,
 }
 
@@ -83,22 +105,43 @@ impl UsageWriter {
                 );
             }
         }
-        let (stop, stopped) = channel();
+        let (commands, received) = channel();
         let mut writer = Writer { book, accounts, ..Writer::new(registry) };
         let thread = std::thread::Builder::new().name("usage-writer".to_owned());
-        let thread = thread.spawn(move || writer.run(&stopped));
-        Ok(Self { stop, thread: thread.context("failed to start the writer of the usage")? })
+        let thread = thread.spawn(move || writer.run(&received));
+        Ok(Self { commands, thread: thread.context("failed to start the writer of the usage")? })
+    }
+
+    /// Writes what was counted, and nothing more until another call. Blocks.
+    pub(crate) fn pause(&self) {
+        let (reply, paused) = channel();
+        // Fails only if the thread has panicked.
+        self.commands.send(Command::Pause(reply)).ok();
+        paused.recv().ok();
+    }
+
+    /// Writes at intervals again.
+    pub(crate) fn resume(&self) {
+        self.commands.send(Command::Resume).ok();
+    }
+
+    /// Passes on what is counted since [`UsageWriter::pause`].
+    pub(crate) fn forward(&self, forward: Forward) {
+        self.commands.send(Command::Forward(forward)).ok();
     }
 
     /// Writes what is left, and waits for that. All requests have ended. Blocks.
     pub(crate) fn finish(self) {
-        drop(self.stop);
+        drop(self.commands);
         // A writer that panicked has nothing left to write.
         self.thread.join().ok();
     }
 }
 
 struct Writer {
+    forward: Option<Forward>,
+    /// The budgets as they were written or passed on last.
+    written: HashMap<(AccountId, Period), BudgetRow>,
     book: Arc<UsageBook>,
     accounts: Arc<Accounts>,
     unwritten: Gauge,
@@ -120,17 +163,34 @@ impl Writer {
             "Rows of the usage that were removed because there were too many",
             removed.clone(),
         );
-        let (book, accounts) = Default::default();
-        Self { book, accounts, unwritten, removed, next_log: Instant::now(), is_failing: false }
+        let (book, accounts, forward, written) = Default::default();
+        let (next_log, is_failing) = (Instant::now(), false);
+        Self { forward, written, book, accounts, unwritten, removed, next_log, is_failing }
     }
 
-    fn run(&mut self, stopped: &Receiver<()>) {
+    fn run(&mut self, commands: &Receiver<Command>) {
         let mut next_maintenance = Instant::now();
         loop {
-            let is_over = match stopped.recv_timeout(INTERVAL) {
-                Err(RecvTimeoutError::Timeout) => false,
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
+            let is_over = match commands.recv_timeout(INTERVAL) {
+                Ok(Command::Pause(reply)) => {
+                    self.save();
+                    self.note_budgets();
+                    reply.send(()).ok(); // Fails only if the caller does not wait.
+                    self.wait(commands)
+                }
+                Ok(Command::Forward(forward)) => {
+                    self.forward = Some(forward);
+                    false
+                }
+                Ok(Command::Resume) | Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
             };
+            if self.pass_on() {
+                if is_over {
+                    return;
+                }
+                continue;
+            }
             self.save();
             if is_over {
                 return;
@@ -143,6 +203,40 @@ impl Writer {
                 next_maintenance = Instant::now() + pause;
             }
         }
+    }
+
+    /// Waits until it is decided which host writes. Returns true if this one ends.
+    fn wait(&mut self, commands: &Receiver<Command>) -> bool {
+        match commands.recv() {
+            Ok(Command::Forward(forward)) => {
+                self.forward = Some(forward);
+                false
+            }
+            Ok(Command::Pause(_) | Command::Resume) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Notes the budgets that are written.
+    fn note_budgets(&mut self) {
+        let rows = self.book.budgets().unwrap_or_default();
+        self.written =
+            rows.into_iter().map(|row| ((row.account.clone(), row.period), row)).collect();
+    }
+
+    /// Passes on what was counted. Returns false if this host writes it.
+    fn pass_on(&mut self) -> bool {
+        let Some(forward) = &mut self.forward else { return false };
+        let rows = self.book.take();
+        let budgets = self.accounts.take_dirty().into_iter().map(|row| {
+            let before = self.written.insert((row.account.clone(), row.period), row.clone());
+            before.map_or_else(|| row.clone(), |before| row.since(&before))
+        });
+        let budgets: Vec<BudgetRow> = budgets.collect();
+        if !(rows.is_empty() && budgets.is_empty()) {
+            forward(Used { rows, budgets });
+        }
+        true
     }
 
     fn save(&mut self) {

@@ -20,7 +20,7 @@ const PARTS: [(&str, &str); 3] =
 /// this socket; none if there is not one.
 pub(super) fn lines(socket: Option<&Path>) -> BTreeMap<String, String> {
     let Some(socket) = socket.filter(|path| path.exists()) else { return BTreeMap::new() };
-    let client = HostClient::Socket(socket.to_owned());
+    let client = HostClient::on_socket(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let text = runtime.ok().and_then(|runtime| {
         let call = client.call_text(Method::GET, "/status", String::new());

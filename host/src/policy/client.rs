@@ -60,7 +60,14 @@ pub(crate) enum ClientError {
 
 /// A client for one host.
 #[derive(Debug)]
-pub(crate) enum HostClient {
+pub(crate) struct HostClient {
+    target: Target,
+    timeout: Duration,
+}
+
+/// Where a host is reached.
+#[derive(Debug)]
+enum Target {
     Socket(PathBuf),
     Port {
         /// Host name or IP address, and port.
@@ -75,26 +82,19 @@ impl HostClient {
     /// # Errors
     /// If the configuration, the URL or the token cannot be used.
     pub(crate) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
-        if let Some(path) = &address.socket {
-            return Ok(Self::Socket(path.clone()));
-        }
-        if let (Some(url), Some(name)) = (&address.url, token_env) {
-            let token = std::env::var(name)
-                .map_err(|source| ClientError::TokenEnv { name: name.to_owned(), source })?;
-            let address = authority(url).ok_or_else(|| ClientError::InvalidUrl(url.clone()))?;
-            return Ok(Self::Port { address, token: token.trim().to_owned() });
-        }
-        // clap ensures that one of the three is given.
-        let file = address.config.as_deref().unwrap_or(Path::new(""));
-        let Admin { socket, port } = Admin::find(file)?;
-        match (socket, port) {
-            // The socket needs no token, so it is preferred.
-            (Some(path), _) => Ok(Self::Socket(path)),
-            (None, Some((address, token))) => {
-                Ok(Self::Port { address: address.to_string(), token: token.reveal().to_owned() })
-            }
-            (None, None) => Err(ClientError::AdminDisabled(file.to_owned()).into()),
-        }
+        let target = Target::new(address, token_env)?;
+        Ok(Self { target, timeout: RESPONSE_TIMEOUT })
+    }
+
+    /// Creates a client for the host that listens on a socket.
+    pub(crate) fn on_socket(path: &Path) -> Self {
+        Self { target: Target::Socket(path.to_owned()), timeout: RESPONSE_TIMEOUT }
+    }
+
+    /// Sets the maximum time for a response.
+    #[must_use]
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Sends a request and returns the JSON body of the response.
@@ -140,7 +140,7 @@ impl HostClient {
         method: Method,
         path: &str,
     ) -> Result<Value, ClientError> {
-        let (status, body) = self.send(method, path, String::new()).await?;
+        let (status, body) = self.target.send(method, path, String::new()).await?;
         let value = serde_json::from_slice(&body);
         let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
         if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
@@ -160,8 +160,8 @@ impl HostClient {
             text if text.is_empty() => Ok(true),
             text => on_text(&text),
         };
-        let request = self.request(Method::GET, path, String::new())?;
-        match self.connect().await? {
+        let request = self.target.request(Method::GET, path, String::new())?;
+        match self.target.connect().await? {
             Connection::Socket(stream) => read_stream(stream, request, &mut on_data).await,
             Connection::Port(stream) => read_stream(stream, request, &mut on_data).await,
         }
@@ -173,8 +173,33 @@ impl HostClient {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(method, path, body)).await;
-        response.map_err(|_| ClientError::Timeout(RESPONSE_TIMEOUT))?
+        let response = tokio::time::timeout(self.timeout, self.target.send(method, path, body));
+        response.await.map_err(|_| ClientError::Timeout(self.timeout))?
+    }
+}
+
+impl Target {
+    fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
+        if let Some(path) = &address.socket {
+            return Ok(Self::Socket(path.clone()));
+        }
+        if let (Some(url), Some(name)) = (&address.url, token_env) {
+            let token = std::env::var(name)
+                .map_err(|source| ClientError::TokenEnv { name: name.to_owned(), source })?;
+            let address = authority(url).ok_or_else(|| ClientError::InvalidUrl(url.clone()))?;
+            return Ok(Self::Port { address, token: token.trim().to_owned() });
+        }
+        // clap ensures that one of the three is given.
+        let file = address.config.as_deref().unwrap_or(Path::new(""));
+        let Admin { socket, port } = Admin::find(file)?;
+        match (socket, port) {
+            // The socket needs no token, so it is preferred.
+            (Some(path), _) => Ok(Self::Socket(path)),
+            (None, Some((address, token))) => {
+                Ok(Self::Port { address: address.to_string(), token: token.reveal().to_owned() })
+            }
+            (None, None) => Err(ClientError::AdminDisabled(file.to_owned()).into()),
+        }
     }
 
     async fn send(

@@ -9,6 +9,7 @@
 //!   POST /reload                               reload changed files now
 //!   POST /reload?dry-run=true                  tell what that would change
 //!   POST /reload?check=true                    tell what a configuration in the body would change
+//!   POST /upgrade                              replace the host by a new process
 //!   GET  /state, /state/{policy}?key=…         what policies have in their state
 //!   POST /state/{policy}/clear?key=…           remove it
 //!   GET  /lanes                                all lanes, and what was done with them by hand
@@ -35,9 +36,11 @@ mod reload;
 mod requests;
 mod respond;
 mod state;
+mod upgrade;
 mod usage;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +62,7 @@ use self::operator::Operator;
 use self::reload::reload;
 use self::respond::respond;
 pub use self::state::StateAdmin;
+use self::upgrade::upgrade;
 use crate::admin_error::AdminError;
 use crate::client_listener::address_of;
 use crate::error::RouteError;
@@ -99,6 +103,17 @@ pub trait PolicyAdmin: StateAdmin {
     /// Reloads changed files, and returns an object with the result, and the details of all
     /// policies after it.
     fn reload(&self) -> Value;
+
+    /// Replaces the host by a new process, and returns an object with its process id. `program` is
+    /// its file, `timeout` the maximum time until it is prepared; they have defaults.
+    ///
+    /// # Errors
+    /// If the new process fails. The host goes on then.
+    fn upgrade(
+        &self,
+        program: Option<PathBuf>,
+        timeout: Option<Duration>,
+    ) -> Result<Value, AdminError>;
 
     /// Returns an object with what a reload would change. `text` takes the place of the
     /// configuration file.
@@ -188,6 +203,7 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .route("/policies/{name}", only("GET, HEAD", get(show)))
         .route("/policies/{name}/{command}", only("POST", post(command)))
         .route("/reload", only("POST", post(reload)))
+        .route("/upgrade", only("POST", post(upgrade)))
         .merge(state::routes())
         .with_state(policies)
         .merge(host_routes)

@@ -218,6 +218,8 @@ error_codes! {
         retry_after: false;
     /// Admin: the version cannot be activated any more.
     ActivationFailed = "activation_failed", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the next host did not take over; this one goes on.
+    UpgradeFailed = "upgrade_failed", CONFLICT, "invalid_request_error", retry_after: false;
     /// Admin: the state of the policy has no entry with this key.
     StateKeyNotFound = "state_key_not_found", NOT_FOUND, "invalid_request_error",
         retry_after: false;

@@ -31,6 +31,14 @@ impl PolicyAdmin for TestPolicies {
         json!({ "policies": ["reloaded"] })
     }
 
+    fn upgrade(
+        &self,
+        program: Option<PathBuf>,
+        timeout: Option<Duration>,
+    ) -> Result<Value, AdminError> {
+        Ok(json!({ "program": program, "timeout_s": timeout.map(|timeout| timeout.as_secs()) }))
+    }
+
     fn plan(&self, text: Option<String>) -> Value {
         json!({ "text": text })
     }
