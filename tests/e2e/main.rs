@@ -18,6 +18,7 @@ mod endpoints;
 mod fidelity;
 mod groups;
 mod guards;
+mod handover;
 mod hostile_policies;
 mod idempotency;
 mod keeper;

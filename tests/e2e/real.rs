@@ -3,7 +3,8 @@
 use std::fs;
 
 use pointsman_tests::client::{get, post, stream};
-use pointsman_tests::host::{Host, program, root, send_signal};
+use pointsman_tests::host::{Host, is_alive, program, root, send_signal};
+use pointsman_tests::upgrade::UpgradedHost;
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -263,4 +264,24 @@ fn real_conversations_survive_switches() {
         }
         history = texts;
     }
+}
+
+/// The host is replaced while the real model streams.
+#[test]
+fn real_model_streams_over_an_upgrade() {
+    let mut host = UpgradedHost::new(quickstart(), &program(FAKE_ENGINE));
+    let (port, engine) = (host.host.port, host.host.engine_pid("coder"));
+    let more = json!({ "stream": true, "max_tokens": 300, "ignore_eos": true, "temperature": 0 });
+    let body = chat_body("coder", "Count.", &more);
+    let mut running = stream(port, CHAT, &body);
+    assert!(running.read_until("content"));
+    host.upgrade();
+    let (response, complete) = running.finish();
+    assert!(complete && response.text().ends_with("data: [DONE]\n\n"), "{}", response.text());
+    assert_eq!(host.host.engine_pid("coder"), engine);
+    let next = post(port, CHAT, &chat_body("coder", "Say hello.", &json!({})));
+    assert_eq!(next.status, 200, "{}", next.text());
+    assert!(host.wait_for_first().success());
+    host.stop();
+    assert!(!is_alive(engine));
 }

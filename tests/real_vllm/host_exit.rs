@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use pointsman_tests::client::stream;
-use pointsman_tests::host::{Host, is_alive};
+use pointsman_tests::client::{post, stream};
+use pointsman_tests::host::{Host, is_alive, program};
+use pointsman_tests::upgrade::UpgradedHost;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use crate::client::{CHAT, chat_body, raw_request, read_stream, stream_body};
 use crate::environment::{TestEnvironment, VLLM};
 use crate::leftovers::Leftovers;
 use crate::processes::{name, named, session_members};
-use crate::wait_long;
+use crate::{FAKE_ENGINE, wait_long};
 
 /// The time for the keeper to notice the exit of the host, terminate the engines and kill them.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,6 +30,28 @@ pub(crate) fn no_request_was_lost(environment: &mut TestEnvironment) {
         &format!("{}: balanced", ends.join(", ")),
         None,
     );
+}
+
+pub(crate) fn host_upgraded_during_stream(environment: &mut TestEnvironment) {
+    let mut host = UpgradedHost::new(environment.take_host(), &program(FAKE_ENGINE));
+    let (port, session) = (host.host.port, host.host.engine_pid(VLLM));
+    let (processes, start) = (all_processes(&host.host), Instant::now());
+    let mut response = stream(port, CHAT, &stream_body(VLLM, 200));
+    assert!(response.read_until("\"content\":"));
+    let asked = Instant::now();
+    let result = host.upgrade();
+    let seen = format!("nothing was dispatched for {} ms", result["pause_ms"]);
+    environment.report.row("upgrade of the host in mid-stream", &seen, Some(asked.elapsed()));
+    let outcome = read_stream(response, start);
+    let seen = format!("complete: {}", outcome.is_done());
+    environment.report.row("the stream meanwhile", &seen, None);
+    assert!(outcome.is_done(), "{outcome:?}");
+    assert_eq!(host.host.engine_pid(VLLM), session);
+    let next = post(port, CHAT, &chat_body(VLLM, 4, &json!({})));
+    assert_eq!(next.status, 200, "{}", next.text());
+    assert!(host.wait_for_first().success());
+    host.stop();
+    wait_long("no process is left", || remains(&processes, session).is_empty());
 }
 
 pub(crate) fn host_stopped_during_stream(environment: &mut TestEnvironment) {

@@ -33,7 +33,7 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
 type Case = fn(&mut TestEnvironment);
 
 /// All cases, by name and in order.
-const CASES: [(&str, Case); 15] = [
+const CASES: [(&str, Case); 16] = [
     ("first-load", loading::first_request_loads_engine),
     ("processes", loading::processes_and_arguments),
     ("plain", requests::plain_chat),
@@ -46,6 +46,7 @@ const CASES: [(&str, Case); 15] = [
     ("server-killed", engine_crash::api_server_killed_during_stream),
     ("core-killed", engine_crash::core_killed_during_stream),
     ("accounting", host_exit::no_request_was_lost),
+    ("host-upgraded", host_exit::host_upgraded_during_stream),
     ("host-stopped", host_exit::host_stopped_during_stream),
     ("host-killed-early", host_exit::host_killed_while_vllm_starts),
     ("host-killed-late", host_exit::host_killed_while_vllm_loads),
