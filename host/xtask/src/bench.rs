@@ -2,6 +2,7 @@
 //! compared with direct ones, and with HAProxy in front of the same engine). There are no
 //! assertions about times, because machines differ and are noisy.
 
+mod handover;
 mod instructions;
 mod keys;
 mod reload;
@@ -29,7 +30,7 @@ const SECRET: &str = "pm_bench";
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("parts", "the parts", parts),
     (
         "turns",
@@ -46,6 +47,11 @@ const PARTS: [Part; 10] = [
     ("switch", "conversations with three lanes of a real model that take turns", switch::switch),
     ("keys", "keys, limits and usage: CPU time per request", keys::keys),
     ("reload", "reload of a configuration with 100 lanes under load", reload::reload),
+    (
+        "handover",
+        "hand-over to the next process under load: pause of requests, gaps of streams",
+        handover::handover,
+    ),
     ("truth", "a workload in real time and simulated", simulation::truth),
     ("simulation", "the speed of the simulator", simulation::speed),
 ];

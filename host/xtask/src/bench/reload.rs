@@ -41,10 +41,10 @@ pub(super) fn reload(_root: &Path) -> Result<()> {
     command.arg("serve").arg(&file).args(["--listen", &format!("127.0.0.1:{port}")]);
     let _host = start("pointsman", &mut command, port, false)?;
 
-    let quiet = Clients::start(port);
+    let quiet = Clients::start(port, "lane-1");
     pause(PAUSE * u32::try_from(RELOADS)?);
     let quiet = quiet.stop()?;
-    let busy = Clients::start(port);
+    let busy = Clients::start(port, "lane-1");
     let mut effects = Vec::with_capacity(RELOADS);
     for number in 1..=RELOADS {
         replace(&file, &config(number, engine.port, &folder))?;
@@ -98,13 +98,13 @@ fn time_until_served(port: u16, model: &str) -> Result<Duration> {
 }
 
 /// Clients that send requests, and how long each of these took.
-struct Clients {
+pub(super) struct Clients {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<Vec<Duration>>>>,
 }
 
 impl Clients {
-    fn start(port: u16) -> Self {
+    pub(super) fn start(port: u16, model: &'static str) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let client = |_| {
             let stop = Arc::clone(&stop);
@@ -112,9 +112,9 @@ impl Clients {
                 let mut times = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let begun = Instant::now();
-                    match send(port, "lane-1")? {
+                    match send(port, model)? {
                         200 => times.push(begun.elapsed()),
-                        status => bail!("{status} during reloads"),
+                        status => bail!("{status} under load"),
                     }
                     pause(Duration::from_millis(2));
                 }
@@ -125,7 +125,7 @@ impl Clients {
         Self { stop, threads }
     }
 
-    fn stop(self) -> Result<Vec<Duration>> {
+    pub(super) fn stop(self) -> Result<Vec<Duration>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         for thread in self.threads {
@@ -137,7 +137,7 @@ impl Clients {
 }
 
 /// Sends a chat request, and returns the status.
-fn send(port: u16, model: &str) -> Result<u16> {
+pub(super) fn send(port: u16, model: &str) -> Result<u16> {
     let body = format!(
         "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}"
     );
@@ -156,7 +156,7 @@ fn send(port: u16, model: &str) -> Result<u16> {
     status.with_context(|| format!("not a response: {head}"))
 }
 
-fn print(what: &str, mut times: Vec<Duration>) {
+pub(super) fn print(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |share: usize| times.get(times.len() * share / 100).or(times.last()).copied();
     let [median, p99, longest] = [at(50), at(99), times.last().copied()];
@@ -170,6 +170,6 @@ fn print(what: &str, mut times: Vec<Duration>) {
     );
 }
 
-fn ms(time: Duration) -> f64 {
+pub(super) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
