@@ -178,6 +178,11 @@ fn excerpt(text: &str) -> String {
     format!("{}{rest}", text[..end].escape_debug())
 }
 
+/// Returns the content encodings that the host decodes.
+fn encodings() -> HeaderValue {
+    HeaderValue::from_static(ContentEncoding::NAMES)
+}
+
 /// Adds the headers of a response to a request whose token is refused.
 fn for_token(response: ErrorResponse, refusal: TokenRefusal) -> ErrorResponse {
     match refusal {
@@ -304,10 +309,7 @@ impl RouteError {
             }
             Self::Token(refusal) => for_token(response, *refusal),
             Self::Limited(refusal) => response.with_limit(refusal),
-            Self::ContentEncoding(_) => {
-                let supported = HeaderValue::from_static(ContentEncoding::NAMES);
-                response.with(header::ACCEPT_ENCODING, supported)
-            }
+            Self::ContentEncoding(_) => response.with(header::ACCEPT_ENCODING, encodings()),
             Self::BadRequest(error) => response.with_param(error.body().param),
             Self::UnknownModel { .. }
             | Self::EndpointNotSupported { .. }

@@ -411,19 +411,7 @@ impl Model {
             }
             Step::FinishOperation { which, fails } => self.finish_operation(which, fails),
             Step::Configure(change) => self.configure(&change),
-            Step::Crash { lane, lingers } => match self.engines[lane as usize] {
-                Engine::On if lingers && !self.is_external(lane as usize) => self.engine_event(
-                    lane as usize,
-                    Engine::Dying,
-                    EngineEvent::Dying("crashed".into()),
-                ),
-                Engine::On => self.engine_event(
-                    lane as usize,
-                    Engine::Off,
-                    EngineEvent::Lost("crashed".into()),
-                ),
-                _ => Ok(()),
-            },
+            Step::Crash { lane, lingers } => self.crash(lane as usize, lingers),
             Step::LaneHint { lane, hint, until } => {
                 self.send(Event::Hinted { lane: LaneId(lane), hint, until: self.now + s(until) })
             }
@@ -446,6 +434,16 @@ impl Model {
             }
             Step::Command { lane, command } => self.command(LaneId(lane), command),
             Step::Wait(seconds) => self.wait(s(seconds)),
+        }
+    }
+
+    fn crash(&mut self, lane: usize, lingers: bool) -> Result<(), TestCaseError> {
+        match self.engines[lane] {
+            Engine::On if lingers && !self.is_external(lane) => {
+                self.engine_event(lane, Engine::Dying, EngineEvent::Dying("crashed".into()))
+            }
+            Engine::On => self.engine_event(lane, Engine::Off, EngineEvent::Lost("crashed".into())),
+            _ => Ok(()),
         }
     }
 

@@ -187,11 +187,27 @@ impl Model {
             None => self.dispatcher.is_vacant(id) && *engine == Engine::Off,
             Some(_) => {
                 let is_leaving = self.dispatcher.lanes[id.index()].leaving;
-                !is_leaving && self.dispatcher.lane_mode(id).is_none()
+                !is_leaving && (self.dispatcher.lane_mode(id).is_none() || self.may_not_fit(id))
             }
         });
         lanes.all(|is_settled| is_settled)
             && (0..2).all(|group| self.held(group) <= self.budgets[group])
+    }
+}
+
+impl Model {
+    /// Returns true if lanes that sleep may leave too little memory for a lane. A request waits in
+    /// vain then, until its deadline, and a load by hand until it is revoked.
+    fn may_not_fit(&self, id: LaneId) -> bool {
+        let Some(setup) = &self.setups[id.index()] else { return false };
+        let Some(budget) = self.budgets.get(setup.group) else { return false };
+        let others = self.setups.iter().enumerate().filter(|(lane, _)| *lane != id.index());
+        let others = others.filter_map(|(_, other)| other.as_ref());
+        let kept = others.filter(|other| other.group == setup.group).map(|other| {
+            let is_always = other.residency == Residency::Always;
+            if is_always { other.need } else { other.asleep }
+        });
+        kept.sum::<u64>() + setup.need > *budget
     }
 }
 
