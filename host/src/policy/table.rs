@@ -173,7 +173,11 @@ mod tests {
         let policies = [
             json!({
                 "name": "cortex", "state": "active", "version": "0.1.0+9f6cf3c7", "weight": 1000,
-                "on_error": "skip", "probation": { "left_ms": 57_000 },
+                "on_error": "skip",
+                "probation": { "left_ms": 57_000, "trial": {
+                    "new": { "requests": 41 }, "control": { "requests": 4 },
+                    "suspect": "no-lane", "evidence_percent": 37,
+                } },
                 "candidate": { "version": "0.2.0+aa", "mode": "canary", "share_permille": 25 },
                 "rejected": [{ "version": "0.1.9+bb", "reason": "slow" }],
             }),
@@ -185,7 +189,8 @@ mod tests {
         let expected = "\
 NAME    STATE   VERSION         WEIGHT  ON-ERROR  NOTES
 cortex  active  0.1.0+9f6cf3c7  1000    skip      \
-candidate 0.2.0+aa (canary, 2.5% of requests); on probation for 57 s; rejected: 0.1.9+bb
+candidate 0.2.0+aa (canary, 2.5% of requests); on probation for 57 s; \
+trial: 41 requests, control 4, no-lane 37%; rejected: 0.1.9+bb
 x       failed  -               -       -         no [31m file [file_missing]
 ";
         assert_eq!(list(&policies), expected);

@@ -123,6 +123,11 @@ impl Judge {
         Self { control, state: Mutex::new(state) }
     }
 
+    /// Returns whether any requests stay with the version before.
+    pub(crate) fn has_control(&self) -> bool {
+        self.control > 0
+    }
+
     /// Returns the version for a request, by a number that is random for each request.
     pub(crate) fn arm(&self, random: u64) -> Arm {
         if random % 1000 < u64::from(self.control) { Arm::Control } else { Arm::New }
@@ -179,7 +184,7 @@ impl Judge {
     pub(crate) fn verdict(&self, outcomes: JudgedOutcomes) -> Option<Verdict> {
         let mut state = self.state.lock();
         let (outcome, evidence) = state.strongest(outcomes)?;
-        if self.control == 0 || evidence < THRESHOLD {
+        if !self.has_control() || evidence < THRESHOLD {
             return None;
         }
         let mut figures = |arm| {
@@ -193,7 +198,7 @@ impl Judge {
     /// Returns the state of the trial; `None` if no requests stay with the version before.
     pub(crate) fn status(&self, outcomes: JudgedOutcomes) -> Option<TrialStatus> {
         let state = self.state.lock();
-        let (suspect, evidence) = state.strongest(outcomes).filter(|_| self.control > 0)?;
+        let (suspect, evidence) = state.strongest(outcomes).filter(|_| self.has_control())?;
         let percent = (100.0 * evidence.max(1.0).ln() / THRESHOLD.ln()).min(100.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         let evidence_percent = percent as u8;

@@ -38,14 +38,18 @@ impl Baseline {
         }
     }
 
-    /// Returns the version before, which decides about a share of the requests.
-    pub(crate) fn control(&self) -> &Arc<Version> {
-        &self.control
+    /// Returns the version before, if it decides about a share of the requests.
+    pub(crate) fn control(&self) -> Option<&Arc<Version>> {
+        self.trial().map(|_| &self.control)
+    }
+
+    fn trial(&self) -> Option<&Arc<Judge>> {
+        self.judge.as_ref().filter(|judge| judge.has_control())
     }
 
     /// Returns the trial and the version that decides about a request in it.
     pub(crate) fn assign(&self, facts: &Facts) -> Option<(&Arc<Judge>, Arm)> {
-        let judge = self.judge.as_ref()?;
+        let judge = self.trial()?;
         Some((judge, judge.arm(spread(facts.request.draw() ^ self.salt))))
     }
 

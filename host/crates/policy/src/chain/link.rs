@@ -31,7 +31,7 @@ pub(crate) struct Link {
 impl Link {
     /// Returns all versions that may be called.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
-        self.observing().chain(self.baselines.iter().map(Baseline::control))
+        self.observing().chain(self.baselines.iter().filter_map(Baseline::control))
     }
 
     /// Returns the versions that receive outcomes. Those that only decide about requests for
@@ -58,7 +58,7 @@ impl Link {
         let is_active = |version: &Arc<Version>| {
             self.active.as_ref().is_ok_and(|active| Arc::ptr_eq(active, version))
         };
-        let controls = self.baselines.iter().map(Baseline::control);
+        let controls = self.baselines.iter().filter_map(Baseline::control);
         let controls = controls.filter(move |version| !is_active(version));
         let controls = controls.map(move |version| info(version, Some("control")));
         active.into_iter().chain(candidate).chain(controls)
@@ -68,11 +68,11 @@ impl Link {
     pub(crate) fn deciding(&self, facts: &Facts) -> Result<&Arc<Version>, &PolicyProblem> {
         let selected = self.selected(facts)?;
         let baseline = self.baselines.iter().find(|baseline| baseline.is_about(selected));
-        let assigned = baseline.and_then(|baseline| Some((baseline, baseline.assign(facts)?.1)));
-        Ok(match assigned {
-            Some((baseline, Arm::Control)) => baseline.control(),
-            Some((_, Arm::New)) | None => selected,
-        })
+        let control = baseline.and_then(|baseline| match baseline.assign(facts)? {
+            (_, Arm::Control) => baseline.control(),
+            (_, Arm::New) => None,
+        });
+        Ok(control.unwrap_or(selected))
     }
 
     /// Returns the trial in which this request counts, and for which version.
