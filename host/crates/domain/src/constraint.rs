@@ -3,7 +3,7 @@
 //! A [`Constraint`] is computed once for a request and travels with it. The lanes that it forbids
 //! are barred in the request's view of the fleet ([`Constraint::restrict`]), so that no plan
 //! contains them; a policy's advice that breaks a rule is dropped ([`Constraint::enforce`]); and
-//! whoever sends the request asks [`Constraint::objection`] once more.
+//! the sender of each attempt asks [`Constraint::objection`] once more.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;

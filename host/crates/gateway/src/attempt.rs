@@ -77,7 +77,7 @@ async fn send(
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     let request = apply(request, tracker.flow().step_edits());
     // Before the grant: the edits of the step may have changed what the guards limit.
-    let request = tracker.guarded(request)?;
+    let request = tracker.guard.enforced(request)?;
     let lane = lease.lane_name().to_owned();
     let Some((lease, timeout)) = tracker.grant(lease, request.streaming()) else {
         // Never: a request that waits accepts a slot.

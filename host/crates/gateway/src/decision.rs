@@ -174,7 +174,7 @@ pub(crate) async fn accept(
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
     let constraint = pipeline.settings.guards.for_request(&request);
-    tracker.constrain(constraint.clone());
+    tracker.guard.set(constraint.clone());
     let request = request.with_constraint(constraint);
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
     let fleet = guard::restricted(fleet, &request);

@@ -22,12 +22,14 @@ use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
 use crate::failure::{AttemptError, RETRY_LOST_ENGINE};
-use crate::guard::GuardError;
+use crate::guard_error::GuardError;
 use crate::headers::{self, to_header_value};
 use pointsman_access::{Refusal, TokenRefusal, Unauthorized};
 
 /// Bytes of a client's text that a message quotes.
 const MAX_EXCERPT: usize = 200;
+/// The parameter that names an earlier response.
+const PREVIOUS: &str = "previous_response_id";
 
 /// The reason why a client gets an error response. The message is for the log; the client's
 /// message may have more detail.
@@ -64,9 +66,7 @@ pub(crate) enum RouteError {
     #[error("the request with this `Idempotency-Key` is in progress, and too long to be joined")]
     IdempotencyKeyInUse,
     #[error(
-        "unsupported content encoding `{}`: expected one of {}",
-        excerpt(.0),
-        ContentEncoding::NAMES
+        "unsupported content encoding `{}`: expected one of {}", excerpt(.0), ContentEncoding::NAMES
     )]
     ContentEncoding(String),
     #[error("the request body is not valid {encoding}: {cause}")]
@@ -324,9 +324,7 @@ impl RouteError {
                     .with_retry_after(after)
             }
             Self::NoLane { filtering, retry_in, .. } => for_no_lane(response, filtering, *retry_in),
-            Self::UnknownPreviousResponse { .. } => {
-                response.with_param(Some("previous_response_id".to_owned()))
-            }
+            Self::UnknownPreviousResponse { .. } => response.with_param(Some(PREVIOUS.to_owned())),
             Self::Stopping
             | Self::BodyMemory
             | Self::Spool(_)

@@ -11,7 +11,7 @@ use pointsman_fleet::EngineError;
 use pointsman_openai::{BadRequest, EngineErrorBody};
 
 use crate::error_code::ErrorCode;
-use crate::guard::GuardError;
+use crate::guard_error::GuardError;
 
 /// `Retry-After` when an engine was lost: about the time that a small engine takes to restart.
 pub(crate) const RETRY_LOST_ENGINE: Duration = Duration::from_secs(5);

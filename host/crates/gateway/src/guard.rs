@@ -17,54 +17,37 @@ use pointsman_domain::{
 use pointsman_fleet::{Fleet, Lease};
 use pointsman_openai::{EndpointShape, Request};
 
+use crate::error::RouteError;
 use crate::failure::AttemptError;
+use crate::guard_error::GuardError;
 use crate::headers::to_header_value;
 use crate::metrics::GatewayMetrics;
 use crate::queue_place;
 
-/// A rule of a guard that a request cannot obey, or that an attempt would break.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum GuardError {
-    #[error("guard `{guard}` leaves no lane for this request")]
-    NoLane { guard: String },
-    #[error("guard `{guard}` does not allow lane `{lane}` for this request")]
-    Lane { guard: String, lane: String },
-    #[error("guard `{guard}` does not allow another model than `{}`", .model.escape_debug())]
-    Model { guard: String, model: String },
-    #[error(
-        "guard `{guard}` allows at most {max} output tokens, which this request cannot be limited to"
-    )]
-    Output { guard: String, max: u32 },
-}
-
-impl GuardError {
-    /// Returns the name of the guard.
-    pub(crate) fn guard(&self) -> &str {
-        match self {
-            Self::NoLane { guard }
-            | Self::Lane { guard, .. }
-            | Self::Model { guard, .. }
-            | Self::Output { guard, .. } => guard,
-        }
-    }
-}
-
 /// What the guards demand of one request, if any applies.
-#[derive(Debug, Default)]
-pub(crate) struct RequestGuard(Option<Arc<Constraint>>);
+#[derive(Debug)]
+pub(crate) struct RequestGuard {
+    constraint: Option<Arc<Constraint>>,
+    metrics: Arc<GatewayMetrics>,
+}
 
 impl RequestGuard {
+    /// Creates the guard of a request that has not been read yet.
+    pub(crate) fn new(metrics: Arc<GatewayMetrics>) -> Self {
+        Self { constraint: None, metrics }
+    }
+
     /// Sets what the guards demand, and counts each of them.
-    pub(crate) fn set(&mut self, constraint: Option<Arc<Constraint>>, metrics: &GatewayMetrics) {
+    pub(crate) fn set(&mut self, constraint: Option<Arc<Constraint>>) {
         for guard in constraint.iter().flat_map(|constraint| &constraint.guards) {
-            metrics.guarded(&guard.name, "applied");
+            self.metrics.guarded(&guard.name, "applied");
         }
-        self.0 = constraint;
+        self.constraint = constraint;
     }
 
     /// Returns the names of the guards that apply, for the log and for clients.
     pub(crate) fn names(&self) -> Option<String> {
-        self.0.as_ref().map(|constraint| constraint.names())
+        self.constraint.as_ref().map(|constraint| constraint.names())
     }
 
     /// Returns the names of the guards as the value of a header.
@@ -74,7 +57,7 @@ impl RequestGuard {
 
     /// Returns what a request gets in the queues, within the priorities of the guards.
     pub(crate) fn limit_share(&self, share: QueueShare) -> QueueShare {
-        match &self.0 {
+        match &self.constraint {
             Some(constraint) => {
                 QueueShare { priority: constraint.clamp_priority(share.priority), ..share }
             }
@@ -91,35 +74,49 @@ impl RequestGuard {
         fleet: &Fleet,
         (ticket, slot_request): (Ticket, SlotRequest),
         admission: Option<&mut Admission>,
-        metrics: &GatewayMetrics,
     ) -> Result<Lease, AttemptError> {
-        self.check(&fleet.view().topology, slot_request.lane, metrics)?;
+        self.check(&fleet.view().topology, slot_request.lane)?;
         let lease = queue_place::acquire(fleet, (ticket, slot_request), admission).await?;
         // The operator may have changed the lane while the request waited.
-        self.check(&fleet.view().topology, slot_request.lane, metrics)?;
+        self.check(&fleet.view().topology, slot_request.lane)?;
         Ok(lease)
     }
 
-    fn check(
-        &self,
-        topology: &Topology,
-        lane: LaneId,
-        metrics: &GatewayMetrics,
-    ) -> Result<(), AttemptError> {
+    fn check(&self, topology: &Topology, lane: LaneId) -> Result<(), AttemptError> {
         // A lane that does not exist grants no slot.
-        let (Some(constraint), Some(info)) = (&self.0, topology.lane(lane)) else { return Ok(()) };
-        let Some(guard) = constraint.objection(topology, lane) else { return Ok(()) };
-        let error = GuardError::Lane { guard: guard.to_owned(), lane: info.name.clone() };
-        Err(violation(error, metrics))
+        let (Some(constraint), Some(_)) = (&self.constraint, topology.lane(lane)) else {
+            return Ok(());
+        };
+        check_lane(constraint, topology, lane).map_err(|error| self.violation(error))
     }
-}
 
-/// Logs and counts an attempt that would break a guard, and returns its error.
-pub(crate) fn violation(error: GuardError, metrics: &GatewayMetrics) -> AttemptError {
-    let guard = error.guard();
-    tracing::error!(event = "guard_violation", guard, %error, "attempt refused: it breaks a guard");
-    metrics.guarded(guard, "violation");
-    AttemptError::Guard(error)
+    /// Returns a request with the edits of an attempt as the guards allow it.
+    ///
+    /// # Errors
+    /// If the edits break a guard.
+    pub(crate) fn enforced(&self, request: Request) -> Result<Request, AttemptError> {
+        enforced(request).map_err(|error| self.violation(error))
+    }
+
+    /// Logs and counts an attempt that would break a guard, and returns its error.
+    fn violation(&self, error: GuardError) -> AttemptError {
+        let guard = error.guard();
+        tracing::error!(
+            event = "guard_violation",
+            guard,
+            %error,
+            "attempt refused: it breaks a guard"
+        );
+        self.metrics.guarded(guard, "violation");
+        AttemptError::Guard(error)
+    }
+
+    /// Counts the request if a guard has refused it.
+    pub(crate) fn note_error(&self, error: &RouteError) {
+        if let RouteError::Guarded(error) = error {
+            self.metrics.guarded(error.guard(), "refused");
+        }
+    }
 }
 
 /// Returns what the guards demand of a request of which only the head is known. Conditions about

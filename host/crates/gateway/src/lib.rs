@@ -42,6 +42,7 @@ mod failure;
 mod fair_permits;
 mod gateway;
 mod guard;
+mod guard_error;
 mod headers;
 mod health;
 mod hosts;

@@ -26,8 +26,8 @@ use http::StatusCode;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    Allowance, AttemptResult, Constraint, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch,
-    RequestFlow, RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
+    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch, RequestFlow,
+    RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
@@ -107,6 +107,7 @@ impl RequestTracker {
         let (metrics, settings) = (Arc::clone(&pipeline.metrics), &pipeline.settings);
         metrics.accepted.inc();
         metrics.in_flight.inc();
+        let guard = RequestGuard::new(Arc::clone(&metrics));
         Box::new(Self {
             metrics,
             endpoint,
@@ -118,7 +119,7 @@ impl RequestTracker {
             lease: None,
             metering: Metering::default(),
             attribution: None,
-            guard: RequestGuard::default(),
+            guard,
             topology: None,
             failed: None,
             ended: None,
@@ -130,11 +131,6 @@ impl RequestTracker {
     pub(crate) fn identify(&mut self, identity: &Arc<Identity>) {
         self.metering.identify(identity);
         self.in_flight.identify(identity);
-    }
-
-    /// Notes what the guards demand of the request.
-    pub(crate) fn constrain(&mut self, constraint: Option<Arc<Constraint>>) {
-        self.guard.set(constraint, &self.metrics);
     }
 
     /// Counts the request on the accounts of its key; without one, only as a request.

@@ -194,7 +194,7 @@ async fn accept(
     let guards = &pipeline.settings.guards;
     let constraint =
         guard::for_head(guards, &identity, &parts.headers, of_guards, body.len() as u64);
-    tracker.constrain(constraint.clone());
+    tracker.guard.set(constraint.clone());
     if let Some(constraint) = constraint {
         guard::check_lane(&constraint, &view.topology, id)?;
         if is_generating {

@@ -109,8 +109,8 @@ impl Table {
     }
 
     /// Joins the execution of a request, or starts one. A key that may not use all lanes and models
-    /// any more that it could when its request began does not join it, and neither does a request of
-    /// which the guards demand something else.
+    /// any more that it could when its request began does not join it; nor does a request of which
+    /// the guards demand something else.
     ///
     /// # Errors
     /// If the key was used for another request, or the execution cannot be joined.

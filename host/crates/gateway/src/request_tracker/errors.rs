@@ -33,9 +33,7 @@ impl RequestTracker {
 
     fn report_error(&mut self, error: &RouteError, status: StatusCode, response: &ErrorResponse) {
         self.metering.note_error(&self.metrics, error);
-        if let RouteError::Guarded(error) = error {
-            self.metrics.guarded(error.guard(), "refused");
-        }
+        self.guard.note_error(error);
         self.report(Some(&Failure {
             status: Some(status.as_u16()),
             code: response.body.stable_code(),

@@ -361,10 +361,10 @@ async fn added_guards_are_in_force_beside_the_earlier_ones() {
 async fn attempt_on_a_forbidden_lane_is_refused_by_its_own_check() {
     let gateway = gateway(Hostile::default(), Vec::new()).await;
     let pipeline = gateway.gateway.pipeline();
-    let mut guard = RequestGuard::default();
+    let mut guard = RequestGuard::new(Arc::clone(&pipeline.metrics));
     let applied = Arc::new(AppliedGuard { name: "g".into(), rules: only_a() });
     let constraint = Constraint { model: "m".into(), guards: vec![applied] };
-    guard.set(Some(Arc::new(constraint)), &pipeline.metrics);
+    guard.set(Some(Arc::new(constraint)));
     let slot_request = |lane| SlotRequest {
         lane,
         priority: 0,
@@ -376,7 +376,7 @@ async fn attempt_on_a_forbidden_lane_is_refused_by_its_own_check() {
     };
     let acquire = |lane| {
         let ticketed = (pipeline.fleet.ticket(), slot_request(lane));
-        guard.acquire(&pipeline.fleet, ticketed, None, &pipeline.metrics)
+        guard.acquire(&pipeline.fleet, ticketed, None)
     };
     assert!(acquire(LaneId(0)).await.is_ok());
     for lane in [B, C] {
