@@ -16,6 +16,7 @@
 
 mod channel;
 mod message;
+mod next_store;
 mod predecessor;
 mod retire;
 mod successor;

@@ -1,6 +1,7 @@
 //! The running parts of the host, and what a stop or a hand-over does with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
@@ -146,14 +147,17 @@ impl Running {
             self.drain.begin();
             self.drain.drained().await;
         };
-        let is_finished = tokio::select! {
-            finished = tokio::time::timeout(drain_timeout, finish) => finished.is_ok(),
-            () = stop.notified() => false,
-            _ = signals.stop() => false,
+        // Whether it has finished, and how much time is left for what is in flight.
+        let (is_finished, left) = tokio::select! {
+            finished = tokio::time::timeout(drain_timeout, finish) => {
+                (finished.is_ok(), Duration::ZERO)
+            }
+            () = stop.notified() => (false, drain_timeout),
+            _ = signals.stop() => (false, drain_timeout),
         };
         self.drain.begin();
         if !is_finished {
-            let drained = tokio::time::timeout(drain_timeout, self.drain.drained());
+            let drained = tokio::time::timeout(left, self.drain.drained());
             let drained = tokio::select! {
                 drained = drained => drained.is_ok(),
                 _ = signals.stop() => false,

@@ -48,8 +48,8 @@ pub(crate) fn limits(config: &pointsman_config::Responses) -> ResponseLimits {
 /// file of a later version is an error, because a host of that version will need it.
 ///
 /// # Errors
-/// If a later version of the host has written the file, or if it is inherited from a host that could
-/// use it, and cannot be used.
+/// If a later version of the host has written the file, or if it is inherited from a host that
+/// could use it, and cannot be used.
 pub(crate) async fn open(
     state_dir: Option<&Path>,
     limits: ResponseLimits,

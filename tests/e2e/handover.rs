@@ -3,7 +3,8 @@
 
 mod failures;
 
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -198,4 +199,65 @@ fn socket_of_the_service_manager_is_used_and_handed_over() {
     assert_eq!(ask(), 200);
     send_signal(next, Signal::TERM);
     wait_until("the host has ended", || !is_alive(next));
+}
+
+/// Sends a request on a connection that stays open. Returns the head of the response and its body.
+fn ask_on(connection: &mut BufReader<TcpStream>, path: &str, body: &Value) -> (String, Value) {
+    let body = body.to_string();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.get_mut().write_all(request.as_bytes()).unwrap();
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(connection.read_line(&mut head).unwrap() > 0, "{head}");
+    }
+    head.make_ascii_lowercase();
+    let mut body = Vec::new();
+    // Chunks, as of all responses whose length is not known at their beginning.
+    loop {
+        let mut size = String::new();
+        connection.read_line(&mut size).unwrap();
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or_else(|_| panic!("{head}"));
+        let mut chunk = vec![0; size + 2];
+        connection.read_exact(&mut chunk).unwrap();
+        body.extend_from_slice(&chunk[..size]);
+        if size == 0 {
+            return (head, serde_json::from_slice(&body).unwrap());
+        }
+    }
+}
+
+/// Returns a request for a response that follows an earlier one.
+fn turn(text: &str, previous: Option<&Value>) -> Value {
+    json!({ "model": "a", "input": text, "previous_response_id": previous })
+}
+
+/// A connection that is idle during the upgrade gets one more response of the old host, which reads
+/// and writes what the new one stores.
+#[test]
+fn idle_connections_are_served_once_more() {
+    let mut host = start(&lane("a", &["a"], &[]));
+    let port = host.host.port;
+    let connect = || {
+        let connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        connection.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        BufReader::new(connection)
+    };
+    let path = "/v1/responses";
+    let mut idle = connect();
+    let (head, first) = ask_on(&mut idle, path, &turn("one", None));
+    assert!(head.starts_with("http/1.1 200 ") && !head.contains("connection: close"), "{head}");
+    host.upgrade();
+    let second = post(port, path, &turn("two", Some(&first["id"]))).json();
+    assert!(second["id"].is_string(), "{second}");
+    let (head, third) = ask_on(&mut idle, path, &turn("three", Some(&second["id"])));
+    assert!(head.starts_with("http/1.1 200 ") && head.contains("connection: close"), "{head}");
+    assert!(host.wait_for_first().success());
+    let fourth = post(port, path, &turn("four", Some(&third["id"])));
+    assert_eq!(fourth.status, 200, "{}", fourth.text());
+    wait_until("all requests are counted", || counted(&host.host) == 4);
+    host.stop();
 }

@@ -271,7 +271,7 @@ fn real_conversations_survive_switches() {
 fn real_model_streams_over_an_upgrade() {
     let mut host = UpgradedHost::new(quickstart(), &program(FAKE_ENGINE));
     let (port, engine) = (host.host.port, host.host.engine_pid("coder"));
-    let more = json!({ "stream": true, "max_tokens": 300, "ignore_eos": true, "temperature": 0 });
+    let more = json!({ "stream": true, "max_tokens": 60, "ignore_eos": true, "temperature": 0 });
     let body = chat_body("coder", "Count.", &more);
     let mut running = stream(port, CHAT, &body);
     assert!(running.read_until("content"));

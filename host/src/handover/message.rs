@@ -34,6 +34,8 @@ pub(super) enum OldMessage {
     Usage { rows: Vec<ForeignUsage>, budgets: Vec<BudgetRow> },
     /// What the old host would write to the store.
     Store(ForeignChange),
+    /// What does the store have?
+    Read { id: u64, namespace: String, key: String },
 }
 
 /// What the new host needs at the moment at which it takes over.
@@ -56,6 +58,8 @@ pub(super) enum NewMessage {
     Serving,
     /// About a slot.
     Slot(SlotReply),
+    /// What the store has; an error if it cannot be read.
+    Value { id: u64, value: Result<Option<String>, String> },
     /// The new host stops, and the old one has to.
     Stop,
 }

@@ -129,13 +129,13 @@ impl TakeOver {
         let (replies, mut replied) = unbounded_channel();
         let predecessor = served.fleet.succeed(handed.requests, replies);
         // What the host before is doing counts as requests in flight.
-        let hold = served.drain.hold();
+        let hold = served.drain.hold_for_predecessor();
         async move {
             let _hold = hold;
             let (slots, slot_messages) = unbounded_channel();
             let receive = async {
                 while let Some((message, _)) = messages.recv().await {
-                    take(message, &served, &slots);
+                    take(message, &served, &slots, &sender);
                 }
             };
             let reply = async {
@@ -165,7 +165,12 @@ impl TakeOver {
 }
 
 /// Takes over what the host before has done.
-fn take(message: OldMessage, served: &Served, slots: &UnboundedSender<SlotMessage>) {
+fn take(
+    message: OldMessage,
+    served: &Served,
+    slots: &UnboundedSender<SlotMessage>,
+    sender: &Sender<NewMessage>,
+) {
     match message {
         // Fails only if the fleet has ended.
         OldMessage::Slot(message) => drop(slots.send(message)),
@@ -174,6 +179,14 @@ fn take(message: OldMessage, served: &Served, slots: &UnboundedSender<SlotMessag
             served.accounts.add(budgets);
         }
         OldMessage::Store(change) => served.store.apply(change),
+        OldMessage::Read { id, namespace, key } => {
+            let (store, sender) = (served.store.clone(), sender.clone());
+            // Not awaited: the answer is a message.
+            drop(tokio::task::spawn_blocking(move || {
+                let value = store.read(&namespace, &key).map_err(|error| error.to_string());
+                sender.send(&NewMessage::Value { id, value });
+            }));
+        }
         OldMessage::Begin { .. }
         | OldMessage::Listener { .. }
         | OldMessage::Prepare

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_fleet::{SlotMessage, SlotReply, Successor};
+use pointsman_store::StoreSuccessor;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 use super::Inheritance;
 use super::channel::{Received, Sender};
 use super::message::{NewMessage, OldMessage};
+use super::next_store::NextStore;
 use super::successor::HandedOver;
 use crate::running::{Running, Signals};
 use crate::service_manager;
@@ -33,6 +35,8 @@ pub(crate) async fn retire(
     for (_, copy) in &inheritance.listeners {
         copy.leave_file();
     }
+    // Requests of operators that come too late are refused.
+    drop(inheritance);
     if let Some(pid) = next {
         service_manager::main_process(pid);
     }
@@ -41,8 +45,8 @@ pub(crate) async fn retire(
     let (replies, replied) = unbounded_channel();
     paused.hand_over(Successor { messages: slots, replies: replied });
     running.fleet.release();
-    let store = sender.clone();
-    running.store.forward(move |change| store.send(&OldMessage::Store(change)));
+    let store = Arc::new(NextStore::new(sender.clone()));
+    running.store.forward(Arc::clone(&store) as Arc<dyn StoreSuccessor>);
     let usage = sender.clone();
     running.usage.forward(Box::new(move |Used { rows, budgets }| {
         usage.send(&OldMessage::Usage { rows, budgets });
@@ -50,7 +54,7 @@ pub(crate) async fn retire(
     let stop = Arc::new(Notify::new());
     let mut bridge = JoinSet::new();
     bridge.spawn(send_slots(slot_messages, sender));
-    bridge.spawn(receive(messages, replies, Arc::clone(&stop)));
+    bridge.spawn(receive(messages, replies, store, Arc::clone(&stop)));
     running.finish_retired(signals, &stop).await;
     bridge.shutdown().await;
     tokio::task::spawn_blocking(move || thread.finish()).await.ok();
@@ -69,15 +73,18 @@ async fn send_slots(mut slots: UnboundedReceiver<SlotMessage>, sender: Sender<Ol
 async fn receive(
     mut messages: UnboundedReceiver<Received<NewMessage>>,
     replies: UnboundedSender<SlotReply>,
+    store: Arc<NextStore>,
     stop: Arc<Notify>,
 ) {
     while let Some((message, _)) = messages.recv().await {
         match message {
             // Fails only at the end of this host.
             NewMessage::Slot(reply) => drop(replies.send(reply)),
+            NewMessage::Value { id, value } => store.answer(id, value),
             NewMessage::Stop => stop.notify_one(),
             NewMessage::Prepared | NewMessage::Failed(_) | NewMessage::Serving => {}
         }
     }
+    store.end();
     tracing::warn!(event = "successor_ended", "the next host has ended");
 }

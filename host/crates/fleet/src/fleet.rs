@@ -268,8 +268,8 @@ impl FleetTasks {
         self.state_dir.announce_stop();
     }
 
-    /// Stops to dispatch requests, once no engine is being stopped or has to be; returns what another host has to
-    /// know to go on.
+    /// Stops to dispatch requests, once no engine is being stopped or has to be; returns what
+    /// another host has to know to go on.
     pub async fn pause(&self) -> Option<PausedFleet> {
         let (reply, paused) = oneshot::channel();
         // Fails only if the actor has ended.

@@ -40,8 +40,8 @@ impl Drop for Waiting {
 }
 
 impl Fleet {
-    /// Counts the leases of the host before as slots in use, and queues its waiting requests, before
-    /// all requests of this host that come later. Must be called within a runtime.
+    /// Counts the leases of the host before as slots in use, and queues its waiting requests,
+    /// before all requests of this host that come later. Must be called within a runtime.
     pub fn succeed(
         &self,
         paused: PausedRequests,

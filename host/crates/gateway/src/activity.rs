@@ -146,7 +146,8 @@ impl Activity {
     }
 
     /// Waits until an HTTP/2 connection must not begin further requests: it was idle for too long,
-    /// the host stops, or another one goes on. A connection that is opened while the host stops gets one response.
+    /// the host stops, or another one goes on. A connection that is opened while the host stops
+    /// gets one response.
     pub(crate) async fn retired(&self) {
         let stopped = async {
             tokio::select! {

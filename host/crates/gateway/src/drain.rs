@@ -10,6 +10,9 @@
 //!   close     the listeners close
 //! ```
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -23,6 +26,21 @@ pub struct Drain {
     cut: CancellationToken,
     close: CancellationToken,
     requests: TaskTracker,
+    predecessors: Arc<AtomicUsize>,
+}
+
+/// A host before this one that finishes its requests, until this is dropped.
+#[derive(Debug)]
+pub struct PredecessorGuard {
+    predecessors: Arc<AtomicUsize>,
+    /// `None` if the drain had begun before.
+    _token: Option<TaskTrackerToken>,
+}
+
+impl Drop for PredecessorGuard {
+    fn drop(&mut self) {
+        self.predecessors.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drain {
@@ -32,9 +50,15 @@ impl Drain {
         self.retire.cancel();
     }
 
-    /// Returns what keeps the drain from ending until it is dropped, or nothing if it has begun.
-    pub fn hold(&self) -> Option<impl Send + use<>> {
-        self.register()
+    /// Notes a host before this one that finishes its requests. The drain waits for it.
+    pub fn hold_for_predecessor(&self) -> PredecessorGuard {
+        self.predecessors.fetch_add(1, Ordering::Relaxed);
+        PredecessorGuard { predecessors: Arc::clone(&self.predecessors), _token: self.register() }
+    }
+
+    /// Returns true while a host before this one finishes its requests.
+    pub(crate) fn has_predecessor(&self) -> bool {
+        self.predecessors.load(Ordering::Relaxed) > 0
     }
 
     /// Begins the drain: requests from now on are rejected, those in flight continue.

@@ -94,7 +94,7 @@ pub use self::admin_error::AdminError;
 pub use self::client_listener::{ClientListener, ListenAddress};
 pub use self::cors::{Cors, CorsHeaders};
 pub use self::descriptors::raise_descriptor_limit;
-pub use self::drain::Drain;
+pub use self::drain::{Drain, PredecessorGuard};
 pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
 pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};

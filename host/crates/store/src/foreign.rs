@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::StoreError;
+
 /// A change of an entry that another process wants to be written. Keys and values are bytes as
 /// characters up to U+00FF.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +16,17 @@ pub struct ForeignChange {
     pub new: Option<(u64, String)>,
 }
 
-/// Passes a change on.
-pub(crate) type Forward = Box<dyn Fn(ForeignChange) + Send + Sync>;
+/// The process that has the file of a store that was given up.
+pub trait StoreSuccessor: Send + Sync {
+    /// Passes a change on.
+    fn write(&self, change: ForeignChange);
+
+    /// Returns a value, with its key and itself as characters. Blocks.
+    ///
+    /// # Errors
+    /// If the other process does not answer, or cannot read it.
+    fn read(&self, namespace: &str, key: String) -> Result<Option<String>, StoreError>;
+}
 
 /// Returns bytes as characters.
 pub(crate) fn to_text(bytes: &[u8]) -> String {

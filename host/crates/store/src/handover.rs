@@ -1,10 +1,11 @@
 //! The hand-over of the file to another process: this one gives it up, and what it would write from
 //! then on is passed on.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use crate::foreign::{ForeignChange, to_bytes};
+use crate::error::StoreError;
+use crate::foreign::{ForeignChange, StoreSuccessor, to_bytes, to_text};
 use crate::namespace::now_ms;
 use crate::store::Store;
 
@@ -30,16 +31,29 @@ impl Store {
             std::time::Instant::now();
         drop(state);
         shared.wake.notify_all();
+        shared.settled.notify_all();
     }
 
     /// Passes on what was written since [`Store::release`] and what is written from now on, to the
-    /// process that has the file. What is read is no longer found.
-    pub fn forward(&self, forward: impl Fn(ForeignChange) + Send + Sync + 'static) {
+    /// process that has the file, which is asked for what is read.
+    pub fn forward(&self, successor: Arc<dyn StoreSuccessor>) {
         let shared = self.shared();
         let mut state = shared.lock();
-        state.forward = Some(Box::new(forward));
+        state.successor = Some(successor);
         drop(state);
         shared.wake.notify_all();
+        shared.settled.notify_all();
+    }
+
+    /// Returns a value for another process, with the key and the value as characters. Blocks.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub fn read(&self, namespace: &str, key: &str) -> Result<Option<String>, StoreError> {
+        let (Some(space), Some(key)) = (self.space(namespace), to_bytes(key)) else {
+            return Ok(None);
+        };
+        Ok(self.get(space, &key, now_ms())?.map(|value| to_text(&value)))
     }
 
     /// Writes a change of another process, like one of this one.
@@ -59,7 +73,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
     use crate::namespace::{Namespace, Options};
@@ -78,6 +93,21 @@ mod tests {
         Store::open(Options { path, namespaces, on_loss: Box::new(|_| {}) }).unwrap()
     }
 
+    struct TestSuccessor {
+        store: Store,
+        changes: Mutex<Sender<ForeignChange>>,
+    }
+
+    impl StoreSuccessor for TestSuccessor {
+        fn write(&self, change: ForeignChange) {
+            self.changes.lock().unwrap().send(change).unwrap();
+        }
+
+        fn read(&self, namespace: &str, key: String) -> Result<Option<String>, StoreError> {
+            self.store.read(namespace, &key)
+        }
+    }
+
     #[test]
     fn other_process_gets_the_file_and_later_changes() {
         let dir = tempfile::tempdir().unwrap();
@@ -88,7 +118,7 @@ mod tests {
         table.put(&"between".to_owned(), 7, &"ä".to_owned()).unwrap();
         let new = open(dir.path());
         let (sender, changes) = channel();
-        old.forward(move |change| sender.send(change).unwrap());
+        old.forward(Arc::new(TestSuccessor { store: new.clone(), changes: Mutex::new(sender) }));
         table.put(&"after".to_owned(), 7, &"3".to_owned()).unwrap();
         table.remove(&"before".to_owned());
         for _ in 0..3 {
@@ -96,6 +126,9 @@ mod tests {
             let text = serde_json::to_string(&change).unwrap();
             new.apply(serde_json::from_str(&text).unwrap());
         }
+        // The old process finds what the new one has.
+        let between = table.get(&"between".to_owned()).unwrap();
+        assert_eq!(between.as_deref(), Some("ä"));
         let table: Table<String, String> = new.table("a").unwrap();
         let get = |key: &str| table.get(&key.to_owned()).unwrap();
         assert_eq!(

@@ -33,7 +33,7 @@ mod table;
 mod writer;
 
 pub use self::error::{OpenError, StoreError};
-pub use self::foreign::ForeignChange;
+pub use self::foreign::{ForeignChange, StoreSuccessor};
 pub use self::namespace::{Loss, Namespace, Options};
 pub use self::ordered::{OrderedTable, Row, Transaction};
 pub use self::store::Store;

@@ -10,12 +10,15 @@ use redb::Database;
 
 use crate::disk::{self, Change};
 use crate::error::StoreError;
-use crate::foreign::Forward;
+use crate::foreign::StoreSuccessor;
 use crate::index::{Entry, Index};
 use crate::namespace::{Loss, Namespace};
 
 /// Time after which a file that failed is opened again.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The maximum time for a hand-over of the file.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// What the handles and the writer share.
 pub(crate) struct Shared {
@@ -24,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     /// Something was written.
     pub(crate) written: Condvar,
+    /// It is known which process has the file.
+    pub(crate) settled: Condvar,
     pub(crate) disk: RwLock<Option<Arc<Database>>>,
     /// When the file may be opened again after a failure.
     pub(crate) next_open: Mutex<Instant>,
@@ -47,8 +52,8 @@ pub(crate) struct State {
     pub(crate) written: u64,
     pub(crate) lost: u64,
     pub(crate) is_closing: bool,
-    /// Passes changes on to the process that has the file.
-    pub(crate) forward: Option<Forward>,
+    /// The process that has the file.
+    pub(crate) successor: Option<Arc<dyn StoreSuccessor>>,
 }
 
 pub(crate) struct Pending {
@@ -59,6 +64,19 @@ pub(crate) struct Pending {
 impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is known which process has the file, for some seconds at most, and returns
+    /// the other one.
+    pub(crate) fn successor(&self) -> Option<Arc<dyn StoreSuccessor>> {
+        let mut state = self.lock();
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        while state.successor.is_none() && self.is_released.load(Ordering::Acquire) {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            let waited = self.settled.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.successor.clone()
     }
 
     /// Returns the file; `None` after a failure, until it is opened again.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::disk::{self, Change};
 use crate::error::{OpenError, StoreError};
+use crate::foreign::{to_bytes, to_text};
 use crate::index::{Entry, Index};
 use crate::namespace::{Loss, Namespace, Options, now_ms};
 use crate::shared::{Shared, State};
@@ -64,12 +65,13 @@ impl Store {
             written: last,
             lost: 0,
             is_closing: false,
-            forward: None,
+            successor: None,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             wake: Condvar::new(),
             written: Condvar::new(),
+            settled: Condvar::new(),
             disk: RwLock::new(Some(Arc::new(opened))),
             next_open: Mutex::new(Instant::now()),
             is_released: AtomicBool::new(false),
@@ -159,6 +161,20 @@ impl Store {
         now: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let shared = &self.inner.shared;
+        if let Some(successor) = shared.successor() {
+            let pending = shared
+                .lock()
+                .pending
+                .get(&(space, Arc::from(key)))
+                .map(|pending| pending.value.as_ref().map(|value| value.to_vec()));
+            return match pending {
+                Some(value) => Ok(value),
+                None => {
+                    let read = successor.read(shared.namespaces[space].name, to_text(key))?;
+                    Ok(read.and_then(|value| to_bytes(&value)))
+                }
+            };
+        }
         {
             let state = shared.lock();
             if state.spaces[space].find(key, now).is_none() {
@@ -175,8 +191,10 @@ impl Store {
     pub(crate) fn remove(&self, space: usize, key: &[u8], now: u64) -> bool {
         let shared = &self.inner.shared;
         let mut state = shared.lock();
-        let is_found = state.spaces[space].find(key, now).is_some();
-        if state.spaces[space].remove(key) {
+        // What another process has written is not known here.
+        let is_foreign = state.successor.is_some();
+        let is_found = is_foreign || state.spaces[space].find(key, now).is_some();
+        if state.spaces[space].remove(key) || is_foreign {
             let number = state.number();
             state.push(space, number, key.into(), None);
             drop(state);

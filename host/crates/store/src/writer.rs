@@ -48,7 +48,7 @@ fn next(shared: &Shared) -> Option<(Vec<Change>, u64)> {
     // While another process is taking the file, it is not known yet who writes.
     let waits = |state: &State| {
         let is_released = shared.is_released.load(Ordering::Acquire);
-        state.queue.is_empty() || (is_released && state.forward.is_none())
+        state.queue.is_empty() || (is_released && state.successor.is_none())
     };
     while waits(&state) {
         if state.is_closing {
@@ -92,12 +92,11 @@ fn write(shared: &Shared, changes: &[Change]) -> Result<(), StoreError> {
 
 /// Passes on changes. Returns false if they are not to be passed on.
 fn forward(shared: &Shared, changes: &[Change]) -> bool {
-    let state = shared.lock();
-    let Some(forward) = &state.forward else { return false };
+    let Some(successor) = shared.lock().successor.clone() else { return false };
     for Change { space, key, new, .. } in changes {
         let namespace = shared.namespaces[*space].name.to_owned();
         let new = new.as_ref().map(|(entry, value)| (entry.owner, to_text(value)));
-        forward(ForeignChange { namespace, key: to_text(key), new });
+        successor.write(ForeignChange { namespace, key: to_text(key), new });
     }
     true
 }

@@ -104,8 +104,9 @@ async fn find(
 ) -> Result<(String, Stored), RouteError> {
     let owner = owner?;
     let id = id.map(|Path(id)| id).unwrap_or_default();
-    // Before the store is read: the response may be complete until then.
-    let was_live = pipeline.responses.is_live(&id);
+    // Before the store is read: the response may be complete until then. The host before this one
+    // may execute it.
+    let was_live = pipeline.responses.is_live(&id) || pipeline.drain.has_predecessor();
     let Some(mut stored) = pipeline.responses.get(&id, &owner).await? else {
         return Err(RouteError::UnknownResponse { id });
     };

@@ -193,9 +193,9 @@ impl Keeper {
         listeners.iter().filter_map(copy).collect()
     }
 
-    /// Announces that the host with this process id attaches next. When it has attached, the engines
-    /// are [released](Keeper::is_released). `None` takes that back: if the other host has attached
-    /// and has ended since, this host attaches again.
+    /// Announces that the host with this process id attaches next. When it has attached, the
+    /// engines are [released](Keeper::is_released). `None` takes that back: if the other host has
+    /// attached and has ended since, this host attaches again.
     pub(in crate::process) fn hand_over(&self, successor: Option<u32>) {
         self.0.handing_over.store(successor.is_some(), Ordering::Release);
         self.send(&Request::HandOver { pid: successor }, Vec::new());

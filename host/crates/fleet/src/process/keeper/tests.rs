@@ -343,6 +343,31 @@ async fn announced_host_takes_over_from_the_last_one() {
 }
 
 #[tokio::test]
+async fn engines_are_taken_back_from_a_host_that_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = open(dir.path(), LONG);
+    let script = "echo one; while ! [ -e $DIR/go ]; do sleep 0.01; done; echo two; sleep 1000";
+    let script = script.replace("$DIR", dir.path().to_str().unwrap());
+    let mut process = start_noted("a", &script, &state_dir).await;
+    wait_for_line(&process, "one").await;
+    process.note(|note| note.stage = Stage::Ready);
+    state_dir.hand_over(Some(std::process::id()));
+    state_dir.unlock();
+    let next = open(dir.path(), LONG);
+    until("the release", || state_dir.is_released().then_some(()));
+    crash(next, Vec::new());
+    state_dir.take_back().unwrap();
+    assert!(!state_dir.is_released());
+    // Its output is read again, and it is ended by this host.
+    fs::write(dir.path().join("go"), "").unwrap();
+    wait_for_line(&process, "two").await;
+    let pid = process.id();
+    process.kill().await.unwrap();
+    assert!(!is_alive(pid));
+    assert!(StateDir::open(Some(dir.path()), &keeper(dir.path(), LONG)).is_err());
+}
+
+#[tokio::test]
 async fn host_of_another_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let state_dir = open(dir.path(), LONG);
