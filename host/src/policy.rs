@@ -11,6 +11,7 @@ mod report;
 mod table;
 mod test;
 mod test_report;
+mod test_results;
 mod trace;
 
 use std::process::ExitCode;

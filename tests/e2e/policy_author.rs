@@ -107,15 +107,19 @@ fn policy_test_shows_log_lines_and_dropped_advice() {
     assert!(out.contains("warn  a repeated line"), "{out}");
 }
 
+/// Returns a failed attempt on the first lane.
+fn failure() -> Value {
+    json!({ "lane": "a", "what": "server-error", "status": 500, "elapsed-ms": 10 })
+}
+
 #[test]
-fn golden_cases_call_every_hook() {
-    let failure = json!({ "lane": "a", "what": "server-error", "status": 500, "elapsed-ms": 10 });
+fn golden_cases_call_on_failure() {
     let case = |headers: Value, expect: Value| {
         let mut request = request();
         request["headers"] = headers;
         json!({
             "name": "failed", "hook": "on-failure", "request": request, "fleet": two_lanes(),
-            "failure": failure, "expect": expect,
+            "failure": failure(), "expect": expect,
         })
     };
     let cases = [
@@ -128,7 +132,10 @@ fn golden_cases_call_every_hook() {
     let (_dir, folder) = copy_with_cases("deadline", &cases);
     let (code, report) = test_json(&folder);
     assert_eq!((code, &report["cases"][0]["hook"]), (0, &json!("on-failure")), "{report:#}");
+}
 
+#[test]
+fn golden_cases_call_on_complete() {
     let outcome = json!({
         "lane": "a", "ended": "ok", "tenant": "acme", "prompt-tokens": 70, "output-tokens": 30,
     });
@@ -151,7 +158,10 @@ fn golden_cases_call_every_hook() {
     write_cases(&folder, &[case("spends", expected)]);
     let (code, report) = test_json(&folder);
     assert_eq!((code, &report["cases"][0]["hook"]), (0, &json!("on-complete")), "{report:#}");
+}
 
+#[test]
+fn golden_cases_call_on_tick() {
     let schedule = json!({
         "name": "all", "from": "00:00", "to": "24:00", "load": ["a"], "release": ["b"],
     });
@@ -172,13 +182,17 @@ fn golden_cases_call_every_hook() {
         hint.as_object_mut().unwrap().remove("for-ms");
     }
     assert_eq!(got, hints);
+}
 
-    // A hook that the policy lacks, and what does not belong to a hook.
+#[test]
+fn golden_cases_have_the_inputs_of_their_hook() {
+    let (_dir, folder) = copy_with_cases("hours", &[]);
+    // The policy lacks the hook.
     write_cases(
         &folder,
         &[json!({
             "name": "none", "hook": "on-failure", "request": request(), "fleet": two_lanes(),
-            "failure": failure, "expect": { "recovery": "planned" },
+            "failure": failure(), "expect": { "recovery": "planned" },
         })],
     );
     let (code, report) = test_json(&folder);

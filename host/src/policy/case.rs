@@ -1,10 +1,10 @@
 //! `pointsman policy case`: makes a golden case from a decision record.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use pointsman_domain::{ChainLink, Decision, LaneInfo, PolicyCall, Read};
+use pointsman_files::{read_regular_text, write_atomic};
 use pointsman_policy::marks;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,8 @@ use crate::cli::policy::Case;
 use crate::facts;
 use crate::output::{print, print_error};
 
+/// Maximum size of a file of golden cases in bytes, as in a host.
+const MAX_CASES_BYTES: u64 = 8 << 20;
 /// The parts of a decision that a case expects.
 const EXPECTED: [&str; 6] = ["lane", "fallback", "edits", "reject", "priority", "why"];
 
@@ -52,15 +54,11 @@ pub(super) fn case(options: &Case) -> Result<()> {
 }
 
 /// Appends a line to a file of lines, whose last one may lack its end.
-fn append(file: &std::path::Path, line: &str) -> std::io::Result<()> {
-    let before = match std::fs::read(file) {
-        Ok(before) => before,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let end = if before.is_empty() || before.ends_with(b"\n") { "" } else { "\n" };
-    let mut out = OpenOptions::new().create(true).append(true).open(file)?;
-    out.write_all(format!("{end}{line}").as_bytes())
+fn append(file: &Path, line: &str) -> Result<()> {
+    let before =
+        if file.exists() { read_regular_text(file, MAX_CASES_BYTES)? } else { String::new() };
+    let end = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    Ok(write_atomic(file, format!("{before}{end}{line}").as_bytes(), 0o644)?)
 }
 
 /// Returns what a case expects of a decision. A rejection has no lane.

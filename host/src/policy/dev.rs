@@ -19,8 +19,9 @@ use self::changes::Changes;
 use super::author::load;
 use super::progress::with_progress;
 use super::report::time;
-use super::test::{TestResults, run_scenario};
+use super::test::run_scenario;
 use super::test_report::{self, Paint};
+use super::test_results::TestResults;
 use crate::cli::policy::Dev;
 use crate::output::{print, print_error};
 

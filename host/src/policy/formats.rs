@@ -6,12 +6,15 @@ use pointsman_policy::{CaseResult, Difference};
 use pointsman_report::ObjectiveResult;
 use serde_json::{Value, json};
 
-use super::test::{ScenarioResult, TestResults};
+use super::test_results::{ScenarioResult, TestResults};
 
 /// Returns the results as JSON. Times are in microseconds.
 pub(super) fn json(results: &TestResults) -> Value {
     let case = |case: &CaseResult| {
-        let difference = |Difference { what, expected, got }: &Difference| json!({ "what": what, "expected": expected, "got": got });
+        let difference = |difference: &Difference| {
+            let Difference { what, expected, got } = difference;
+            json!({ "what": what, "expected": expected, "got": got })
+        };
         json!({
             "name": case.name,
             "line": case.line,

@@ -4,62 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use pointsman_policy::{CaseResult, Workbench};
-use pointsman_report::Report;
 use pointsman_simulate::{Document, Experiment, ExperimentError};
 
-use super::author::{cannot_load, load};
+use super::author::load;
 use super::formats;
 use super::test_report::{self, Paint};
+use super::test_results::{ScenarioResult, TestResults};
 use crate::cli::policy::{Test, TestFormat};
 use crate::output::print;
-use crate::{facts, simulate};
-
-/// The results of a test.
-#[derive(Debug)]
-pub(super) struct TestResults {
-    pub(super) policy: String,
-    pub(super) version: String,
-    pub(super) dir: PathBuf,
-    /// The file of the golden cases, if there is one.
-    pub(super) cases_file: Option<PathBuf>,
-    pub(super) warnings: Vec<String>,
-    pub(super) cases: Vec<CaseResult>,
-    pub(super) scenarios: Vec<ScenarioResult>,
-}
-
-/// The result of a scenario.
-#[derive(Debug)]
-pub(super) struct ScenarioResult {
-    pub(super) file: PathBuf,
-    pub(super) report: Report,
-}
-
-impl TestResults {
-    /// Runs the golden cases whose names are selected.
-    pub(super) fn run(
-        bench: &Workbench,
-        dir: &Path,
-        is_selected: impl Fn(&str) -> bool,
-    ) -> Result<Self> {
-        let cases = bench.test(&facts::from_case, is_selected).map_err(cannot_load(dir))?;
-        Ok(Self {
-            policy: bench.name().to_owned(),
-            version: bench.version().to_owned(),
-            dir: dir.to_owned(),
-            cases_file: bench.cases(),
-            warnings: warnings(bench.name(), dir),
-            cases,
-            scenarios: Vec::new(),
-        })
-    }
-
-    /// Returns true if all cases and all objectives passed.
-    pub(super) fn passed(&self) -> bool {
-        self.cases.iter().all(|case| case.differences.is_empty())
-            && self.scenarios.iter().all(|scenario| scenario.report.met())
-    }
-}
+use crate::simulate;
 
 /// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
 pub(super) fn test(options: &Test) -> Result<ExitCode> {
@@ -127,30 +80,4 @@ pub(super) fn run_scenario(file: &Path) -> Result<ScenarioResult> {
     let experiment = Experiment::from_scenario(&scenario, &simulate::stage()?);
     let report = experiment.with_context(|| file.display().to_string())?.run()?;
     Ok(ScenarioResult { file: file.to_owned(), report })
-}
-
-/// Returns what the author should know about the folder before reading the results.
-fn warnings(name: &str, dir: &Path) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let folder = std::fs::canonicalize(dir).ok();
-    let folder = folder.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
-    if let Some(folder) = folder.filter(|folder| *folder != name) {
-        warnings.push(format!(
-            "a host expects the policy `{name}` in a folder of that name; found {folder}"
-        ));
-    }
-    let changed = pointsman_build::changed_since_build(dir);
-    if let Some(first) = changed.first() {
-        let more = match changed.len() {
-            1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        warnings.push(format!(
-            "stale component: {}{more} changed after policy.wasm was built; run `pointsman policy \
-             build {}`",
-            first.display(),
-            dir.display()
-        ));
-    }
-    warnings
 }

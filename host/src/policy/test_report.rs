@@ -7,7 +7,7 @@ use pointsman_report::ObjectiveResult;
 use pointsman_report::table::clean;
 
 use super::report::time;
-use super::test::{ScenarioResult, TestResults};
+use super::test_results::{ScenarioResult, TestResults};
 
 /// Colours the output if it goes to a terminal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

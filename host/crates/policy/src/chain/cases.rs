@@ -15,8 +15,8 @@
 //!
 //! `hook` is the hook that is called, `on-request` by default: `on-failure` gets a `failure`,
 //! `on-complete` has `outcomes`. `state` is the initial state of the policy: numbers are counters.
-//! `expect` is partial: only the fields it has are compared. Lanes are described by the fields of the contract's `lane-info` and
-//! `lane-stat`; all except the name are optional.
+//! `expect` is partial: only the fields it has are compared. Lanes are described by the fields of
+//! the contract's `lane-info` and `lane-stat`; all except the name are optional.
 
 pub(crate) mod expect;
 pub(crate) mod facts;

@@ -3,8 +3,6 @@
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::contract::shared::Level;
-
 /// Maximum number of collected lines; further lines are dropped.
 const MAX_LINES: usize = 1000;
 
@@ -22,10 +20,10 @@ pub struct LogLine {
 pub(crate) struct CapturedLog(Mutex<Vec<LogLine>>);
 
 impl CapturedLog {
-    pub(crate) fn push(&self, level: Level, message: String) {
+    pub(crate) fn push(&self, level: &'static str, message: String) {
         let mut lines = self.0.lock();
         if lines.len() < MAX_LINES {
-            lines.push(LogLine { level: level.name(), message });
+            lines.push(LogLine { level, message });
         }
     }
 

@@ -101,7 +101,7 @@ impl Shared {
         let line: String =
             truncated.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         if let Some(captured) = &self.captured_log {
-            captured.push(level, line);
+            captured.push(level.name(), line);
             return;
         }
         match level {
