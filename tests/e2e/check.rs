@@ -117,3 +117,45 @@ fn invalid_policy_configuration_is_reported_with_file_line_and_key() {
     assert!(err.starts_with(&position), "{err}");
     assert!(err.trim_end().ends_with("[config_invalid]"), "{err}");
 }
+
+#[test]
+fn limits_above_the_maximums_are_refused_with_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let folder = dir.path().join("policies/cortex");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["policy.toml", "policy.wasm", "cases.jsonl"] {
+        std::fs::copy(root().join("policies/cortex").join(name), folder.join(name)).unwrap();
+    }
+    let lane = lane("a", &["a"], &[]);
+    let config = |limits: &str| {
+        let text = format!("[[policies.chain]]\nname = \"cortex\"\n{limits}{lane}");
+        std::fs::write(&file, text).unwrap();
+        check(&file)
+    };
+    let (code, _, err) = config("deadline = \"500ms\"\nmemory = \"2GiB\"\n");
+    assert_eq!(code, Some(78));
+    for (line, key) in [(3, "deadline"), (4, "memory")] {
+        let position = format!("{}:{line}: policies.chain[0].{key}: ", file.display());
+        let found = err.lines().find(|line| line.starts_with(&position));
+        assert!(found.is_some_and(|line| line.ends_with("[out_of_range]")), "{err}");
+    }
+    assert_eq!(config("deadline = \"100ms\"\nmemory = \"256MiB\"\n").0, Some(0));
+
+    // In the manifest, `build` and `test` refuse them as well.
+    let manifest = folder.join("policy.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("memory = \"16MiB\"", "memory = \"2GiB\"")).unwrap();
+    let policy = |command: &str| {
+        let mut policy = Command::new(program(FAKE_ENGINE));
+        let output = policy.args(["policy", command]).arg(&folder).output().unwrap();
+        (output.status.code(), String::new(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (code, _, err) in [config(""), policy("build"), policy("test")] {
+        assert!(code != Some(0) && err.contains("[manifest_invalid]"), "{err}");
+        assert!(
+            err.contains(&format!("{}: ", manifest.display())) && err.contains("line 9"),
+            "{err}"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use pointsman_build::{Language, Tools};
 use pointsman_files::read_regular_text;
 use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
-    signature,
+    check_manifest, signature,
 };
 use serde::de::DeserializeOwned;
 
@@ -71,6 +71,8 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
             print_error(line.to_owned());
         }
     };
+    // Before a build that may take a minute.
+    check_manifest(dir).map_err(LoadError::from).map_err(cannot_load(dir))?;
     let tools = Tools::from_environment();
     let built = with_progress("building", || pointsman_build::build(dir, &tools, &mut log))?;
     print(&format!(

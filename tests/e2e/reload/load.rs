@@ -13,7 +13,7 @@ use super::{assert_versions_not_mixed, engines, start_deployment_with};
 /// A deadline that no call misses while the compiler of the next version competes for the
 /// processors: these tests are about reloads, and a missed deadline would be a decision without
 /// advice.
-const PATIENT: &str = "deadline = \"250ms\"";
+const PATIENT: &str = "deadline = \"100ms\"";
 
 /// Returns a version that prefers one lane, which is named in its reason.
 fn version(number: u64) -> Guest {

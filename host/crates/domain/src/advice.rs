@@ -46,6 +46,10 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Maximum of [`Rejection::retry_after_s`]. A client that waits longer would miss that the
+    /// policy has changed.
+    pub const MAX_RETRY_AFTER_S: u32 = 3600;
+
     /// Returns the status of the response: a policy may use 400 to 499 and 503; any other value
     /// becomes 403.
     pub fn allowed_status(&self) -> u16 {

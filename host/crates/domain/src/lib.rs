@@ -74,7 +74,9 @@ pub use outcome::{
     Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovery, RequestResult,
     TokenCounts,
 };
-pub use permit::{Allow, Dropped, drop_unknown_filter, enforce_allow, enforce_allow_edits};
+pub use permit::{
+    Allow, Dropped, cap_retry_after, drop_unknown_filter, enforce_allow, enforce_allow_edits,
+};
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
 pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
 pub use request_flow::{Deadline, RequestFlow};

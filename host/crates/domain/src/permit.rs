@@ -1,7 +1,7 @@
 //! Enforcement of the manifest's `[allow]` table, by which the operator limits the advice of a
 //! policy.
 
-use crate::advice::{Advice, Edit, LaneAdvice};
+use crate::advice::{Advice, Edit, LaneAdvice, Rejection};
 use crate::fleet_view::Topology;
 
 /// What a policy may change. [`Allow::default`] permits a priority of 0 and lowering the output
@@ -77,6 +77,7 @@ pub fn enforce_allow(advice: &mut Advice, allow: &Allow) -> Vec<Dropped> {
             queue.priority = clamped;
         }
     }
+    dropped.extend(advice.reject.as_mut().and_then(cap_retry_after));
     truncate(&mut advice.notes, MAX_NOTES, "note", &mut dropped);
     truncate(&mut advice.hints, MAX_NOTES, "hint", &mut dropped);
     dropped
@@ -87,6 +88,15 @@ pub fn enforce_allow_edits(edits: &mut Vec<Edit>, allow: &Allow) -> Vec<Dropped>
     let mut dropped = Vec::new();
     keep_allowed(edits, allow, &mut dropped);
     dropped
+}
+
+/// Reduces the `Retry-After` of a rejection to the maximum, and returns what was dropped.
+pub fn cap_retry_after(rejection: &mut Rejection) -> Option<Dropped> {
+    let max = Rejection::MAX_RETRY_AFTER_S;
+    let after = rejection.retry_after_s.filter(|after| *after > max)?;
+    rejection.retry_after_s = Some(max);
+    let reason = format!("limit exceeded: {after} s of at most {max} s");
+    Some(Dropped { what: "retry-after", reason })
 }
 
 /// Removes a filter that only names lanes which the topology does not have, and returns what was
@@ -257,6 +267,12 @@ mod tests {
         let mut advice = Advice {
             queue: Some(QueueAdvice { priority: 99, ..QueueAdvice::default() }),
             edits: vec![Edit::CapOutputTokens(1); 40],
+            reject: Some(Rejection {
+                status: 429,
+                code: "budget".into(),
+                message: String::new(),
+                retry_after_s: Some(35_342),
+            }),
             ..Advice::default()
         };
         let dropped = enforce_allow(&mut advice, &allow);
@@ -264,7 +280,8 @@ mod tests {
         assert_eq!(advice.edits.len(), MAX_EDITS);
         assert_eq!(
             dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(),
-            ["edit", "priority"]
+            ["edit", "priority", "retry-after"]
         );
+        assert_eq!(advice.reject.and_then(|reject| reject.retry_after_s), Some(3600));
     }
 }

@@ -14,7 +14,7 @@ use crate::failure::{AttemptError, whole_seconds};
 use crate::headers::{self, to_header_value};
 
 /// Upper bound of the `Retry-After` that a policy or an engine sets, in seconds.
-const MAX_RETRY_AFTER: u64 = 3600;
+const MAX_RETRY_AFTER: u64 = Rejection::MAX_RETRY_AFTER_S as u64;
 
 /// An error response before it is serialised.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ pub use trial::{ArmCounts, TrialStatus};
 pub use version::call_error::CallError;
 pub use version::case_error::{CaseError, CaseInputError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};
-pub use version::manifest::ManifestError;
+pub use version::manifest::{ManifestError, check_manifest};
 pub use version::runtime::{Runtime, RuntimeSettings};
 pub use version::signature;
 pub use wasm::compile::child::{CompileArgs, compile_main};

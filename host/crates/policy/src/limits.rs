@@ -1,5 +1,7 @@
 //! Limits that several modules enforce. Limits of one module are defined there.
 
+pub(crate) use pointsman_spec::MAX_MEMORY_BYTES;
+
 /// Maximum instances of all policies together. A call is synchronous, so each policy needs at most
 /// one instance per calling thread; this suffices for sixty policies on sixteen threads. It
 /// reserves address space, not memory: about 6 TiB of 128.
@@ -15,8 +17,6 @@ pub(crate) const MAX_MEMORIES: u32 = 4;
 pub(crate) const MAX_TABLES: u32 = 16;
 /// Maximum elements of one table; CPython has 5,696.
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 20_000;
-/// Maximum bytes of one linear memory, whatever the configuration allows.
-pub(crate) const MAX_MEMORY_BYTES: u64 = 256 << 20;
 /// Bytes of a page of linear memory.
 pub(crate) const PAGE_BYTES: u64 = 64 << 10;
 /// Maximum size of a component, in bytes. CPython's has 18.4 MB.

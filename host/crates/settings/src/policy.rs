@@ -1,11 +1,12 @@
 //! The policy chain: its order, its weights, and how new versions are rolled out.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pointsman_domain::units;
 use pointsman_spec::{
-    CanaryBy, JudgedOutcome, JudgedOutcomes, OnError, PolicySpec, Probation, Rollout, Settings,
-    VersionNumberError,
+    CanaryBy, JudgedOutcome, JudgedOutcomes, LimitError, OnError, PolicySpec, Probation, Rollout,
+    Settings, VersionNumberError, check_deadline, check_memory,
 };
 
 use crate::diagnostics::{Code, Problem};
@@ -54,9 +55,9 @@ fn read_policy(
     let on_open = section.choice("on-open", &modes.map(|(name, mode)| (name, Some(mode))), None);
     let settings = Settings {
         config: section.json("config").unwrap_or_else(|| serde_json::json!({})),
-        deadline: section.parsed("deadline", units::duration),
+        deadline: section.parsed("deadline", deadline),
         budget: section.parsed("budget", units::duration),
-        memory: section.bytes("memory"),
+        memory: section.parsed("memory", memory),
     };
     let rollout = read_rollout(section);
     let probation = read_probation(&section.section("probation"));
@@ -120,6 +121,18 @@ fn read_outcomes(section: &Section<'_>) -> Option<JudgedOutcomes> {
     Some(names.iter().filter_map(outcome).collect())
 }
 
+/// Parses the deadline of a call, up to the maximum of the host.
+fn deadline(text: &str) -> Result<Duration, Problem> {
+    let above = |error: LimitError| Code::OutOfRange.with(error.to_string());
+    check_deadline(units::duration(text)?).map_err(above)
+}
+
+/// Parses the memory of an instance, up to the maximum of the host.
+fn memory(text: &str) -> Result<u64, Problem> {
+    let above = |error: LimitError| Code::OutOfRange.with(error.to_string());
+    check_memory(units::bytes(text)?).map_err(above)
+}
+
 /// Parses the share of the requests that stay with the version before.
 fn control(text: &str) -> Result<u16, Problem> {
     match percentage(text)? {
@@ -139,7 +152,17 @@ fn percentage(text: &str) -> Result<u16, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::percentage;
+    use super::{deadline, memory, percentage};
+    use crate::diagnostics::Code;
+
+    #[test]
+    fn limits_above_the_maximums_of_the_host_are_out_of_range() {
+        assert!(deadline("100ms").is_ok() && memory("256MiB").is_ok());
+        let codes = [deadline("101ms").map(drop), memory("257MiB").map(drop)]
+            .map(|result| result.map_err(|problem| problem.code));
+        assert_eq!(codes, [Err(Code::OutOfRange); 2]);
+        assert_eq!(deadline("5").map_err(|problem| problem.code), Err(Code::InvalidValue));
+    }
 
     #[test]
     fn percentages_are_read_as_thousandths() {

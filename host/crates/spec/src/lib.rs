@@ -5,10 +5,12 @@
 mod chain;
 pub mod encoding;
 mod judged;
+mod limits;
 mod public_key;
 mod version_number;
 
 pub use self::chain::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use self::judged::{JudgedOutcome, JudgedOutcomes};
+pub use self::limits::{LimitError, MAX_DEADLINE, MAX_MEMORY_BYTES, check_deadline, check_memory};
 pub use self::public_key::{KeyError, PublicKey, PublicKeyError};
 pub use self::version_number::{VersionNumber, VersionNumberError};

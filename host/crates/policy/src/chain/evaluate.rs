@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pointsman_domain::{
     Advice, Dropped, DroppedEdit, Facts, FailureReport, FleetView, PolicyCall, Recovery, Trace,
-    drop_unknown_filter, enforce_allow, enforce_allow_edits,
+    cap_retry_after, drop_unknown_filter, enforce_allow, enforce_allow_edits,
 };
 
 use crate::chain::baseline::Defect;
@@ -148,7 +148,7 @@ pub(crate) fn evaluate_recovery(
     Evaluation { result: recovery, defect }
 }
 
-/// Calls `on-failure`, and drops the edits that the policy is not allowed to make. Also returns
+/// Calls `on-failure`, and drops what the policy is not allowed to ask for. Also returns
 /// these, with the reasons.
 pub(crate) fn call_on_failure(
     version: &Version,
@@ -159,10 +159,13 @@ pub(crate) fn call_on_failure(
 ) -> (Result<Recovery, CallError>, Vec<String>) {
     let mut dropped_parts = Vec::new();
     let mut recovery = version.recover(facts, fleet, failed, call);
-    if let Ok(Recovery::Retry(step)) = &mut recovery {
-        for dropped in enforce_allow_edits(&mut step.edits, &version.config().allow) {
-            dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
-        }
+    let dropped = match &mut recovery {
+        Ok(Recovery::Retry(step)) => enforce_allow_edits(&mut step.edits, &version.config().allow),
+        Ok(Recovery::GiveUp(rejection)) => cap_retry_after(rejection).into_iter().collect(),
+        Ok(Recovery::Planned) | Err(_) => Vec::new(),
+    };
+    for dropped in dropped {
+        dropped_parts.push(version.drop_part(dropped.what, &dropped.reason));
     }
     if let (Ok(recovery), Some(constraint)) = (&mut recovery, facts.request.constraint()) {
         let dropped = constraint.enforce_recovery(recovery, fleet);

@@ -9,12 +9,10 @@ use crate::limits::{MAX_MEMORY_BYTES, MAX_OUTPUT_BYTES};
 use crate::version::bundle::Bundle;
 use crate::version::call::CallLimits;
 use crate::version::runtime::Runtime;
-use pointsman_spec::Settings;
+use pointsman_spec::{MAX_DEADLINE, Settings};
 
 /// Deadline of a call if neither the operator nor the manifest sets one.
 const DEFAULT_DEADLINE: Duration = Duration::from_millis(5);
-/// Maximum deadline of a call about a request: the call blocks a worker thread of the runtime.
-const MAX_DEADLINE: Duration = Duration::from_millis(100);
 /// Default budget of a call, as a fraction of its deadline: one tenth, but at least [`MIN_BUDGET`].
 const BUDGET_DIVISOR: u32 = 10;
 /// Minimum default budget, several times what a compiled policy needs.
@@ -55,6 +53,8 @@ impl VersionConfig {
         let fingerprint = bundle.fingerprint(settings);
         let version = format!("{}+{}", manifest.version, fingerprint.get(..8).unwrap_or_default());
         let requested = &manifest.limits;
+        // Manifests and settings above the maximums are rejected when they are read. This also
+        // bounds settings that were stored by an earlier host.
         let deadline =
             settings.deadline.or(requested.deadline).unwrap_or(DEFAULT_DEADLINE).min(MAX_DEADLINE);
         let memory =

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pointsman_domain::{Allow, units};
 use pointsman_files::{ReadError, read_regular_text};
+use pointsman_spec::{check_deadline, check_memory};
 use serde::{Deserialize, Deserializer};
 
 use crate::limits::MAX_MANIFEST_BYTES;
@@ -36,15 +37,15 @@ pub(crate) struct Manifest {
     pub(crate) build: Option<Build>,
 }
 
-/// Limits that the policy requests. The maximums of the host cap them.
+/// Limits that the policy requests. Those above the maximums of the host are invalid.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Limits {
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "deadline")]
     pub(crate) deadline: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     pub(crate) budget: Option<Duration>,
-    #[serde(default, deserialize_with = "bytes")]
+    #[serde(default, deserialize_with = "memory")]
     pub(crate) memory: Option<u64>,
     /// Calls after which an instance is replaced; 1 for a policy whose instances must not keep
     /// anything from one request to the next.
@@ -217,6 +218,14 @@ impl Manifest {
     }
 }
 
+/// Checks the manifest in the folder of a policy, without reading its component.
+///
+/// # Errors
+/// If a host would not accept the manifest; the error names the file and, if known, the line.
+pub fn check_manifest(dir: &Path) -> Result<(), ManifestError> {
+    Manifest::load(dir).map(drop)
+}
+
 /// Returns the beginning of an error message. Errors of reading name the file themselves.
 fn prefix(file: &Path, problem: &ManifestProblem) -> String {
     match problem {
@@ -270,9 +279,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     units::duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
-fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+fn deadline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let deadline = duration(deserializer)?;
+    deadline.map(check_deadline).transpose().map_err(serde::de::Error::custom)
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    units::bytes(&text).map(Some).map_err(serde::de::Error::custom)
+    let bytes = units::bytes(&text).map_err(serde::de::Error::custom)?;
+    check_memory(bytes).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -335,6 +350,14 @@ mod tests {
                 "\"250ms\"",
             ),
             ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"", "file: "),
+            (
+                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"101ms\"",
+                "line 5",
+            ),
+            (
+                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\n\nmemory = \"257MiB\"",
+                "line 6",
+            ),
             ("name = \"a\"", "missing field `version`"),
         ] {
             let error = load(text).unwrap_err();
