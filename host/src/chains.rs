@@ -33,7 +33,7 @@ pub(crate) fn named(arguments: &[String], scenario: &ChainSpec) -> Result<Chains
         let extension = path.extension().and_then(|extension| extension.to_str());
         let chain = match extension {
             _ if argument == "none" => ChainSpec { policies: Vec::new(), ..scenario.clone() },
-            Some("toml") => Config::load_with_overrides(path, &[])?.policies.chain,
+            Some("toml") => Config::load_without_secrets(path, &[])?.policies.chain,
             _ => {
                 let policy = policy(path, scenario, &mut folders)?;
                 with(scenario, &policy.name, &policy.dir)

@@ -13,6 +13,7 @@ mod gateway_settings;
 mod guards;
 mod handover;
 mod import;
+mod in_service;
 mod inherited;
 mod key;
 mod key_source;

@@ -18,6 +18,7 @@ use pointsman_replay::{ChainSource, Replay, ReplayReport};
 
 use crate::chains;
 use crate::cli::replay::Replay as Options;
+use crate::in_service::in_service;
 use crate::output::print;
 use crate::simulate::{stage, write_file};
 use pointsman_config::Config;
@@ -58,13 +59,17 @@ pub(crate) fn replay(options: &Options) -> Result<ExitCode> {
 
 fn run(options: &Options) -> Result<ReplayReport> {
     let files = record_files(&options.records)?;
-    let config = options.config.as_ref().map(|file| Config::load(file)).transpose()?;
+    let config = options.config.as_ref().map(|file| Config::load_without_secrets(file, &[]));
+    let config = config.transpose()?;
     let chain = config.map(|config| config.policies.chain);
     // Owns temporary folders, which must exist until the policies have been loaded.
     let policies =
         chains::policies(&options.policy, chain.as_ref().unwrap_or(&ChainSpec::default()))?;
     let source = match chain {
-        Some(chain) => ChainSource::Configured(with_overrides(chain, &policies, options)?),
+        Some(chain) => {
+            let chain = in_service(chain);
+            ChainSource::Configured(with_overrides(chain, &policies, options)?)
+        }
         None if policies.list.is_empty() => bail!(missing_policies(&files)),
         None => ChainSource::Recorded { overrides: policies.list.clone() },
     };

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pointsman_tests::client::{chat, send};
+use pointsman_tests::deployment::{Deployment, chain, policy_dir};
+use pointsman_tests::guests::Guest;
 use pointsman_tests::host::{Host, program, root};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
@@ -115,7 +117,7 @@ fn replay_agrees_with_records_and_shows_changes() {
     fs::write(dir.join("other.toml"), config(7, "")).unwrap();
     let (code, out, err) =
         replay(dir, &["records", "--config", "other.toml", "--max-differences", "1"]);
-    assert_eq!((code, err.as_str()), (1, ""), "{out}");
+    assert_eq!((code, err.contains("note: ")), (1, true), "{out}{err}");
     // The policy and the call that differ, the request, and the tool for further effects.
     for part in
         ["quota on-request", "429", "good-7", "records/decisions.jsonl", "pointsman simulate"]
@@ -202,4 +204,39 @@ fn unusable_input_is_reported_with_remedy() {
     let (code, out, _) = replay(dir, &["none.jsonl", "--policy", cortex]);
     // The file has no decisions.
     assert_eq!(code, 78, "{out}");
+}
+
+#[test]
+fn versions_in_service_are_replayed_without_the_secrets_of_the_host() {
+    let lanes = [lane("a", &["auto"], &[]), lane("b", &["auto"], &[])].concat();
+    let keys = "[[keys]]\nenv = \"REPLAY_TEST_KEY\"\ntenant = \"t\"\n";
+    let config = format!("{}[records]\ndir = \"records\"\n{lanes}", chain(&["p"], ""));
+    let version = |reason: &str| Guest::new("p").reason(reason);
+    let dir = policy_dir(&[version("one")]);
+    let mut deployment = Deployment::start(FAKE_ENGINE, dir, &config);
+    deployment.deploy(&version("two"));
+    let rolled_back = deployment.admin("POST", "/policies/p/rollback", "{}").json();
+    let active = rolled_back["version"].as_str().unwrap().to_owned();
+    assert_eq!(deployment.reason("auto"), "one");
+    let host = &mut deployment.host;
+    wait_until("the record is written", || {
+        host.metric("pointsman_records_written_total", "") >= 1.0
+    });
+    host.signal(Signal::TERM);
+    assert!(host.wait_for_exit().success());
+    // Neither this variable nor that of the token is set for the command.
+    let dir = host.dir.path();
+    let file = dir.join("pointsman.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}\n{keys}")).unwrap();
+    let run = |more: &[&str]| {
+        let always = ["records", "--config", "pointsman.toml", "--json", "-"];
+        let (code, out, err) = replay(dir, &[&always[..], more].concat());
+        (code, parse_json(&out), err)
+    };
+    let (code, report, err) = run(&[]);
+    assert_eq!((code, &report["agrees"]), (0, &json!(true)), "{report:#}{err}");
+    assert!(err.contains(&active) && err.contains("`p`"), "{err}");
+    let (code, report, _) = run(&["--policy", "policies/p"]);
+    assert_eq!((code, &report["agrees"]), (1, &json!(false)), "{report:#}");
 }

@@ -23,7 +23,9 @@ pub(crate) struct Replay {
     /// policies keep their recorded advice.
     #[arg(long, value_name = "DIR|WASM", num_args = 1..)]
     pub(crate) policy: Vec<String>,
-    /// Host configuration whose policy chain is replayed.
+    /// Host configuration whose policy chain is replayed, without its secrets: with the versions
+    /// that the host has in service, if its state directory can be read, and with the settings of
+    /// the file.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Maximum number of differing decisions to show.

@@ -59,7 +59,8 @@ pub(super) fn dev(options: &Dev) -> Result<ExitCode> {
 
 impl<'a> Session<'a> {
     fn new(options: &'a Dev) -> Result<Self> {
-        let config = options.config.as_deref().map(Config::load).transpose()?;
+        let config = options.config.as_deref().map(|file| Config::load_without_secrets(file, &[]));
+        let config = config.transpose()?;
         let mut records = options.records.clone();
         let recorded = config.as_ref().and_then(|config| config.records.as_ref());
         if let Some(settings) =

@@ -41,7 +41,7 @@ fn configurations() {
     let words = ["context", "gpu-layers", "kv-cache-memory", "tensor-parallel", "unload-mode"];
     fuzz.words(&words).run(|input| {
         let Ok(text) = std::str::from_utf8(input) else { return false };
-        match Config::parse(text, &[], Path::new("/conf/pointsman.toml")) {
+        match Config::parse(text, Path::new("/conf/pointsman.toml")) {
             Ok(config) => {
                 assert!(!config.fleet.lanes.is_empty());
                 assert_eq!(config.needs.len(), config.fleet.lanes.len());

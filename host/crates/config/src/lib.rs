@@ -188,16 +188,18 @@ impl Config {
     /// # Errors
     /// All errors in the file, in its order.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Self::load_with_overrides(file, &[])
+        Self::from_source(&ConfigError::source(file)?, file)
     }
 
-    /// Reads and validates a file after replacing some of its keys.
+    /// Reads and validates a file after replacing some of its keys, for a command that serves no
+    /// requests: all secrets are placeholders, so that their variables and files may be missing.
     ///
     /// # Errors
     /// All errors in the file and in the overrides.
-    pub fn load_with_overrides(file: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
+    pub fn load_without_secrets(file: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        Self::parse(&source, overrides, file).map_err(|errors| ConfigError::new(file, errors))
+        pointsman_settings::read_without_secrets(&source, overrides, |root| read(root, file))
+            .map_err(|errors| ConfigError::new(file, errors))
     }
 
     /// Validates the text of a file that has been read.
@@ -205,7 +207,7 @@ impl Config {
     /// # Errors
     /// All errors in the text, in its order.
     pub fn from_source(source: &str, file: &Path) -> Result<Self, ConfigError> {
-        Self::parse(source, &[], file).map_err(|errors| ConfigError::new(file, errors))
+        Self::parse(source, file).map_err(|errors| ConfigError::new(file, errors))
     }
 
     /// Reads the text of a file.
@@ -216,8 +218,8 @@ impl Config {
         ConfigError::source(file)
     }
 
-    fn parse(source: &str, overrides: &[Override], file: &Path) -> Result<Self, Vec<Diagnostic>> {
-        pointsman_settings::read(source, overrides, |root| read(root, file))
+    fn parse(source: &str, file: &Path) -> Result<Self, Vec<Diagnostic>> {
+        pointsman_settings::read(source, &[], |root| read(root, file))
     }
 }
 

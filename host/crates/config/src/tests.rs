@@ -20,7 +20,7 @@ use super::folders::default_state;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<Diagnostic>> {
-    Config::parse(source, &[], Path::new("/conf/pointsman.toml"))
+    Config::parse(source, Path::new("/conf/pointsman.toml"))
 }
 
 /// Returns the errors of an invalid configuration as `LINE: KEY [CODE]`.

@@ -61,6 +61,7 @@ pub use pointsman_spec::{
     Settings,
 };
 pub use registry::fleet_link::FleetLink;
+pub use registry::in_service::StoredVersion;
 pub use registry::policies::command::{Command, CommandError};
 pub use registry::policies::{AdvisorSlot, Change, Policies};
 pub use registry::slot::{RejectionCode, SlotError};
@@ -68,6 +69,7 @@ pub use registry::status::{
     CandidateStatus, EarlierVersion, PolicyErrorStatus, PolicyStatus, ProbationStatus,
     RejectedVersion,
 };
+pub use registry::store::StoreError;
 pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
 pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};

@@ -2,6 +2,7 @@
 
 pub(crate) mod background;
 pub(crate) mod fleet_link;
+pub(crate) mod in_service;
 pub(crate) mod policies;
 pub(crate) mod slot;
 pub(crate) mod status;

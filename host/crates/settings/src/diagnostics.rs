@@ -155,12 +155,29 @@ pub struct Diagnostics<'a> {
     found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
     /// Names of environment variables that secrets were read from.
     secret_variables: RefCell<Vec<String>>,
+    /// Whether secrets are replaced by placeholders instead of being read.
+    without_secrets: bool,
 }
 
 impl<'a> Diagnostics<'a> {
     /// Creates an empty collection for the text of a file.
     pub fn new(source: &'a str) -> Self {
-        Self { source, found: RefCell::default(), secret_variables: RefCell::default() }
+        Self {
+            source,
+            found: RefCell::default(),
+            secret_variables: RefCell::default(),
+            without_secrets: false,
+        }
+    }
+
+    /// Replaces the values of all secrets by placeholders, without reading variables or files.
+    pub(crate) fn without_secrets(self) -> Self {
+        Self { without_secrets: true, ..self }
+    }
+
+    /// Returns true if secrets are replaced by placeholders.
+    pub(crate) fn is_without_secrets(&self) -> bool {
+        self.without_secrets
     }
 
     /// Adds an error at a byte range of the source. A range past the end of the source marks a key

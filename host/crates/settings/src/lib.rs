@@ -37,7 +37,28 @@ pub fn read<T>(
     overrides: &[Override],
     read: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Vec<Diagnostic>> {
-    let diagnostics = Diagnostics::new(source);
+    read_with(Diagnostics::new(source), source, overrides, read)
+}
+
+/// Reads a document as [`read`] does, with placeholders instead of secrets, for programs that do
+/// not use them: the variables and files of secrets may be missing.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn read_without_secrets<T>(
+    source: &str,
+    overrides: &[Override],
+    read: impl FnOnce(&Section<'_>) -> Option<T>,
+) -> Result<T, Vec<Diagnostic>> {
+    read_with(Diagnostics::new(source).without_secrets(), source, overrides, read)
+}
+
+fn read_with<T>(
+    diagnostics: Diagnostics<'_>,
+    source: &str,
+    overrides: &[Override],
+    read: impl FnOnce(&Section<'_>) -> Option<T>,
+) -> Result<T, Vec<Diagnostic>> {
     let (document, syntax_errors) = DeTable::parse_recoverable(source);
     for error in &syntax_errors {
         let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));

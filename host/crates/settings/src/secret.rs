@@ -11,7 +11,8 @@ use crate::section::Section;
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
-/// neither key is set, or after reporting an error.
+/// neither key is set, or after reporting an error. In [`crate::read_without_secrets`], returns a
+/// placeholder that differs from those of all other secrets.
 pub fn secret(
     section: &Section<'_>,
     env: &'static str,
@@ -24,6 +25,9 @@ pub fn secret(
             let message = format!("conflicts with `{env}`; remove one of the two");
             section.error_at(file, Code::Conflict.with(message));
             return None;
+        }
+        (Some(_), None) | (None, Some(_)) if section.is_without_secrets() => {
+            return Some(format!("placeholder-for-{}", section.path(env)));
         }
         (Some(name), None) => (
             env,

@@ -64,6 +64,11 @@ impl<'a> Section<'a> {
         self.diagnostics.secret_variables()
     }
 
+    /// Returns true if secrets are replaced by placeholders.
+    pub(crate) fn is_without_secrets(&self) -> bool {
+        self.diagnostics.is_without_secrets()
+    }
+
     pub(crate) fn add_secret_variable(&self, name: &str) {
         self.diagnostics.add_secret_variable(name);
     }

@@ -7,7 +7,7 @@ const LANE: &str = "[[lanes]]\nname = \"a\"\nmodels = [\"m\"]\n[lanes.engine]\nd
     \"llama-cpp\"\nmodel = \"/m.gguf\"\nport = 9000\n";
 
 fn parse(source: &str) -> Result<Vec<Listener>, Vec<Diagnostic>> {
-    let config = Config::parse(&format!("{source}\n{LANE}"), &[], Path::new("/conf/p.toml"));
+    let config = Config::parse(&format!("{source}\n{LANE}"), Path::new("/conf/p.toml"));
     config.map(|config| config.server.listeners)
 }
 

@@ -37,7 +37,7 @@ fn parsed(key: &str, value: &str) -> Result<String, String> {
         None if key.is_empty() => format!("{lane}{engine}"),
         None => format!("{key} = {quoted}\n{lane}{engine}"),
     };
-    match Config::parse(&text, &[], Path::new("/conf/pointsman.toml")) {
+    match Config::parse(&text, Path::new("/conf/pointsman.toml")) {
         Ok(config) => Ok(format!("{config:?}")),
         Err(errors) => Err(format!("{errors:?}")),
     }

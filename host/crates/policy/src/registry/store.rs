@@ -67,17 +67,30 @@ impl Default for SlotRecord {
 
 /// An error of loading a stored version.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
+    /// A file of the version is missing or invalid.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A file of the store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Other users can write to the store, or it cannot be read.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    #[error("{}: invalid settings: {error}", file.display())]
-    Settings { file: PathBuf, error: serde_json::Error },
+    /// The settings or the roles of the versions are invalid.
+    #[error("{}: invalid content: {error}", file.display())]
+    Content {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        error: serde_json::Error,
+    },
+    /// The files are not those that were stored.
     #[error("{}: files do not match the fingerprint", dir.display())]
-    Damaged { dir: PathBuf },
+    Damaged {
+        /// The folder of the version.
+        dir: PathBuf,
+    },
 }
 
 impl StoreError {
@@ -86,17 +99,17 @@ impl StoreError {
         match self {
             Self::Read(error) => error.is_not_found(),
             Self::Folder(error) => error.is_not_found(),
-            Self::Load(_) | Self::Settings { .. } | Self::Damaged { .. } => false,
+            Self::Load(_) | Self::Content { .. } | Self::Damaged { .. } => false,
         }
     }
 
     /// Returns the stable, machine-readable code of this error.
-    pub(crate) fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Load(error) => error.code(),
             Self::Read(error) => read_error_code(error),
             Self::Folder(_) => "store_untrusted",
-            Self::Settings { .. } | Self::Damaged { .. } => "store_damaged",
+            Self::Content { .. } | Self::Damaged { .. } => "store_damaged",
         }
     }
 }
@@ -115,6 +128,18 @@ impl Store {
 
     /// Reads the roles of the versions; empty if there are none, or they cannot be read.
     pub(crate) fn read_slot(&self) -> SlotRecord {
+        self.try_read_slot().unwrap_or_else(|error| {
+            let code = error.code();
+            tracing::warn!(code, %error, "failed to read stored versions; starting without them");
+            SlotRecord::default()
+        })
+    }
+
+    /// Reads the roles of the versions; empty if there are none.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are invalid.
+    pub(crate) fn try_read_slot(&self) -> Result<SlotRecord, StoreError> {
         let mut file = self.dir.join(SLOT);
         let mut read = self.read(&file);
         if read.as_ref().is_err_and(StoreError::is_not_found) {
@@ -122,24 +147,15 @@ impl Store {
             read = self.read(&file);
         }
         let text = match read {
-            Ok(text) => text,
-            Err(error) if error.is_not_found() => return SlotRecord::default(),
-            Err(error) => {
-                let code = error.code();
-                tracing::warn!(code, %error, "failed to read stored versions");
-                return SlotRecord::default();
-            }
+            Err(error) if error.is_not_found() => return Ok(SlotRecord::default()),
+            read => read?,
         };
-        let parsed = serde_json::from_slice(&text).map(|record: SlotRecord| {
-            // The legacy format differs in names only, which the aliases accept.
-            SlotRecord { format: FORMAT, ..record }
-        });
-        parsed.unwrap_or_else(|error| {
-            tracing::warn!(
-                file = %file.display(), %error, "invalid stored versions; starting without them"
-            );
-            SlotRecord::default()
-        })
+        let parsed: Result<SlotRecord, _> = serde_json::from_slice(&text);
+        // The legacy format differs in names only, which the aliases accept.
+        match parsed {
+            Ok(record) => Ok(SlotRecord { format: FORMAT, ..record }),
+            Err(error) => Err(StoreError::Content { file, error }),
+        }
     }
 
     /// Reads a file that only this user can have written.
@@ -208,7 +224,7 @@ impl Store {
         let settings = read_private(&file, MAX_RECORD_BYTES)?;
         let settings: Settings = match serde_json::from_slice(&settings) {
             Ok(settings) => settings,
-            Err(error) => return Err(StoreError::Settings { file, error }),
+            Err(error) => return Err(StoreError::Content { file, error }),
         };
         // A stored version that has changed is another version, which has not been validated.
         if bundle.fingerprint(&settings) != fingerprint {

@@ -12,7 +12,7 @@ use super::fleet::{HostConfig, HostLane};
 
 /// Reads a host configuration with some keys overridden.
 pub(crate) fn load_host_config(file: &Path, set: &toml::Table) -> Result<HostConfig, Problem> {
-    let config = Config::load_with_overrides(file, &[Override::table(set)])
+    let config = Config::load_without_secrets(file, &[Override::table(set)])
         .map_err(|error| error.to_string())?;
     let lane = |lane: &pointsman_fleet::LaneSpec| HostLane {
         info: lane.info(),
