@@ -5,6 +5,7 @@ mod case;
 mod client;
 mod dev;
 mod formats;
+mod install;
 mod progress;
 mod recorded;
 mod report;
@@ -37,6 +38,7 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::Case(options) => case::case(&options),
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),
+        Policy::Install(options) => return install::install(&options),
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),
         Policy::Reload(host) => print_list(&host, Method::POST, "/reload"),
         Policy::Show(PolicyTarget { name, host }) => {

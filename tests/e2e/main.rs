@@ -40,6 +40,7 @@ mod policy_author;
 mod policy_cli;
 mod policy_dev;
 mod policy_hooks;
+mod policy_install;
 mod policy_simulation;
 mod policy_state;
 mod real;

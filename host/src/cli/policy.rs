@@ -49,6 +49,9 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
+    /// Verify a version of a policy as the host does, put it into the folder from which the host
+    /// loads it, and have the host load it.
+    Install(Install),
     /// List the policies of a running host.
     List(HostOptions),
     /// Show details of a policy.
@@ -216,6 +219,29 @@ pub(crate) struct Bench {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Selects what to install, and where.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The folder of the earlier version is kept next to the new one, as .NAME.previous.
+
+Exit codes: 0, the version is installed, and a running host has loaded it; 1, the host refused it,
+or the files could not be written; 78, the version is invalid, and nothing was changed.
+
+Examples:
+  pointsman policy install policies/mine --config /etc/pointsman/pointsman.toml
+  pointsman policy install mine-0.2.0.tar --config /etc/pointsman/pointsman.toml --no-wait")]
+pub(crate) struct Install {
+    /// Folder of the policy, or a tar archive of it, with the signature if it has one.
+    #[arg(value_name = "DIR|FILE.tar")]
+    pub(crate) source: PathBuf,
+    /// Configuration of the host, whose chain has the policy.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Leave it to a running host to find the version, and do not wait for its verdict.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 /// A number outside the range of an argument.

@@ -29,6 +29,8 @@ const MAX_JSON_BYTES: u64 = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct PolicyLoadError {
     dir: PathBuf,
+    /// The path to show instead of a temporary folder.
+    shown: PathBuf,
     error: LoadError,
 }
 
@@ -37,7 +39,8 @@ impl fmt::Display for PolicyLoadError {
         let (dir, error) = (self.dir.display().to_string(), self.error.to_string());
         // Most errors begin with a file in the folder.
         let prefix = if error.starts_with(&dir) { String::new() } else { format!("{dir}: ") };
-        write!(f, "{prefix}{error} [{}]", self.error.code())
+        let text = format!("{prefix}{error}").replace(&dir, &self.shown.display().to_string());
+        write!(f, "{text} [{}]", self.error.code())
     }
 }
 
@@ -135,8 +138,16 @@ pub(super) fn load(dir: &Path, cache_dir: Option<PathBuf>) -> Result<Workbench> 
 }
 
 pub(super) fn cannot_load(dir: &Path) -> impl FnOnce(LoadError) -> PolicyLoadError {
-    let dir = dir.to_owned();
-    move |error| PolicyLoadError { dir, error }
+    cannot_load_copy(dir, dir)
+}
+
+/// Returns the error of a policy of which a copy is in a temporary folder.
+pub(super) fn cannot_load_copy(
+    dir: &Path,
+    shown: &Path,
+) -> impl FnOnce(LoadError) -> PolicyLoadError {
+    let (dir, shown) = (dir.to_owned(), shown.to_owned());
+    move |error| PolicyLoadError { dir, shown, error }
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {

@@ -74,6 +74,7 @@ pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hin
 pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};
 pub use trial::{ArmCounts, TrialStatus};
+pub use version::bundle::PolicyFiles;
 pub use version::call_error::CallError;
 pub use version::case_error::{CaseError, CaseInputError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};

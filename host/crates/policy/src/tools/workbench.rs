@@ -17,9 +17,7 @@ use crate::version::Version;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
-use crate::version::manifest;
 use crate::version::runtime::Runtime;
-use crate::version::signature;
 use crate::version::validate::ValidationInstances;
 use pointsman_spec::{OnError, Settings};
 
@@ -154,13 +152,7 @@ impl Workbench {
 
     /// Returns the files that a host loads, relative to the folder.
     pub fn files(&self) -> Vec<PathBuf> {
-        let manifest = &self.bundle.manifest;
-        let optional = [
-            self.bundle.cases.as_ref().map(|_| manifest.cases.clone()),
-            self.bundle.signature.as_ref().map(|_| PathBuf::from(signature::FILE)),
-        ];
-        let required = [manifest.file.clone(), PathBuf::from(manifest::FILE)];
-        optional.into_iter().flatten().chain(required).collect()
+        self.bundle.files()
     }
 
     /// Returns the file of the golden cases, which may not exist.

@@ -102,6 +102,16 @@ impl Bundle {
         })
     }
 
+    /// Returns the files of the bundle, relative to the folder.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let optional = [
+            self.cases.as_ref().map(|_| self.manifest.cases.clone()),
+            self.signature.as_ref().map(|_| PathBuf::from(signature::FILE)),
+        ];
+        let required = [self.manifest.file.clone(), PathBuf::from(manifest::FILE)];
+        optional.into_iter().flatten().chain(required).collect()
+    }
+
     /// Returns the digest, in hexadecimal, of everything that makes a version: component, manifest
     /// and the operator's settings. Golden cases are not part of it: they validate a version and do
     /// not change it.
@@ -114,6 +124,26 @@ impl Bundle {
             hasher.update(part);
         }
         hex(&hasher.finalize())
+    }
+}
+
+/// The files of a policy that a host loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyFiles {
+    /// The name in the manifest.
+    pub name: String,
+    /// The files, relative to the folder. Their names have no folders.
+    pub files: Vec<PathBuf>,
+}
+
+impl PolicyFiles {
+    /// Reads the files in a policy's folder, as far as that is needed to list them.
+    ///
+    /// # Errors
+    /// If a file is missing, unreadable, too large or invalid; the error names the file.
+    pub fn read(dir: &Path) -> Result<Self, LoadError> {
+        let bundle = Bundle::read(dir)?;
+        Ok(Self { files: bundle.files(), name: bundle.manifest.name })
     }
 }
 
