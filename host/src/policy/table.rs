@@ -45,7 +45,13 @@ fn notes(policy: &Value) -> Vec<String> {
         let code = error["code"].as_str().map_or_else(String::new, |code| format!(" [{code}]"));
         notes.push(clean(&format!("{message}{code}")));
     }
+    let stopped: Vec<String> = strings(&policy["stopped_hooks"]).map(clean).collect();
+    if !stopped.is_empty() {
+        notes.push(format!("stopped after repeated faults: {}", stopped.join(", ")));
+    }
+    notes.extend(fault(&policy["last_faults"][0]));
     let candidate = &policy["candidate"];
+    notes.extend(fault(&candidate["last_faults"][0]).map(|fault| format!("candidate {fault}")));
     if let Some(version) = candidate["version"].as_str() {
         let mode = candidate["mode"].as_str().unwrap_or("staged");
         let share = candidate["share_permille"].as_u64().filter(|_| mode == "canary");
@@ -66,6 +72,24 @@ fn notes(policy: &Value) -> Vec<String> {
         notes.push(format!("rejected: {}", rejected.join(", ")));
     }
     notes
+}
+
+/// Returns the texts of a list.
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Returns a fault of a policy as one line: the hook, the message and the location.
+fn fault(fault: &Value) -> Option<String> {
+    let (hook, message) = (fault["hook"].as_str()?, fault["message"].as_str()?);
+    let location = match (fault["file"].as_str(), fault["line"].as_u64()) {
+        (Some(file), Some(line)) => format!(" at {file}:{line}"),
+        (Some(file), None) => format!(" at {file}"),
+        (None, _) => String::new(),
+    };
+    let count = fault["count"].as_u64().filter(|count| *count > 1);
+    let count = count.map_or_else(String::new, |count| format!(" ({count} times)"));
+    Some(clean(&format!("{hook}: {message}{location}{count}")))
 }
 
 /// Returns how far a trial is from a roll back.
@@ -194,6 +218,23 @@ trial: 41 requests, control 4, no-lane 37%; rejected: 0.1.9+bb
 x       failed  -               -       -         no [31m file [file_missing]
 ";
         assert_eq!(list(&policies), expected);
+    }
+
+    #[test]
+    fn list_shows_last_fault_and_stopped_hooks() {
+        let policy = json!({
+            "stopped_hooks": ["on-complete"],
+            "last_faults": [
+                { "hook": "on-complete", "message": "no\u{1b}[0m", "file": "a.py", "line": 3,
+                  "count": 4 },
+                { "hook": "on-request", "message": "older" },
+            ],
+        });
+        let expected = [
+            "stopped after repeated faults: on-complete",
+            "on-complete: no [0m at a.py:3 (4 times)",
+        ];
+        assert_eq!(notes(&policy), expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::contract::fault_report::FaultReport;
 use crate::contract_version::VERSION;
 
 /// A fault of a guest, after which its instance is dropped.
@@ -27,6 +28,9 @@ pub enum Fault {
     /// The guest trapped, or returned a value that violates the contract.
     #[error("trapped: {0:#}")]
     Trap(Arc<wasmtime::Error>),
+    /// The guest trapped after its SDK had reported the cause.
+    #[error("trapped: {0}")]
+    Reported(Arc<FaultReport>),
     /// No instance could be created.
     #[error("instantiation failed: {0:#}")]
     Instantiate(Arc<wasmtime::Error>),
@@ -67,7 +71,7 @@ impl Fault {
             Self::Memory(_) => "memory",
             Self::Output(_) => "output-too-large",
             Self::HostCalls(_) => "host-calls",
-            Self::Trap(_) => "trap",
+            Self::Trap(_) | Self::Reported(_) => "trap",
             Self::Instantiate(_) => "instantiate",
             Self::Panic(_) => "panic",
         }

@@ -17,6 +17,9 @@ pub(crate) enum Hook {
 }
 
 impl Hook {
+    /// All hooks.
+    pub(crate) const ALL: [Self; 4] = [Self::Request, Self::Failure, Self::Complete, Self::Tick];
+
     /// Returns the name of the hook in the contract, which is also the value of the metric label.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -45,6 +45,7 @@ pub use chain::cases::facts::CaseFacts;
 pub use chain::cases::fleet::CaseFleet;
 pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf};
 pub use contract::captured_log::LogLine;
+pub use contract::fault_report::FaultReport;
 pub use contract::replay_log::{Differing, Gap, Missing};
 pub use contract::state_backing::{
     StateBacking, StateBackingError, StateChanges, StateEntry, StateValue,
@@ -78,6 +79,7 @@ pub use version::bundle::PolicyFiles;
 pub use version::call_error::CallError;
 pub use version::case_error::{CaseError, CaseInputError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};
+pub use version::last_faults::FaultRecord;
 pub use version::manifest::{ManifestError, check_manifest};
 pub use version::runtime::{Runtime, RuntimeSettings};
 pub use version::signature;

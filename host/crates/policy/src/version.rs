@@ -16,6 +16,7 @@ pub(crate) mod config;
 pub(crate) mod error;
 mod hooks;
 mod instantiate;
+pub(crate) mod last_faults;
 pub(crate) mod manifest;
 pub(crate) mod pace;
 pub(crate) mod pool;
@@ -42,6 +43,7 @@ use crate::trial::Judge;
 use crate::version::artifact::PolicyArtifact;
 use crate::version::comparison::Comparison;
 use crate::version::config::VersionConfig;
+use crate::version::last_faults::{FaultRecord, LastFaults};
 use crate::version::pace::Pace;
 use crate::version::pool::Pool;
 use crate::version::tally::{Counts, Tally};
@@ -72,6 +74,7 @@ pub(crate) struct Version {
     /// False in the version that another one is compared with.
     has_breakers: bool,
     tally: Tally,
+    faults: LastFaults,
     pace: Pace,
     // Only used while the version is a shadow.
     comparison: Mutex<Comparison>,
@@ -107,6 +110,7 @@ impl Version {
             breakers: std::array::from_fn(|_| Mutex::new(TenantBreaker::new(&BREAKER))),
             has_breakers: true,
             tally: Tally::default(),
+            faults: LastFaults::default(),
             pace: Pace::default(),
             comparison: Mutex::default(),
             judge: Mutex::default(),
@@ -230,6 +234,18 @@ impl Version {
 
     pub(crate) fn counts(&self) -> Counts {
         self.tally.counts()
+    }
+
+    /// Returns the last failed calls, the latest first.
+    pub(crate) fn last_faults(&self) -> Vec<FaultRecord> {
+        self.faults.list(self.shared.clock.now())
+    }
+
+    /// Returns the hooks that are not called for any request or tenant, because they failed too
+    /// often.
+    pub(crate) fn stopped_hooks(&self) -> Vec<&'static str> {
+        let stopped = Hook::ALL.into_iter().filter(|hook| self.breaker(*hook).is_open());
+        stopped.map(Hook::name).collect()
     }
 
     /// Returns the fuel that all calls consumed; 0 if fuel is not metered.

@@ -3,7 +3,9 @@
 
 use wasmtime::Trap;
 
+use crate::contract::fault_report::FaultReport;
 use crate::contract::host_api::HostApi;
+use crate::contract::shared::Level;
 use crate::limits::MAX_SCANNED_BYTES;
 use crate::wasm::deadline::Deadline;
 
@@ -19,12 +21,32 @@ pub(crate) struct ScanLimitExceeded;
 pub(crate) struct GuardedApi<'a> {
     api: &'a mut dyn HostApi,
     deadline: Option<&'a Deadline>,
+    /// The last fault that the SDK of the guest reported in the call.
+    reported: &'a mut Option<FaultReport>,
 }
 
 impl<'a> GuardedApi<'a> {
     /// Limits host calls to `deadline`; `None` if the call is limited by fuel.
-    pub(crate) fn new(api: &'a mut dyn HostApi, deadline: Option<&'a Deadline>) -> Self {
-        Self { api, deadline }
+    pub(crate) fn new(
+        api: &'a mut dyn HostApi,
+        deadline: Option<&'a Deadline>,
+        reported: &'a mut Option<FaultReport>,
+    ) -> Self {
+        Self { api, deadline, reported }
+    }
+
+    /// Logs a line, or takes it as the report of a fault.
+    ///
+    /// # Errors
+    /// Like [`GuardedApi::call`].
+    pub(crate) fn log(&mut self, level: Level, message: &str) -> wasmtime::Result<()> {
+        match FaultReport::parse(message).filter(|_| level == Level::Error) {
+            Some(report) => {
+                *self.reported = Some(report);
+                self.call(|_| ())
+            }
+            None => self.call(|api| api.log(level, message)),
+        }
     }
 
     /// Makes one host call. Each one is bounded by itself, so the limits are checked afterwards.

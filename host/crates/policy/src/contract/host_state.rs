@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::contract::fault_report::FaultReport;
 use crate::contract::guarded_api::GuardedApi;
 use crate::contract::host_api::HostApi;
 use crate::contract::host_call_log::HostCallLog;
@@ -28,6 +29,8 @@ pub(crate) struct HostState {
     pub(crate) fuel_used: u64,
     /// The deadline of the running call; `None` if calls are limited by fuel.
     pub(crate) deadline: Option<Deadline>,
+    /// The last fault that the SDK of the guest reported.
+    reported: Option<FaultReport>,
     host_calls: HostCalls,
 }
 
@@ -55,6 +58,7 @@ impl HostState {
             wasi: Wasi::default(),
             fuel_used: 0,
             deadline: None,
+            reported: None,
             host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared), None)),
             shared,
         }
@@ -83,6 +87,11 @@ impl HostState {
         (mode, TimeUsed { fuel, deadline })
     }
 
+    /// Takes the fault that the SDK of the guest reported since the last call of this function.
+    pub(crate) fn take_report(&mut self) -> Option<FaultReport> {
+        self.reported.take()
+    }
+
     /// Returns the host calls for the linker.
     pub(crate) fn api(&mut self) -> GuardedApi<'_> {
         let api: &mut dyn HostApi = match &mut self.host_calls {
@@ -90,7 +99,7 @@ impl HostState {
             HostCalls::Record(api) => api,
             HostCalls::Replay(api) => &mut **api,
         };
-        GuardedApi::new(api, self.deadline.as_ref())
+        GuardedApi::new(api, self.deadline.as_ref(), &mut self.reported)
     }
 
     /// Returns the value of an argument of the call: the recorded one if the call is replayed.

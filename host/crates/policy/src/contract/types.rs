@@ -1,9 +1,12 @@
 //! Arguments and results of calls, the same for all contracts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Facts, LaneId};
+
+use crate::contract::fault_report::FaultReport;
 
 /// The arguments of a call about a request.
 #[derive(Debug, Clone, Copy)]
@@ -53,4 +56,7 @@ pub enum PolicyError {
     /// Another error; the message of the policy.
     #[error("{0}")]
     Other(String),
+    /// An exception that the code of the policy did not catch, as its SDK reported it.
+    #[error("{0}")]
+    Uncaught(Arc<FaultReport>),
 }

@@ -10,6 +10,7 @@ use crate::registry::slot::{PolicySlot, RejectionCode, short};
 use crate::trial::TrialStatus;
 use crate::version::Version;
 use crate::version::comparison::Comparison;
+use crate::version::last_faults::FaultRecord;
 use pointsman_spec::{OnError, PolicySpec, Rollout};
 
 /// The status of a policy.
@@ -55,6 +56,10 @@ pub struct PolicyStatus {
     pub faults: u64,
     /// Calls that exceeded the budget.
     pub slow: u64,
+    /// Hooks that are not called, because they failed too often.
+    pub stopped_hooks: Vec<&'static str>,
+    /// The last failed calls of the active version, the latest first; equal ones are counted.
+    pub last_faults: Vec<FaultRecord>,
 }
 
 /// The latest problem of a policy.
@@ -98,6 +103,8 @@ pub struct CandidateStatus {
     pub calls: u64,
     /// Calls that ended in a fault.
     pub faults: u64,
+    /// The last failed calls, the latest first; equal ones are counted.
+    pub last_faults: Vec<FaultRecord>,
     /// The comparison of a canary's outcomes with those of the active version.
     pub trial: Option<TrialStatus>,
     /// The comparison of a shadow with the active version.
@@ -186,6 +193,8 @@ pub(crate) fn policy_status(
         calls: counts.calls,
         faults: counts.faults,
         slow: counts.slow,
+        stopped_hooks: active.map_or_else(Vec::new, Version::stopped_hooks),
+        last_faults: active.map_or_else(Vec::new, Version::last_faults),
     }
 }
 
@@ -222,6 +231,7 @@ fn candidate(version: &Version, rollout: Rollout) -> CandidateStatus {
         },
         calls: counts.calls,
         faults: counts.faults,
+        last_faults: version.last_faults(),
         trial: None,
         comparison: version.comparison(),
     }

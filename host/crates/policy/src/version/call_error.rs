@@ -1,7 +1,10 @@
 //! Errors of policy calls.
 
+use std::sync::Arc;
+
 use pointsman_domain::BreakerScope;
 
+use crate::contract::fault_report::FaultReport;
 use crate::contract::types::PolicyError;
 use crate::fault::Fault;
 
@@ -53,6 +56,32 @@ impl CallError {
     /// Returns the note that a record keeps of this error: `KIND: MESSAGE`.
     pub fn to_note(&self) -> String {
         format!("{}: {self}", self.kind())
+    }
+
+    /// Adds what the SDK of the policy reported of the cause. An error with a category of its own
+    /// is kept: the policy returned it on purpose.
+    pub(crate) fn with_report(self, report: Option<FaultReport>) -> Self {
+        match (self, report.map(Arc::new)) {
+            (Self::Fault(Fault::Trap(_)), Some(report)) => Self::Fault(Fault::Reported(report)),
+            (Self::Policy(PolicyError::Other(_)), Some(report)) => {
+                Self::Policy(PolicyError::Uncaught(report))
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// Returns what the SDK of the policy reported of the cause.
+    pub(crate) fn report(&self) -> Option<&FaultReport> {
+        match self {
+            Self::Fault(Fault::Reported(report)) | Self::Policy(PolicyError::Uncaught(report)) => {
+                Some(report)
+            }
+            Self::Fault(_)
+            | Self::Policy(_)
+            | Self::BreakerOpen
+            | Self::TenantBreakerOpen
+            | Self::InvalidFilter(_) => None,
+        }
     }
 
     /// Returns whether the call ended in a fault of the guest.

@@ -9,6 +9,7 @@ use pointsman_domain::{
     RequestView,
 };
 
+use crate::contract::fault_report::FaultReport;
 use crate::contract::host_state::TimeUsed;
 use crate::contract::live_api::Current;
 use crate::contract::types::{CallContext, PolicyError, PolicyHint};
@@ -164,11 +165,15 @@ impl Version {
         // refuses to enter it again.
         let called = guarded(&mut *warm, limits, call);
         (trace.host_calls, *used) = warm.store.data_mut().end();
-        let returned = called?;
+        let report = warm.store.data_mut().take_report();
+        let returned = match called {
+            Ok(returned) => returned,
+            Err(fault) => return Err(CallError::from(fault).with_report(report)),
+        };
         if !warm.instance.needs_recycling(&warm.store) {
             self.put_back(warm);
         }
-        Ok(returned?)
+        returned.map_err(|error| CallError::from(error).with_report(report))
     }
 
     fn count(
@@ -204,10 +209,24 @@ impl Version {
                         self.tally.add_own(true);
                     }
                 }
+                if !error.is_preempted() && self.faults.add(now, hook, error) {
+                    self.log_report(error);
+                }
                 let has_fault_kind = matches!(error, CallError::Fault(_));
                 self.metrics().record_failure(hook, error.kind(), has_fault_kind);
             }
         }
+    }
+
+    /// Logs a fault with its location, once until others have displaced it. In virtual time, the
+    /// results of a run have it.
+    fn log_report(&self, error: &CallError) {
+        let Some(report) = error.report().filter(|_| !self.shared.clock.is_virtual()) else {
+            return;
+        };
+        let FaultReport { message, file, line, stack } = report;
+        let kind = error.kind();
+        tracing::warn!(event = "policy_fault", kind, message, file, line, ?stack, "policy failed");
     }
 
     /// Counts the end of a call with the breaker of its hook, unless the call was preempted.

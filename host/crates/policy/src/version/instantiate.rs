@@ -17,9 +17,12 @@ impl Version {
     pub(super) fn instantiate(&self) -> Result<Box<WarmInstance>, CallError> {
         let mut warm = self.unconfigured()?;
         let limits = self.config.background_limits();
-        guarded(&mut *warm, limits, |warm| {
+        let configured = guarded(&mut *warm, limits, |warm| {
             warm.instance.configure(&mut warm.store, &self.config.config)
-        })??;
+        });
+        let report = warm.store.data_mut().take_report();
+        let result = configured.map_err(CallError::from).and_then(|result| Ok(result?));
+        result.map_err(|error| error.with_report(report))?;
         self.shared.metrics.record_memory(warm.store.data().memory.used());
         Ok(warm)
     }
@@ -37,6 +40,7 @@ impl Version {
             | Fault::Memory(_)
             | Fault::Output(_)
             | Fault::HostCalls(_)
+            | Fault::Reported(_)
             | Fault::Instantiate(_)
             | Fault::Panic(_)) => fault,
         })?;
@@ -70,7 +74,10 @@ impl Version {
         let describe = || {
             let mut warm = self.unconfigured()?;
             let limits = self.config.background_limits();
-            Ok(guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store))?)
+            let described =
+                guarded(&mut *warm, limits, |warm| warm.instance.describe(&mut warm.store));
+            let report = warm.store.data_mut().take_report();
+            described.map_err(|fault| CallError::from(fault).with_report(report))
         };
         let described = retry_on_timeout(describe).map_err(LoadError::Describe)?;
         let manifest = self.artifact.manifest();

@@ -120,7 +120,7 @@ impl fleet::Host for GuardedApi<'_> {
 
 impl log::Host for GuardedApi<'_> {
     fn write(&mut self, severity: types::Level, message: String) -> wasmtime::Result<()> {
-        self.call(|api| api.log(level(severity), &message))
+        self.log(level(severity), &message)
     }
 
     fn enabled(&mut self, severity: types::Level) -> wasmtime::Result<bool> {
