@@ -148,12 +148,16 @@ export interface Host {
     add(name: string, value: number): void;
     recordValue(name: string, value: number): void;
   };
-  /** `put` and `increment` throw `"full"`, `"too-long"` or `"not-a-counter"`. */
+  /** `put` and `increment` throw an error with `code`. A time to live of 0 does not expire. */
   readonly state: {
     get(key: string): Uint8Array | null;
-    put(key: string, value: Uint8Array, ttlMs: number): void;
+    /** Returns an entry that was stored as a text. */
+    getText(key: string): string | null;
+    /** Returns the value of a counter. */
+    getCounter(key: string): number | null;
+    put(key: string, value: Uint8Array | string, ttlMs?: number): void;
     delete(key: string): void;
-    increment(key: string, by: number, ttlMs: number): number;
+    increment(key: string, by?: number, ttlMs?: number): number;
   };
 }
 
@@ -281,6 +285,10 @@ export class PolicyError extends Error {
 }
 export function invalidConfig(message: string): PolicyError;
 export function unsupported(message: string): PolicyError;
+
+export class StateError extends Error {
+  readonly code: "full" | "too-long" | "not-a-counter";
+}
 
 export class Config {
   static parse(json: string): Config;

@@ -4,3 +4,4 @@ export { Advice, any, avoid, blend, edits, only, ordered, reject, scores } from 
 export { Config, PolicyError, invalidConfig, unsupported } from "./config.js";
 export { Lanes } from "./lanes.js";
 export { Random } from "./random.js";
+export { StateError } from "./state.js";

@@ -25,8 +25,13 @@ export interface FakeFleet {
   lanes: FakeLane[];
   topology: number;
 }
+/** A message; parts without a text count as media. */
+export interface FakeMessage {
+  role: string;
+  content: string | { type: string; text?: string; [field: string]: unknown }[] | null;
+}
 export interface FakeRequest {
-  body: { model: string; messages: { role: string; content: string }[] };
+  body: { model: string; messages: FakeMessage[]; [field: string]: unknown };
   headers: Record<string, string>;
   tenant: string | null;
   endpointKind: string;
@@ -38,7 +43,7 @@ export interface FakeRequest {
 
 export function fakeFleet(lanes: (string | FakeLane)[], topology?: number): FakeFleet;
 export function fakeRequest(
-  content: string | { role: string; content: string }[],
+  content: string | FakeMessage[],
   more?: {
     model?: string;
     headers?: Record<string, string>;
@@ -48,14 +53,22 @@ export function fakeRequest(
     keyName?: string | null;
     allowance?: Partial<Allowance>;
     context?: Partial<Context>;
+    /** Further fields of the body, such as `stream` and `tools`. */
+    body?: Record<string, unknown>;
   },
 ): FakeRequest;
 export function configure(
   policy: Policy,
   config?: unknown,
+  /** Entries that the state has; numbers are counters. */
+  more?: { state?: Record<string, number | string | Uint8Array> },
 ): {
   log: { level: Level; message: string }[];
   counters: Map<string, number>;
+  state: {
+    set(key: string, value: number | string | Uint8Array): void;
+    get(key: string): Uint8Array | null;
+  };
   advise(request: FakeRequest, fleet: FakeFleet): Advice;
   recover(request: FakeRequest, fleet: FakeFleet, failed: Failure): Recovery;
   observe(nowMs: number, done: Outcome[]): void;

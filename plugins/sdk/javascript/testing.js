@@ -1,6 +1,7 @@
 // Fake requests, fleets and hosts for tests in Node. They behave as the contract specifies.
 
 import { bind } from "./bind.js";
+import { FakeState, facts, messageInfos, texts } from "./fakes.js";
 
 /** Creates a fleet. Lanes are names, or objects with fields of `lane-info` and `lane-stat`. */
 export function fakeFleet(lanes, topology = 1) {
@@ -22,11 +23,12 @@ export function fakeRequest(
     keyName = null,
     allowance = {},
     context = {},
+    body = {},
   } = {},
 ) {
   const messages = typeof content === "string" ? [{ role: "user", content }] : content;
   return {
-    body: { model, messages },
+    body: { model, messages, ...body },
     headers,
     tenant,
     endpointKind,
@@ -37,19 +39,23 @@ export function fakeRequest(
   };
 }
 
-/** Configures a policy on a fake host and returns its hooks. */
-export function configure(policy, config = {}) {
-  const host = new FakeHost();
+/**
+ * Configures a policy on a fake host and returns its hooks. `state` are entries that the state has:
+ * numbers are counters. Entries expire by `nowMs` of the calls.
+ */
+export function configure(policy, config = {}, { state = {} } = {}) {
+  const host = new FakeHost(state);
   const exports = bind(policy, host.interfaces());
   exports.lifecycle.configure(JSON.stringify(config));
   return {
     log: host.lines,
     counters: host.counters,
+    state: host.state,
     advise: (request, fleet) => exports.onRequest.advise(host.begin(request, fleet)),
     recover: (request, fleet, failed) =>
       exports.onFailure.recover(host.begin(request, fleet), failed),
-    observe: (nowMs, done) => exports.onComplete.observe(nowMs, done),
-    tick: (nowMs, seed) => exports.onTick.tick(nowMs, seed),
+    observe: (nowMs, done) => exports.onComplete.observe(host.at(nowMs), done),
+    tick: (nowMs, seed) => exports.onTick.tick(host.at(nowMs), seed),
   };
 }
 
@@ -61,13 +67,22 @@ class FakeHost {
   counters = new Map();
   #request = fakeRequest("");
   #fleet = fakeFleet([]);
-  #stored = new Map();
+  state = new FakeState();
+
+  constructor(entries) {
+    for (const [key, value] of Object.entries(entries)) this.state.set(key, value);
+  }
+
+  /** Sets the time of the next call. */
+  at(nowMs) {
+    this.state.nowMs = nowMs;
+    return nowMs;
+  }
 
   begin(request, fleet) {
     this.#request = request;
     this.#fleet = fleet;
-    const bytes = this.#texts().reduce((sum, text) => sum + byteLength(text), 0);
-    return {
+    const context = {
       nowMs: 0,
       seed: 0,
       topology: fleet.topology,
@@ -75,16 +90,11 @@ class FakeHost {
       budgetUs: 5000,
       attempt: 0,
       endpoint: ENUM_ENDPOINTS.has(request.endpointKind) ? request.endpointKind : "other",
-      streaming: false,
-      bodyBytes: byteLength(JSON.stringify(request.body)),
-      promptTokens: Math.ceil(bytes / 4),
-      maxOutputTokens: 0,
-      messages: request.body.messages.length,
-      hasTools: false,
-      hasMedia: false,
-      hasGrammar: false,
+      ...facts(request.body),
       ...request.context,
     };
+    this.at(context.nowMs);
+    return context;
   }
 
   interfaces() {
@@ -93,7 +103,7 @@ class FakeHost {
       fleet: this.#fleetInterface(),
       log: this.#logInterface(),
       metrics: this.#metricsInterface(),
-      state: this.#stateInterface(),
+      state: this.state,
     };
   }
 
@@ -116,13 +126,7 @@ class FakeHost {
           ? { tag: "too-large", val: byteLength(json) }
           : { tag: "json", val: json };
       },
-      messages: () =>
-        this.#request.body.messages.map(({ role, content }) => ({
-          role,
-          textBytes: byteLength(content),
-          parts: 1,
-          mediaParts: 0,
-        })),
+      messages: () => messageInfos(this.#request.body),
       text: (index, offset, maxBytes) => slice(this.#texts()[index] ?? "", offset, maxBytes),
       body: (offset, maxBytes) =>
         new TextEncoder()
@@ -171,26 +175,8 @@ class FakeHost {
     return { add, recordValue: add };
   }
 
-  // Entries do not expire. Tests that need expiry have to provide their own state.
-  #stateInterface() {
-    return {
-      get: (key) => this.#stored.get(key) ?? null,
-      put: (key, value) => {
-        this.#stored.set(key, Uint8Array.from(value));
-      },
-      delete: (key) => {
-        this.#stored.delete(key);
-      },
-      increment: (key, by) => {
-        const sum = (this.#stored.get(key) ?? 0) + by;
-        this.#stored.set(key, sum);
-        return sum;
-      },
-    };
-  }
-
   #texts() {
-    return this.#request.body.messages.map(({ content }) => content);
+    return texts(this.#request.body);
   }
 }
 

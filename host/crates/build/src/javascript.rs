@@ -8,13 +8,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use pointsman_files::read_regular;
+use pointsman_files::{read_regular, read_regular_text};
 
 use crate::command::run;
 use crate::component::MAX_OUTPUT_BYTES;
 use crate::error::BuildError;
 use crate::language::Language;
 use crate::manifest::{Plan, World};
+use crate::source_map::line_table;
 use crate::tools::{Tool, Tools};
 
 const COMPONENTIZE: Tool = Tool {
@@ -29,6 +30,9 @@ const ESBUILD: Tool = Tool {
     remedy: "install it with `npm install esbuild` in the policy's folder, or with `npm install -g \
              esbuild`",
 };
+
+/// Name of the bundle of a TypeScript policy.
+const BUNDLE: &str = "bundle.js";
 
 /// Builds the component.
 pub(crate) fn build(
@@ -58,8 +62,8 @@ pub(crate) fn build(
         .arg("--module-root")
         .arg(&plan.folder)
         // WASI functions are stubs that trap, and exports are synchronous: the host supports
-        // neither WASI nor async calls.
-        .args(["--stub-wasi", "--sync", "--minify", "--output"])
+        // neither WASI nor async calls. `--minify` would change the lines of a bundle.
+        .args(["--stub-wasi", "--sync", "--output"])
         .arg(&component);
     run(&mut command, log)?;
     Ok(read_regular(&component, MAX_OUTPUT_BYTES)?)
@@ -73,7 +77,8 @@ fn entry_module(plan: &Plan) -> String {
         World::FullPolicy => "lifecycle, onRequest, onFailure, onComplete, onTick",
     };
     format!(
-        "import policy from \"../{source}\";\nimport {{ guest }} from \"../sdk/guest.js\";\n\
+        "import \"../sdk/globals.js\";\nimport policy from \"../{source}\";\n\
+         import {{ guest }} from \"../sdk/guest.js\";\n\
          export const {{ {exports} }} = guest(policy);\n"
     )
 }
@@ -85,7 +90,7 @@ fn bundle(
     entry: PathBuf,
     log: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, BuildError> {
-    let bundle = entry.with_file_name("bundle.js");
+    let bundle = entry.with_file_name(BUNDLE);
     let mut command = Command::new(tools.find(&ESBUILD, &plan.folder)?);
     command
         .current_dir(&plan.folder)
@@ -96,8 +101,13 @@ fn bundle(
             "--platform=neutral",
             "--target=es2022",
             "--log-level=warning",
+            "--sourcemap=external",
         ])
         .args(["--external:pointsman:*", &format!("--outfile={}", bundle.display())]);
     run(&mut command, log)?;
+    let map = bundle.with_extension("js.map");
+    let map = read_regular_text(&map, MAX_OUTPUT_BYTES)?;
+    let text = read_regular_text(&bundle, MAX_OUTPUT_BYTES)? + &line_table(BUNDLE, &map)?;
+    fs::write(&bundle, text).map_err(BuildError::file(&bundle))?;
     Ok(bundle)
 }

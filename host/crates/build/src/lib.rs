@@ -16,6 +16,7 @@ mod language;
 mod manifest;
 mod python;
 mod rust;
+mod source_map;
 mod template;
 mod tools;
 mod vendor;

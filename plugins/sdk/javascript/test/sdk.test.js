@@ -14,6 +14,7 @@ import {
   unsupported,
 } from "../pointsman.js";
 import { configure, fakeFleet, fakeRequest } from "../testing.js";
+import { Decoder, Encoder } from "../text.js";
 
 const fleet = fakeFleet(["alpha", { name: "beta", labels: { tier: "cheap" } }]);
 
@@ -232,4 +233,95 @@ test("a fake request has the key and the limits that the test chooses", () => {
   const budget = { limit: 1000, left: 50, resetMs: 60000 };
   advise(fakeRequest("hi", { keyGroup: "staff", keyName: "k_1", allowance: { budget } }), fleet);
   assert.deepEqual(seen, ["staff", "k_1", { ...none, budget }]);
+});
+
+const reports = (advisor) =>
+  advisor.log
+    .map(({ message }) => message.split("\t"))
+    .filter(([prefix]) => prefix === "pointsman:fault/1");
+
+test("an exception is reported with message, file, line and stack", () => {
+  const deep = (value) => value.missing.field;
+  const advisor = configure(policy(() => deep({})));
+  assert.throws(() => advisor.advise(fakeRequest("hi"), fleet), { tag: "other" });
+  const [[, file, line, message, ...stack]] = reports(advisor);
+  assert.match(file, /sdk\.test\.js$/);
+  assert.ok(Number(line) > 0);
+  assert.match(message, /^TypeError: /);
+  assert.match(stack[0], /^deep \(.*sdk\.test\.js:\d+\)$/);
+});
+
+test("an exception of a background hook is reported and thrown", () => {
+  const observe = () => {
+    throw new Error("cannot observe");
+  };
+  const advisor = configure(policy(any, { observe }));
+  assert.throws(() => advisor.observe(0, []), /cannot observe/);
+  assert.equal(reports(advisor)[0][3], "Error: cannot observe");
+});
+
+test("results that are not advice are errors that name the hook", () => {
+  const error = (advise) => {
+    const advisor = configure(policy(advise));
+    assert.throws(() => advisor.advise(fakeRequest("hi"), fleet), { tag: "other" });
+    return reports(advisor)[0][3];
+  };
+  for (const [advise, expected] of [
+    [() => undefined, /advise returned undefined/],
+    [() => "lane", /advise returned a string/],
+    [async () => any(), /advise returned a promise/],
+  ]) {
+    assert.match(error(advise), expected);
+  }
+  const without = { name: "p", version: "1", configure: () => ({}) };
+  assert.throws(() => configure(without), (thrown) => /`advise`/.test(thrown.val));
+});
+
+test("state has texts, counters, expiry and limits", () => {
+  let state;
+  const keep = policy((call) => {
+    state = call.state;
+    return any();
+  });
+  const advisor = configure(keep, {}, { state: { seen: 7, name: "é" } });
+  advisor.advise(fakeRequest("hi"), fleet);
+  assert.deepEqual([state.getCounter("seen"), state.getText("name")], [7, "é"]);
+  assert.deepEqual([...state.get("seen")], [7, 0, 0, 0, 0, 0, 0, 0]);
+  state.put("short", "text", 1000);
+  assert.equal(state.increment("hits", 2, 1000), 2);
+  assert.throws(() => state.increment("name"), { name: "StateError", code: "not-a-counter" });
+  assert.throws(() => state.put("k".repeat(129), "x"), { code: "too-long" });
+  advisor.advise(fakeRequest("hi", { context: { nowMs: 1000 } }), fleet);
+  assert.deepEqual([state.get("short"), state.getCounter("hits")], [null, null]);
+});
+
+test("facts follow from the body", () => {
+  let seen;
+  const advisor = configure(
+    policy((call) => {
+      seen = [call.context, call.request.messages()[0]];
+      return any();
+    }),
+  );
+  const content = [{ type: "text", text: "héllo" }, { type: "image_url", image_url: {} }];
+  const format = { response_format: { type: "json_object" } };
+  const body = { stream: true, tools: [{}], max_tokens: 9, ...format };
+  advisor.advise(fakeRequest([{ role: "user", content }], { body }), fleet);
+  const { streaming, hasTools, hasMedia, hasGrammar, maxOutputTokens, promptTokens } = seen[0];
+  assert.deepEqual([streaming, hasTools, hasMedia, hasGrammar], [true, true, true, true]);
+  assert.deepEqual([maxOutputTokens, promptTokens], [9, 2]);
+  assert.deepEqual(seen[1], { role: "user", textBytes: 6, parts: 2, mediaParts: 1 });
+});
+
+test("encoder and decoder agree with those of Node", () => {
+  const texts = ["", "aé€😀\u0000", "\ud800x", "\udc00"];
+  for (const text of texts) {
+    assert.deepEqual([...new Encoder().encode(text)], [...new TextEncoder().encode(text)]);
+  }
+  const samples = [[0xc3], [0xe2, 0x82], [0xff, 0x41], [0xed, 0xa0, 0x80]];
+  const all = [...samples, [0xf0, 0x9f, 0x98, 0x80], [0xc0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x28, 0xa1]];
+  for (const bytes of all) {
+    const input = Uint8Array.from(bytes);
+    assert.equal(new Decoder().decode(input), new TextDecoder().decode(input), String(bytes));
+  }
 });
