@@ -5,13 +5,14 @@ from . import types
 from .advice import Advice, any_lane, avoid, blend, edits, only, ordered, reject, scores
 from .config import Config, PolicyError, invalid_config, unsupported
 from .lanes import Lanes
-from .policy import Call, Policy
+from .policy import Call, Host, Policy
 from .random import Random
 
 __all__ = [
     "Advice",
     "Call",
     "Config",
+    "Host",
     "Lanes",
     "Policy",
     "PolicyError",

@@ -9,10 +9,21 @@ from componentize_py_types import Err
 from wit_world.exports import lifecycle
 from wit_world.imports import fleet, log, metrics, request, state, types
 
-from .policy import Call, Policy
+from .fault import message_of, report_fault
+from .hooks import Hooks
+from .policy import Call, Host, Policy
+from .restrictions import CheckedLog, restrict
 
+_CONTRACT_ERRORS = (
+    types.PolicyError_InvalidConfig,
+    types.PolicyError_Unsupported,
+    types.PolicyError_OutOfBudget,
+    types.PolicyError_Other,
+)
+
+_log = CheckedLog(log)
 _policy: Optional[Policy] = None
-_advisor: Any = None
+_hooks: Optional[Hooks] = None
 
 
 def bind(policy: Policy) -> None:
@@ -27,57 +38,74 @@ class Lifecycle:
         return lifecycle.Description(_policy.name, _policy.version, list(_policy.hints))
 
     def configure(self, config: str) -> None:
-        global _advisor
+        global _hooks
         assert _policy is not None, "bind() has to be called first"
         with _Guard():
-            _advisor = _policy.configure(config)
+            restrict(_log)
+            _hooks = Hooks(_policy, config)
 
 
 class OnRequest:
     def advise(self, ctx: types.Context) -> types.Advice:
         with _Guard():
-            return _configured_advisor().advise(_call(ctx))
+            return _configured().advise(_call(ctx))
 
 
 class OnFailure:
     def recover(self, ctx: types.Context, failed: types.Failure) -> types.Recovery:
         with _Guard():
-            recover = getattr(_configured_advisor(), "recover", None)
-            return recover(_call(ctx), failed) if recover else types.Recovery_Planned()
+            return _configured().recover(_call(ctx), failed)
 
 
 class OnComplete:
     def observe(self, now_ms: int, done: List[types.Outcome]) -> None:
-        observe = getattr(_configured_advisor(), "observe", None)
-        if observe:
-            observe(now_ms, done)
+        with _Reported():
+            _configured().observe(now_ms, done, _host())
 
 
 class OnTick:
     def tick(self, now_ms: int, seed: int) -> List[types.LaneWish]:
-        tick = getattr(_configured_advisor(), "tick", None)
-        return tick(now_ms, seed) if tick else []
+        with _Reported():
+            return _configured().tick(now_ms, seed, _host())
 
 
-def _configured_advisor() -> Any:
-    if _advisor is None:
-        raise Err(types.PolicyError_Other("called before configure"))
-    return _advisor
+def _configured() -> Hooks:
+    if _hooks is None:
+        raise RuntimeError("called before configure")
+    return _hooks
 
 
 def _call(context: types.Context) -> Call:
-    return Call(context, request, fleet, log, metrics, state)
+    return Call(context, request, fleet, _log, metrics, state)
+
+
+def _host() -> Host:
+    return Host(fleet, _log, metrics, state)
 
 
 class _Guard:
     """Converts exceptions to contract errors.
 
-    An uncaught exception would be a trap and cost the instance.
+    An uncaught exception would be a trap and cost the instance. An error of `state` is an
+    exception like any other: only errors of the policy itself pass through.
     """
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: Any, error: Optional[BaseException], _trace: Any) -> None:
-        if error is not None and not isinstance(error, Err):
-            raise Err(types.PolicyError_Other(f"{type(error).__name__}: {error}")) from None
+        if error is None or isinstance(error, Err) and isinstance(error.value, _CONTRACT_ERRORS):
+            return
+        report_fault(log, error)
+        raise Err(types.PolicyError_Other(message_of(error))) from None
+
+
+class _Reported:
+    """Reports exceptions of a hook that cannot return an error, and which therefore traps."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: Any, error: Optional[BaseException], _trace: Any) -> None:
+        if error is not None:
+            report_fault(log, error)

@@ -19,12 +19,22 @@ class Call:
 
 
 @dataclass
+class Host:
+    """The argument of the hooks that are not about a request: the contract's interfaces."""
+
+    fleet: Any
+    log: Any
+    metrics: Any
+    state: Any
+
+
+@dataclass
 class Policy:
     """A policy: name and version as in the manifest, and a function that creates an advisor.
 
     `configure` gets the JSON text of the configuration. An advisor has the method `advise(call)`
-    and, in the world `full-policy`, may have `recover(call, failed)`, `observe(now_ms, done)` and
-    `tick(now_ms, seed)`.
+    and, in the world `full-policy`, may have `recover(call, failed)`, `observe(now_ms, done,
+    host)` and `tick(now_ms, seed, host)`.
     """
 
     name: str

@@ -10,7 +10,10 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from wit_world.imports import types
 
-from .policy import Call, Policy
+from .fakes import FakeState, facts, message_info, message_text
+from .hooks import Hooks
+from .policy import Call, Host, Policy
+from .restrictions import CheckedLog
 
 
 @dataclass
@@ -37,9 +40,13 @@ class FakeFleet:
 
 @dataclass
 class FakeRequest:
-    """A chat request with these messages (role and text), or with one user message."""
+    """A chat request with these messages (role and content), or with one user message.
 
-    content: Union[str, List[Tuple[str, str]]]
+    The content of a message is a text, or a list of parts; parts without a text count as media.
+    `fields` are further fields of the body, such as `stream` and `tools`.
+    """
+
+    content: Union[str, List[Tuple[str, Any]]]
     model: str = "auto"
     headers: Dict[str, str] = field(default_factory=dict)
     tenant: Optional[str] = None
@@ -48,41 +55,76 @@ class FakeRequest:
     key_name: Optional[str] = None
     allowance: types.Allowance = field(default_factory=lambda: types.Allowance(None, None, None))
     context: Dict[str, Any] = field(default_factory=dict)
+    fields: Dict[str, Any] = field(default_factory=dict)
 
-    def messages(self) -> List[Tuple[str, str]]:
+    def messages(self) -> List[Tuple[str, Any]]:
         return [("user", self.content)] if isinstance(self.content, str) else self.content
+
+    def texts(self) -> List[str]:
+        return [message_text(content) for _, content in self.messages()]
 
     def body(self) -> Dict[str, Any]:
         return {
             "model": self.model,
-            "messages": [{"role": r, "content": text} for r, text in self.messages()],
+            "messages": [{"role": r, "content": content} for r, content in self.messages()],
+            **self.fields,
         }
 
 
 class ConfiguredPolicy:
-    """A policy that was configured on a fake host."""
+    """A policy that was configured on a fake host.
 
-    def __init__(self, policy: Policy, config: Any = None) -> None:
-        self.advisor = policy.configure(json.dumps({} if config is None else config))
+    `state` are entries that the state has: integers are counters. Entries expire by `now_ms` of
+    the calls.
+    """
+
+    def __init__(
+        self, policy: Policy, config: Any = None, state: Optional[Dict[str, Any]] = None
+    ) -> None:
         self.lines: List[Tuple[types.Level, str]] = []
         self.counters: Dict[str, int] = {}
-        self._state = _State()
+        self.state = FakeState(state or {})
+        self.hooks = Hooks(policy, json.dumps({} if config is None else config))
+        self.advisor = self.hooks.advisor
 
     def call(self, request: FakeRequest, fleet: FakeFleet) -> Call:
         """Return the argument that the host would pass to `advise`."""
-        log = _Log(self.lines)
+        context = _context(request, fleet)
+        self.state.now_ms = context.now_ms
         return Call(
-            _context(request, fleet),
+            context,
             _Request(request),
             _Fleet(fleet, request.model),
-            log,
+            CheckedLog(_Log(self.lines)),
             _Metrics(self.counters),
-            self._state,
+            self.state,
         )
+
+    def host(self, fleet: FakeFleet, now_ms: int = 0) -> Host:
+        """Return the argument that the host would pass to `observe` and `tick`."""
+        self.state.now_ms = now_ms
+        log = CheckedLog(_Log(self.lines))
+        return Host(_Fleet(fleet, ""), log, _Metrics(self.counters), self.state)
 
     def advise(self, request: FakeRequest, fleet: FakeFleet) -> types.Advice:
         """Return the policy's advice, or raise its error."""
-        return self.advisor.advise(self.call(request, fleet))
+        return self.hooks.advise(self.call(request, fleet))
+
+    def recover(
+        self, request: FakeRequest, fleet: FakeFleet, failed: types.Failure
+    ) -> types.Recovery:
+        """Return what the policy decides after a failed attempt, or raise its error."""
+        return self.hooks.recover(self.call(request, fleet), failed)
+
+    def observe(
+        self, done: List[types.Outcome], fleet: Optional[FakeFleet] = None, now_ms: int = 0
+    ) -> None:
+        """Pass finished requests to the policy."""
+        self.hooks.observe(now_ms, done, self.host(fleet or FakeFleet([]), now_ms))
+
+    def tick(self, fleet: FakeFleet, now_ms: int = 0, seed: int = 0) -> List[types.LaneWish]:
+        """Return the policy's hints about lanes."""
+        return self.hooks.tick(now_ms, seed, self.host(fleet, now_ms))
 
 
 # The endpoints that `context.endpoint` names; for all others it is `other`.
@@ -95,7 +137,6 @@ _ENUM_ENDPOINTS = {
 
 
 def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
-    prompt = sum(len(text.encode()) for _, text in request.messages())
     defaults: Dict[str, Any] = dict(
         now_ms=0,
         seed=0,
@@ -104,14 +145,7 @@ def _context(request: FakeRequest, fleet: FakeFleet) -> types.Context:
         budget_us=5_000,
         attempt=0,
         endpoint=_ENUM_ENDPOINTS.get(request.endpoint_kind, types.Endpoint.OTHER),
-        streaming=False,
-        body_bytes=len(json.dumps(request.body())),
-        prompt_tokens=-(-prompt // 4),
-        max_output_tokens=0,
-        messages=len(request.messages()),
-        has_tools=False,
-        has_media=False,
-        has_grammar=False,
+        **facts(request.body()),
     )
     return types.Context(**{**defaults, **request.context})
 
@@ -146,14 +180,11 @@ class _Request:
         return types.FieldValue_TooLarge(size) if size > max_bytes else types.FieldValue_Json(text)
 
     def messages(self) -> List[types.MessageInfo]:
-        return [
-            types.MessageInfo(types.Role[role.upper()], len(text.encode()), 1, 0)
-            for role, text in self._request.messages()
-        ]
+        return [message_info(role, content) for role, content in self._request.messages()]
 
     def text(self, index: int, offset: int, max_bytes: int) -> str:
-        messages = self._request.messages()
-        text = messages[index][1].encode() if index < len(messages) else b""
+        texts = self._request.texts()
+        text = texts[index].encode() if index < len(texts) else b""
         # Trims inwards to character boundaries, as the contract specifies.
         return text[offset : offset + max_bytes].decode(errors="ignore")
 
@@ -164,10 +195,10 @@ class _Request:
         def fold(text: str) -> bytes:
             return text.encode().lower() if ignore_case else text.encode()
 
-        return any(fold(needle) in fold(text) for _, text in self._request.messages())
+        return any(fold(needle) in fold(text) for text in self._request.texts())
 
     def prefix_hashes(self, block_bytes: int, max_blocks: int) -> List[int]:
-        text = "".join(text for _, text in self._request.messages()).encode()
+        text = "".join(self._request.texts()).encode()
         hashes: List[int] = []
         value = 0xCBF29CE484222325
         for at, byte in enumerate(text, 1):
@@ -270,23 +301,3 @@ class _Metrics:
         self._counters[name] = self._counters.get(name, 0) + value
 
     record_value = add
-
-
-class _State:
-    """State without expiry. Tests that need expiry have to provide their own state."""
-
-    def __init__(self) -> None:
-        self._stored: Dict[str, Any] = {}
-
-    def get(self, key: str) -> Optional[bytes]:
-        return self._stored.get(key)
-
-    def put(self, key: str, value: bytes, _ttl_ms: int) -> None:
-        self._stored[key] = value
-
-    def delete(self, key: str) -> None:
-        self._stored.pop(key, None)
-
-    def increment(self, key: str, by: int, _ttl_ms: int) -> int:
-        self._stored[key] = self._stored.get(key, 0) + by
-        return self._stored[key]

@@ -20,6 +20,13 @@ from pointsman.testing import ConfiguredPolicy, FakeFleet, FakeLane, FakeRequest
 FLEET = FakeFleet(["alpha", FakeLane("beta", info={"labels": [("tier", "cheap")]})])
 
 
+class Idle:
+    """An advisor without an opinion."""
+
+    def advise(self, call):
+        return any_lane()
+
+
 class Sdk(unittest.TestCase):
     def test_random_numbers_are_the_same_in_all_sdks(self):
         random = Random(1234567)
@@ -156,14 +163,14 @@ class Sdk(unittest.TestCase):
         lanes = Lanes()
         for topology in [1, 1, 2]:
             request = FakeRequest("hi", context={"topology": topology})
-            call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(request, FLEET)
+            call = ConfiguredPolicy(Policy("p", "1", lambda _: Idle())).call(request, FLEET)
             call.fleet = Fleet()
             self.assertEqual((lanes.find(call, "a"), lanes.find(call, "b")), (0, None))
         self.assertEqual(lookups, ["a", "b", "a", "b"])
 
     def test_fakes_behave_as_the_contract_specifies(self):
         request = FakeRequest("héllo FN main", headers={"X-A": "1"}, tenant="t")
-        call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(request, FLEET)
+        call = ConfiguredPolicy(Policy("p", "1", lambda _: Idle())).call(request, FLEET)
         self.assertEqual(call.context.prompt_tokens, 4)
         self.assertEqual(call.request.header("x-a"), "1")
         self.assertEqual(call.request.text(0, 2, 4), "llo")
@@ -190,11 +197,16 @@ class ComponentBoundary(unittest.TestCase):
 
         advisor = type("Advisor", (), {"advise": lambda _, call: advise(call)})()
         guest.bind(Policy("p", "1", lambda _: advisor, ["h"]))
+        # Natively, modules and clocks are needed after the start.
+        guest.restrict = lambda _log: None
+        self.lines = []
+        write = lambda level, message: self.lines.append(message)
+        guest.log = type("Log", (), {"write": staticmethod(write)})
         guest.Lifecycle().configure("{}")
         return guest
 
     def raised_by(self, advise):
-        call = ConfiguredPolicy(Policy("p", "1", lambda _: None)).call(FakeRequest("hi"), FLEET)
+        call = ConfiguredPolicy(Policy("p", "1", lambda _: Idle())).call(FakeRequest("hi"), FLEET)
         with self.assertRaises(PolicyError) as raised:
             self.bind(advise).OnRequest().advise(call.context)
         return raised.exception.value
