@@ -111,8 +111,13 @@ fn receive<R: DeserializeOwned>(
                 return Ok(());
             }
         }
-        if !frames.receive(stream)? {
-            return Ok(());
+        match frames.receive(stream) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            // A process that ends with messages that it has not read. What it has sent has been
+            // received before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
 }
