@@ -89,7 +89,7 @@ async fn start(config: Config, options: &Serve, source: Source, registry: Regist
     if !options.take_over {
         return run(config, options, source, registry, None).await;
     }
-    let take_over = TakeOver::begin().await?;
+    let mut take_over = TakeOver::begin().await?;
     let report = take_over.failure();
     // After the hand-over, no host waits for the error.
     run(config, options, source, registry, Some(take_over)).await.inspect_err(report)

@@ -15,7 +15,7 @@ use pointsman_gateway::Drain;
 use pointsman_store::Store;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::channel::{self, Received, Sender};
+use super::channel::{self, Received, Sender, SenderThread};
 use super::message::{Handed, NewMessage, OldMessage, PROTOCOL};
 use crate::sockets::{ListenerId, Socket, Sockets};
 
@@ -26,6 +26,8 @@ const LANES_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct TakeOver {
     sender: Sender<NewMessage>,
+    /// Awaited after a failure, so that the host before learns the reason.
+    thread: Option<SenderThread>,
     messages: UnboundedReceiver<Received<OldMessage>>,
     listeners: Vec<(ListenerId, Socket)>,
     state_dir: Option<PathBuf>,
@@ -49,29 +51,39 @@ impl TakeOver {
     pub(crate) async fn begin() -> Result<Self> {
         let stream = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
         let opened = stream.and_then(channel::open::<NewMessage, OldMessage>);
-        let (sender, _, mut messages) =
+        let (sender, thread, messages) =
             opened.context("failed to connect to the host that is to be replaced")?;
-        let (mut listeners, mut state_dir) = (Vec::new(), None);
+        let (thread, listeners, state_dir) = (Some(thread), Vec::new(), None);
+        let mut take_over = Self { sender, thread, messages, listeners, state_dir };
+        match take_over.receive_sockets().await {
+            Ok(()) => Ok(take_over),
+            Err(error) => {
+                take_over.failure()(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn receive_sockets(&mut self) -> Result<()> {
         loop {
-            match messages.recv().await {
+            match self.messages.recv().await {
                 Some((OldMessage::Begin { protocol, state_dir: dir }, _)) => {
                     ensure!(
                         protocol == PROTOCOL,
                         "the running host has version {protocol} of the hand-over, expected \
                          {PROTOCOL} [protocol]; stop it and start this one"
                     );
-                    state_dir = dir;
+                    self.state_dir = dir;
                 }
                 Some((OldMessage::Listener { id, is_activated }, descriptors)) => {
                     let socket = |descriptor| (id.clone(), Socket { descriptor, is_activated });
-                    listeners.extend(descriptors.into_iter().map(socket));
+                    self.listeners.extend(descriptors.into_iter().map(socket));
                 }
-                Some((OldMessage::Prepare, _)) => break,
+                Some((OldMessage::Prepare, _)) => return Ok(()),
                 Some(_) => bail!("unexpected message of the running host [protocol]"),
                 None => bail!("`--take-over` is used by `pointsman upgrade` only"),
             }
         }
-        Ok(Self { sender, messages, listeners, state_dir })
     }
 
     /// Checks that both hosts have the same state directory, in which this one finds the engines.
@@ -105,9 +117,12 @@ impl TakeOver {
     }
 
     /// Returns what reports why this host cannot take over.
-    pub(crate) fn failure(&self) -> impl Fn(&anyhow::Error) + Send + use<> {
-        let sender = self.sender.clone();
-        move |error| sender.send(&NewMessage::Failed(format!("{error:#}")))
+    pub(crate) fn failure(&mut self) -> impl FnOnce(&anyhow::Error) + Send + use<> {
+        let (sender, thread) = (self.sender.clone(), self.thread.take());
+        move |error| {
+            sender.send(&NewMessage::Failed(format!("{error:#}")));
+            thread.into_iter().for_each(SenderThread::finish);
+        }
     }
 
     /// Takes over the requests of the host before. To be called before the first connection is

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use pointsman_tests::host::keepers;
@@ -122,4 +123,28 @@ fn streams_of_the_old_host_survive_its_successor() {
     contents(running.finish());
     assert!(host.wait_for_first().success());
     assert!(is_alive(engine), "the keeper keeps it");
+}
+
+/// A host of another version of the protocol does not hand over, and is told why.
+#[test]
+fn host_of_another_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("host.toml");
+    fs::write(&file, format!("state.dir = \"state\"\n{}", lane("a", &["a"], &[]))).unwrap();
+    let (mut old, input) = UnixStream::pair().unwrap();
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.args(["serve", "--take-over", "--listen", "127.0.0.1:0"]).arg(&file);
+    command.stdin(Stdio::from(OwnedFd::from(input))).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // Closes this process's copy of the successor's end.
+    drop(command);
+    let begin = json!({ "type": "begin", "content": { "protocol": 99, "state_dir": null } });
+    let begin = begin.to_string();
+    let length = u32::try_from(begin.len()).unwrap().to_le_bytes();
+    old.write_all(&[&length[..], &[0; 4], begin.as_bytes()].concat()).unwrap();
+    let mut answer = Vec::new();
+    old.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("failed") && answer.contains("[protocol]"), "{answer}");
+    assert!(!child.wait().unwrap().success());
 }
