@@ -127,10 +127,9 @@ pub fn rust_module(
         format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
     if route == RustRoute::Debian {
         command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
-        // A panic in a guest is a trap and its message is lost, so messages need not be included.
-        flags.push_str(
-            " -Zlocation-detail=none -Zfmt-debug=none -Zunstable-options -Cpanic=immediate-abort",
-        );
+        // The SDK reports the message and the location of a panic. Values in messages are cut to
+        // their outermost names, because full formatting doubles the size of the component.
+        flags.push_str(" -Zlocation-detail=file,line -Zfmt-debug=shallow");
     }
     run(command.env("CARGO_TARGET_DIR", target).env("RUSTFLAGS", flags), log)?;
     let module = target.join(TARGET).join("guest").join(format!("{library}.wasm"));

@@ -73,6 +73,8 @@ impl<P: Installed> lifecycle::Guest for Guest<P> {
     }
 
     fn configure(config: String) -> Result<(), PolicyError> {
+        #[cfg(target_arch = "wasm32")]
+        crate::fault::report_panics();
         let policy = P::configure(&config)?;
         P::slot(|slot| slot.set(policy))
             .map_err(|_| PolicyError::Other("configure was called twice".into()))

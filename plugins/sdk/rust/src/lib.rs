@@ -53,6 +53,7 @@
 
 mod advice;
 pub mod config;
+mod fault;
 mod generated;
 mod guest;
 mod lanes;

@@ -56,11 +56,13 @@ impl FakeRequest {
                 streaming: value["stream"].as_bool().unwrap_or(false),
                 body_bytes: body.len() as u64,
                 prompt_tokens: 0,
-                max_output_tokens: 0,
+                max_output_tokens: max_output_tokens(&value),
                 messages: 0,
-                has_tools: value["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
+                has_tools: ["tools", "functions"]
+                    .iter()
+                    .any(|key| value[key].as_array().is_some_and(|tools| !tools.is_empty())),
                 has_media: false,
-                has_grammar: false,
+                has_grammar: has_grammar(&value),
             },
             text: body.to_owned(),
             id: "test".to_owned(),
@@ -76,6 +78,7 @@ impl FakeRequest {
         };
         let messages = request.messages();
         let bytes: usize = request.texts().iter().map(String::len).sum();
+        request.context.has_media = messages.iter().any(|message| message.media_parts > 0);
         request.context.messages = u32::try_from(messages.len()).unwrap_or(u32::MAX);
         request.context.prompt_tokens = u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX);
         request
@@ -279,6 +282,20 @@ impl RequestView for FakeRequest {
     fn allowance(&self) -> Allowance {
         self.allowance
     }
+}
+
+/// Returns the limit of generated tokens in a body; 0 if it has none.
+fn max_output_tokens(body: &Value) -> u32 {
+    let limits = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+    let limit = limits.iter().find_map(|key| body[key].as_u64()).unwrap_or(0);
+    u32::try_from(limit).unwrap_or(u32::MAX)
+}
+
+/// Returns whether a body restricts the output to a grammar.
+fn has_grammar(body: &Value) -> bool {
+    let kind = body["response_format"]["type"].as_str().or(body["text"]["format"]["type"].as_str());
+    matches!(kind, Some("json_object" | "json_schema"))
+        || ["structured_outputs", "grammar", "json_schema"].iter().any(|key| !body[key].is_null())
 }
 
 /// Returns the name of an endpoint.

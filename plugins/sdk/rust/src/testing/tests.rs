@@ -189,3 +189,17 @@ fn fake_request_has_the_key_and_limits_that_the_test_chooses() {
         assert_eq!(advise(&Thrift, &request, &fleet), Ok(expected), "{left} left");
     }
 }
+
+#[test]
+fn facts_follow_from_the_body() {
+    let request = FakeRequest::chat(
+        r#"{"model": "auto", "stream": true, "max_tokens": 9, "functions": [{}],
+            "response_format": {"type": "json_object"}, "messages": [{"role": "user", "content":
+            [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {}}]}]}"#,
+    );
+    let context = &request.context;
+    assert!(context.streaming && context.has_tools && context.has_media && context.has_grammar);
+    assert_eq!(context.max_output_tokens, 9);
+    let plain = FakeRequest::chat(r#"{"model": "auto", "messages": []}"#).context;
+    assert!(!(plain.has_tools || plain.has_media || plain.has_grammar));
+}
