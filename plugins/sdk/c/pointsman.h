@@ -82,6 +82,14 @@ bool pm_unsupported(pm_error *error, const char *format, ...);
 /// Sets the error for an invalid configuration and returns false.
 bool pm_invalid_config(pm_error *error, const char *format, ...);
 
+// -- Faults ---------------------------------------------------------------------------------------
+
+/// Reports a fault at a location of the source to the host, and traps.
+_Noreturn void pm_panic_at(const char *file, uint32_t line, const char *format, ...);
+/// Ends the call with a fault: the host shows the message with the file and the line. `assert` and
+/// the checks of the compiler (null pointers, bounds of arrays, division by zero) do the same.
+#define pm_panic(...) pm_panic_at(__FILE__, __LINE__, __VA_ARGS__)
+
 // -- Advice ---------------------------------------------------------------------------------------
 // When `advise` is called, `advice` is without an opinion. These functions copy their arguments.
 

@@ -25,6 +25,13 @@ const ZIG: Tool = Tool {
 /// Name of the executable in the Python package.
 const PYTHON_ZIG: &str = "python-zig";
 
+/// Checks at run time that the SDK reports with their location. The module has no runtime library
+/// of the compiler: the handlers are in the SDK's `fault.c`.
+const CHECKS: [&str; 2] = [
+    "-fsanitize=bounds,null,integer-divide-by-zero,shift,unreachable",
+    "-fno-sanitize-recover=all",
+];
+
 /// Builds the component.
 pub(crate) fn build(
     plan: &Plan,
@@ -44,7 +51,8 @@ pub(crate) fn build(
     command
         .current_dir(&plan.folder)
         .args(["cc", "-target", "wasm32-freestanding", "-std=c17", "-Os", "-Wall", "-Wextra"])
-        .args(["-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all"])
+        .args(["-nostdlib", "-ffreestanding", "-fno-builtin"])
+        .args(CHECKS)
         .args(["-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536"])
         .arg("-I")
         .arg(&scratch)
@@ -75,7 +83,13 @@ fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
         }
     }
     files.sort();
-    Ok(files)
+    // Relative to the folder of the policy, in which the compiler runs: the component contains the
+    // names of its sources.
+    let relative = |file: PathBuf| match file.strip_prefix(&plan.folder) {
+        Ok(name) => name.to_owned(),
+        Err(_) => file,
+    };
+    Ok(files.into_iter().map(relative).collect())
 }
 
 /// Writes the bindings of a world, `policy.h` and `policy.c`, to a folder.
