@@ -1,5 +1,5 @@
-//! Builds the example policy in each language and a policy from each template, as complete policy
-//! folders.
+//! Builds the example policy in each language, a policy from each template, and policies that fail,
+//! as complete policy folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,16 @@ const TEMPLATES: &str = "host/crates/build/templates";
 const PYTHON_BINDINGS: &str = "plugins/sdk/python/bindings";
 /// The generated files that are kept. The others are for asynchronous worlds.
 const BINDINGS: [&str; 2] = ["wit_world", "componentize_py_types.py"];
+/// Folder of the sources of policies that fail.
+const BROKEN: &str = "tests/broken";
+/// The policies that fail, with their sources in [`BROKEN`] and in the folder of the policy.
+const BROKEN_POLICIES: [(&str, Language, &str); 5] = [
+    ("broken-javascript", Language::JavaScript, "policy.js"),
+    ("broken-typescript", Language::JavaScript, "policy.ts"),
+    ("broken-python", Language::Python, "policy.py"),
+    ("broken-rust", Language::Rust, "lib.rs"),
+    ("broken-c", Language::C, "policy.c"),
+];
 /// File next to each component, with the digest of its inputs.
 const INPUTS: &str = ".inputs-sha256";
 
@@ -46,6 +56,28 @@ pub(super) fn build(root: &Path, route: RustRoute, out: &Path) -> Result<()> {
             build_folder(&folder, &tools)
         })?;
     }
+    for (name, language, source) in BROKEN_POLICIES {
+        let folder = out.join(name);
+        let own = [BROKEN.to_owned(), format!("{TEMPLATES}/{language}")];
+        build_if_stale(root, language, &own, &folder, || {
+            new_policy(out, name, language)?;
+            break_policy(root, &folder, language, source)?;
+            build_folder(&folder, &tools)
+        })?;
+    }
+    Ok(())
+}
+
+/// Replaces the source of a new policy by one that fails.
+fn break_policy(root: &Path, folder: &Path, language: Language, source: &str) -> Result<()> {
+    fs::copy(root.join(BROKEN).join(source), folder.join("src").join(source))?;
+    fs::remove_file(folder.join("cases.jsonl"))?;
+    let manifest = folder.join("policy.toml");
+    let mut text = fs::read_to_string(&manifest)?.replace("policy.js", source);
+    if matches!(language, Language::JavaScript | Language::Python) {
+        text = text.replace("[build]", "[build]\nworld = \"full-policy\"");
+    }
+    fs::write(manifest, text)?;
     Ok(())
 }
 

@@ -1,0 +1,19 @@
+"""Fails in `advise` and `observe`, at the lines with a marker."""
+
+from pointsman import Policy, any_lane
+
+
+def shortest(lanes):
+    return lanes["missing"]  # advise fails here
+
+
+class Advisor:
+    def advise(self, call):
+        shortest({lane: 0 for lane in call.fleet.candidates()})
+        return any_lane()
+
+    def observe(self, now_ms, done, host):
+        raise ValueError("cannot observe")  # observe fails here
+
+
+policy = Policy("broken-python", "0.1.0", lambda _config: Advisor())
