@@ -89,17 +89,20 @@ impl PolicyAdmin for AdminBackend {
 
     fn show(&self, name: &str) -> Option<Value> {
         let policy = self.policies.status().into_iter().find(|policy| policy.name == name)?;
-        serde_json::to_value(policy).ok()
+        let mut details = serde_json::to_value(policy).ok()?;
+        // Not in the list, which would become long.
+        details["events"] = serde_json::to_value(self.policies.events(name)).ok()?;
+        Some(details)
     }
 
-    fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError> {
+    fn command(&self, name: &str, command: PolicyCommand, by: &str) -> Result<Value, AdminError> {
         let command = match command {
             PolicyCommand::RollBack { to } => Command::RollBack(to),
             PolicyCommand::Promote { version } => Command::Promote(version),
             PolicyCommand::Disable => Command::Disable,
             PolicyCommand::Enable => Command::Enable,
         };
-        match self.policies.command(name, &command) {
+        match self.policies.command(name, &command, by) {
             Ok(_) => Ok(self.show(name).unwrap_or_default()),
             Err(error) => Err(self.admin_error(name, &error)),
         }

@@ -42,9 +42,10 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),
         Policy::Reload(host) => print_list(&host, Method::POST, "/reload"),
         Policy::Show(PolicyTarget { name, host }) => {
-            let path = format!("/policies/{}", percent_encoded(&name));
-            let policy = call(&host, Method::GET, &path, None)?;
-            print(&host, &policy, table::details)
+            print(&host, &details(&name, &host)?, table::details)
+        }
+        Policy::History(PolicyTarget { name, host }) => {
+            print(&host, &details(&name, &host)?["events"], table::history)
         }
         Policy::Rollback { target, to } => send_command(&target, "rollback", to),
         Policy::Promote { target, version } => send_command(&target, "promote", version),
@@ -52,6 +53,11 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::Enable(target) => send_command(&target, "enable", None),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the details of a policy.
+fn details(name: &str, host: &HostOptions) -> Result<Value> {
+    call(host, Method::GET, &format!("/policies/{}", percent_encoded(name)), None)
 }
 
 /// Prints the policies in the response to a request.

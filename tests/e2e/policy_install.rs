@@ -6,6 +6,7 @@ use std::process::Command;
 
 use pointsman_tests::deployment::{Deployment, chain, policy_dir};
 use pointsman_tests::guests::Guest;
+use serde_json::Value;
 
 use crate::policy_simulation::{pointsman, text};
 use crate::{FAKE_ENGINE, lane};
@@ -65,6 +66,22 @@ fn installed_version_is_in_service_when_the_command_ends() {
     let (code, out, err) = install(&deployment, &file, &[]);
     assert!(code == 1 && err.contains("[version_rejected]"), "{out}{err}");
     assert_eq!(deployment.reason("auto"), "two");
+    let events = deployment.policy("p")["events"].clone();
+    let text = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
+    let events: Vec<_> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| (text(event, "event"), text(event, "by")))
+        .collect();
+    let expected = [
+        ("activated", "file"),
+        ("activated", "file"),
+        ("activated", "file"),
+        ("rolled-back", "port"),
+        ("refused", "file"),
+    ];
+    assert_eq!(events, expected.map(|(event, by)| (event.to_owned(), by.to_owned())));
 
     // Without a host, the files are installed.
     deployment.host.signal(rustix::process::Signal::TERM);

@@ -56,6 +56,8 @@ pub(crate) enum Policy {
     List(HostOptions),
     /// Show details of a policy.
     Show(PolicyTarget),
+    /// Show what happened to the versions of a policy, when, and on whose behalf.
+    History(PolicyTarget),
     /// Roll back to an earlier version.
     Rollback {
         #[command(flatten)]

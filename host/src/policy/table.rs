@@ -37,6 +37,25 @@ pub(super) fn details(policy: &Value) -> String {
     text
 }
 
+/// Formats the events of a policy as a table, the latest last.
+pub(super) fn history(events: &Value) -> String {
+    let now = now_ms();
+    let mut rows = vec![["WHEN", "EVENT", "VERSION", "BY", "REASON"].map(str::to_owned)];
+    rows.extend(events.as_array().into_iter().flatten().map(|event| {
+        let cell = |key: &str| match event[key].as_str() {
+            None | Some("") => "-".to_owned(),
+            Some(text) => clean(text),
+        };
+        let reason = match event["code"].as_str() {
+            None => "-".to_owned(),
+            Some(code) => format!("{} [{}]", cell("reason"), clean(code)),
+        };
+        let at = event["at_ms"].as_u64().unwrap_or_default();
+        [relative_time(at, now), cell("event"), cell("version"), cell("by"), reason]
+    }));
+    aligned(&rows)
+}
+
 /// Returns what an operator should see at a glance: the error and the state of other versions.
 fn notes(policy: &Value) -> Vec<String> {
     let mut notes = Vec::new();
@@ -235,6 +254,22 @@ x       failed  -               -       -         no [31m file [file_missing]
             "on-complete: no [0m at a.py:3 (4 times)",
         ];
         assert_eq!(notes(&policy), expected);
+    }
+
+    #[test]
+    fn history_is_a_table() {
+        let now = now_ms();
+        let events = json!([
+            { "at_ms": now - 3 * 3_600_000, "event": "activated", "version": "1+a", "by": "file" },
+            { "at_ms": now - 90_000, "event": "refused", "version": "", "by": "file",
+              "code": "case_failed", "reason": "case 1" },
+        ]);
+        let expected = "\
+WHEN      EVENT      VERSION  BY    REASON
+3 h ago   activated  1+a      file  -
+90 s ago  refused    -        file  case 1 [case_failed]
+";
+        assert_eq!(history(&events), expected);
     }
 
     #[test]

@@ -44,12 +44,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
@@ -94,11 +94,11 @@ pub trait PolicyAdmin: StateAdmin {
     /// Returns the details of a policy; `None` if no policy has this name.
     fn show(&self, name: &str) -> Option<Value>;
 
-    /// Executes a command and returns the details of the policy after it.
+    /// Executes a command of the operator `by`, and returns the details of the policy after it.
     ///
     /// # Errors
     /// If the command cannot be executed. Nothing has changed then.
-    fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError>;
+    fn command(&self, name: &str, command: PolicyCommand, by: &str) -> Result<Value, AdminError>;
 
     /// Reloads changed files, and returns an object with the result, and the details of all
     /// policies after it.
@@ -282,6 +282,7 @@ async fn show(
 async fn command(
     State(policies): State<Policies>,
     Path((name, command)): Path<(String, String)>,
+    Extension(Operator(by)): Extension<Operator>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
@@ -293,8 +294,8 @@ async fn command(
     match parsed {
         Err(invalid) => error(request, invalid),
         Ok(command) => {
-            tracing::info!(policy = name, ?command, "operator command received");
-            respond(request, move || policies.command(&name, command)).await
+            tracing::info!(policy = name, ?command, operator = &*by, "operator command received");
+            respond(request, move || policies.command(&name, command, &by)).await
         }
     }
 }

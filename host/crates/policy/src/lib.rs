@@ -61,6 +61,7 @@ pub use pointsman_spec::{
     CanaryBy, ChainSpec, JudgedOutcome, JudgedOutcomes, OnError, PolicySpec, Probation, Rollout,
     Settings,
 };
+pub use registry::events::{PolicyEvent, PolicyEventKind};
 pub use registry::fleet_link::FleetLink;
 pub use registry::in_service::StoredVersion;
 pub use registry::policies::command::{Command, CommandError};

@@ -18,7 +18,7 @@ impl PolicyAdmin for TestPolicies {
         ["one", "two"].contains(&name).then(|| json!({ "name": name }))
     }
 
-    fn command(&self, name: &str, command: PolicyCommand) -> Result<Value, AdminError> {
+    fn command(&self, name: &str, command: PolicyCommand, _: &str) -> Result<Value, AdminError> {
         match (name, command) {
             ("one", PolicyCommand::Enable) => panic!("internal error"),
             ("one", command) => Ok(json!(format!("{command:?}"))),

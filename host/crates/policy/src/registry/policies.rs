@@ -38,6 +38,7 @@ use crate::chain::queues::Queues;
 use crate::chain::schedule::{Schedule, TickContext};
 use crate::metrics::PolicyMetrics;
 use crate::registry::background::{self, Heartbeat};
+use crate::registry::events::{BY_HOST, Events, PolicyEvent, PolicyEventKind};
 use crate::registry::fleet_link::FleetLink;
 use crate::registry::slot::{PolicySlot, RejectReason, Versioned};
 use crate::registry::status::{PolicyStatus, policy_status};
@@ -95,6 +96,16 @@ struct SlotEntry {
     slot: PolicySlot<Arc<Version>>,
     stamp: Stamp,
     problem: Option<PolicyProblem>,
+    events: Events,
+}
+
+impl SlotEntry {
+    /// Adds an event, and stores the events. The store is that of the chain.
+    fn add_event(&mut self, spec: &ChainSpec, name: &str, event: PolicyEvent) {
+        if let (true, Some(store)) = (self.events.add(event), &spec.store) {
+            Store::for_policy(store, name).write_events(&self.events);
+        }
+    }
 }
 
 impl Versioned for Arc<Version> {
@@ -194,6 +205,12 @@ impl Policies {
         registry.spec.policies.iter().filter_map(status).collect()
     }
 
+    /// Returns what happened to the versions of a policy, oldest first; `None` if the chain has no
+    /// policy of this name.
+    pub fn events(&self, name: &str) -> Option<Vec<PolicyEvent>> {
+        self.registry().entries.get(name).map(|entry| entry.events.to_vec())
+    }
+
     /// Looks for changes in the folders of the policies, and loads new versions.
     pub fn look(&self) -> Vec<(String, Change)> {
         let known: Vec<(PolicySpec, Option<Stamp>)> = {
@@ -265,6 +282,9 @@ impl Policies {
                 control_requests = control.requests,
                 "rolled back automatically"
             );
+            let event = PolicyEventKind::RolledBack;
+            let event = PolicyEvent::new(event, now_ms(), replaced.id(), BY_HOST);
+            entry.add_event(spec, &policy.name, event.because(code, &reason));
             let message = format!("version {} was rolled back: {reason}", replaced.id());
             entry.problem = Some(PolicyProblem::new("rolled_back", message));
             self.metrics.record_change(&policy.name, "auto-rolled-back");

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   STORE/cortex/slot.json                the role of each version
+//!   STORE/cortex/events.json              what happened to the versions
 //!   STORE/cortex/<fingerprint>/           the files of a version, copied from the policy's folder
 //!     policy.toml  policy.wasm  cases.jsonl  policy.sig  settings.json
 //! ```
@@ -19,6 +20,7 @@ use pointsman_files::{
 use pointsman_spec::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::registry::events::Events;
 use crate::registry::slot::RejectReason;
 use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
@@ -29,8 +31,10 @@ use crate::version::signature;
 const SLOT: &str = "slot.json";
 /// The file of format 1, in which the same fields have other names.
 const LEGACY_SLOT: &str = "place.json";
+/// The file with the events. Its format is that of [`Events`].
+const EVENTS: &str = "events.json";
 const SETTINGS: &str = "settings.json";
-/// Maximum size of [`SLOT`] and [`SETTINGS`] in bytes.
+/// Maximum size of [`SLOT`], [`EVENTS`] and [`SETTINGS`] in bytes.
 const MAX_RECORD_BYTES: u64 = 8 << 20;
 /// The version of the format of [`SLOT`].
 const FORMAT: u32 = 2;
@@ -155,6 +159,31 @@ impl Store {
         match parsed {
             Ok(record) => Ok(SlotRecord { format: FORMAT, ..record }),
             Err(error) => Err(StoreError::Content { file, error }),
+        }
+    }
+
+    /// Reads the events; none if there are none, or they cannot be read.
+    pub(crate) fn read_events(&self) -> Events {
+        let file = self.dir.join(EVENTS);
+        let read = || match self.read(&file) {
+            Err(error) if error.is_not_found() => Ok(Events::default()),
+            read => serde_json::from_slice(&read?)
+                .map_err(|error| StoreError::Content { file: file.clone(), error }),
+        };
+        read().unwrap_or_else(|error| {
+            let code = error.code();
+            tracing::warn!(code, %error, "failed to read the history of a policy");
+            Events::default()
+        })
+    }
+
+    /// Writes the events.
+    pub(crate) fn write_events(&self, events: &Events) {
+        let text = serde_json::to_vec(events).unwrap_or_default();
+        let written = create_private(&self.dir).map_err(io::Error::from);
+        if let Err(error) = written.and_then(|()| write_private(&self.dir.join(EVENTS), &text)) {
+            let dir = self.dir.display();
+            tracing::warn!(%dir, %error, "failed to store the history of a policy");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Commands of operators: roll back, promote, disable, enable.
 
-use crate::registry::policies::{Policies, Registry, write_slot};
+use crate::registry::events::{PolicyEvent, PolicyEventKind};
+use crate::registry::policies::{Policies, Registry, now_ms, write_slot};
 use crate::registry::slot::{RejectReason, SlotError};
 use crate::version::error::LoadError;
 
@@ -60,11 +61,11 @@ impl CommandError {
 }
 
 impl Policies {
-    /// Executes a command of an operator. Returns a message about the result.
+    /// Executes a command of the operator `by`. Returns a message about the result.
     ///
     /// # Errors
     /// If there is no such policy, or the command does not apply; then nothing has changed.
-    pub fn command(&self, name: &str, command: &Command) -> Result<String, CommandError> {
+    pub fn command(&self, name: &str, command: &Command, by: &str) -> Result<String, CommandError> {
         let mut registry = self.registry();
         let Registry { spec, entries } = &mut *registry;
         let policy = spec.policies.iter().find(|policy| policy.name == name);
@@ -73,24 +74,30 @@ impl Policies {
         };
         let slot = &mut entry.slot;
         let before = slot.clone();
-        let (result, message) = match command {
+        let event = |kind, version: &str| PolicyEvent::new(kind, now_ms(), version, by);
+        let current = before.active.as_ref().map_or("", |version| version.id());
+        let (result, message, event) = match command {
             Command::RollBack(to) => {
-                let replaced = slot.roll_back(to.as_deref(), &RejectReason::operator())?;
+                let reason = RejectReason::operator();
+                let replaced = slot.roll_back(to.as_deref(), &reason)?;
+                let event = event(PolicyEventKind::RolledBack, replaced.id())
+                    .because(reason.code.as_str(), &reason.message);
                 let active = slot.active.as_ref().map_or("none", |version| version.id());
-                ("rolled-back", format!("rolled back {}; active: {active}", replaced.id()))
+                ("rolled-back", format!("rolled back {}; active: {active}", replaced.id()), event)
             }
             Command::Promote(version) => {
                 let now = self.now();
                 let chosen = slot.promote(version.as_deref(), policy.probation, now, spec.keep)?;
-                ("promoted", format!("promoted {}", chosen.id()))
+                let event = event(PolicyEventKind::Promoted, chosen.id());
+                ("promoted", format!("promoted {}", chosen.id()), event)
             }
             Command::Disable => {
                 slot.disabled = true;
-                ("disabled", "disabled".to_owned())
+                ("disabled", "disabled".to_owned(), event(PolicyEventKind::Disabled, current))
             }
             Command::Enable => {
                 slot.disabled = false;
-                ("enabled", "enabled".to_owned())
+                ("enabled", "enabled".to_owned(), event(PolicyEventKind::Enabled, current))
             }
         };
         if let Err(error) = self.activate_instances(slot, &before) {
@@ -107,9 +114,11 @@ impl Policies {
             version,
             command = command.name(),
             result,
+            operator = by,
             "operator command executed"
         );
         write_slot(spec, name, slot);
+        entry.add_event(spec, name, event);
         self.publish(&mut registry);
         Ok(message)
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::chain::cases;
 use crate::chain::problem::PolicyProblem;
-use crate::registry::policies::{Change, Policies, SlotEntry, write_slot};
+use crate::registry::events::{BY_FILE, PolicyEvent, PolicyEventKind};
+use crate::registry::policies::{Change, Policies, SlotEntry, now_ms, write_slot};
 use crate::registry::slot::{Staged, short};
 use crate::registry::store::{SlotRecord, Store, StoreError};
 use crate::version::Version;
@@ -32,6 +33,9 @@ impl Policies {
         let mut registry = self.registry();
         let Some(entry) = registry.entries.get_mut(&policy.name) else { return Change::Removed };
         entry.stamp = stamp;
+        if let Some(event) = event(&change) {
+            entry.add_event(spec, &policy.name, event);
+        }
         match &change {
             Change::Failed(error) => {
                 log_failure(error, entry.slot.active.as_deref());
@@ -139,6 +143,7 @@ impl Policies {
         let mut entry = SlotEntry::default();
         let store = spec.store.as_ref().map(|store| Store::for_policy(store, &policy.name));
         let Some(store) = store else { return entry };
+        entry.events = store.read_events();
         let record = store.read_slot();
         // The candidate is staged again from the folder.
         let SlotRecord { format: _, active, candidate: _, history, rejected, disabled } = record;
@@ -165,6 +170,22 @@ impl Policies {
         slot.disabled = disabled;
         entry
     }
+}
+
+/// Returns what is remembered of a change.
+fn event(change: &Change) -> Option<PolicyEvent> {
+    let event = |kind, version: &str| PolicyEvent::new(kind, now_ms(), version, BY_FILE);
+    Some(match change {
+        Change::Active(version) => event(PolicyEventKind::Activated, version),
+        Change::Candidate(version) => event(PolicyEventKind::Staged, version),
+        Change::Failed(error) => {
+            // Of a version that cannot be read, nothing is known.
+            let version =
+                if let LoadError::Rejected { version, .. } = error { version.as_str() } else { "" };
+            event(PolicyEventKind::Refused, version).because(error.code(), &error.to_string())
+        }
+        Change::Unchanged | Change::Removed => return None,
+    })
 }
 
 /// Logs that a version was not loaded. While another one is active, requests are served as before.

@@ -4,6 +4,7 @@ use pointsman_domain::{FleetView, LaneState, Topology};
 
 use super::command::Command;
 use super::*;
+use crate::registry::events::BY_FILE;
 use crate::version::runtime::RuntimeSettings;
 use crate::wasm::engine::Allocator;
 
@@ -56,11 +57,11 @@ fn version_keeps_instances_only_while_it_is_in_the_chain() {
     let idle = || policies.status()[0].idle_instances;
     call(&policies);
     assert_eq!(idle(), 1);
-    policies.command("small", &Command::Disable).unwrap();
+    policies.command("small", &Command::Disable, "ann").unwrap();
     assert_eq!(idle(), 0);
     call(&policies);
     assert_eq!(idle(), 0, "a call that ends later leaves no instance");
-    policies.command("small", &Command::Enable).unwrap();
+    policies.command("small", &Command::Enable, "ann").unwrap();
     call(&policies);
     assert_eq!(idle(), 1);
 }
@@ -102,4 +103,40 @@ fn files_that_cannot_be_read_are_reported_and_do_not_block() {
             assert!(matches!(policies.look().as_slice(), [(_, Change::Unchanged)]), "{name}");
         }
     }
+}
+
+#[test]
+fn history_has_events_with_operators_and_is_stored() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let policies = load(dir.path());
+    let chain = || ChainSpec {
+        policies: vec![PolicySpec::new("small", dir.path().to_owned())],
+        store: Some(store.path().join("policies")),
+        ..ChainSpec::default()
+    };
+    policies.apply(chain());
+    policies.command("small", &Command::Disable, "ann").unwrap();
+    policies.command("small", &Command::Enable, "bob").unwrap();
+    fs::write(dir.path().join("policy.toml"), "name = ").unwrap();
+    policies.apply(chain());
+    policies.apply(chain());
+    let kinds = |policies: &Policies| -> Vec<(PolicyEventKind, String)> {
+        let events = policies.events("small").unwrap();
+        events.into_iter().map(|event| (event.event, event.by)).collect()
+    };
+    let expected = [
+        (PolicyEventKind::Activated, BY_FILE),
+        (PolicyEventKind::Disabled, "ann"),
+        (PolicyEventKind::Enabled, "bob"),
+        (PolicyEventKind::Refused, BY_FILE),
+    ];
+    let expected = expected.map(|(kind, by)| (kind, by.to_owned()));
+    assert_eq!(kinds(&policies), expected);
+    let events = policies.events("small").unwrap();
+    assert_eq!(events[3].code.as_deref(), Some("manifest_invalid"));
+    assert!(events.iter().all(|event| event.at_ms > 0) && events[1].version.starts_with("1+"));
+    assert_eq!(policies.events("other"), None);
+
+    let stored = Store::for_policy(&store.path().join("policies"), "small").read_events();
+    assert_eq!(stored.to_vec(), events);
 }
