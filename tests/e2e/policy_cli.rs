@@ -302,6 +302,13 @@ fn new_policy_is_built_and_tested() {
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with(text(&folder.join("policy.wasm"))), "{out}");
     assert!(err.contains("componentize-qjs"), "{err}");
+    // The same source is the same version, unless the author asks for another build.
+    let built = fs::read(folder.join("policy.wasm")).unwrap();
+    let (code, _, err) = policy(&["build", text(&folder), "--verbose"]);
+    assert!(code == 0 && !err.contains("componentize-qjs"), "{err}");
+    assert_eq!(fs::read(folder.join("policy.wasm")).unwrap(), built);
+    let (code, _, err) = policy(&["build", text(&folder), "--verbose", "--force"]);
+    assert!(code == 0 && err.contains("componentize-qjs"), "{err}");
     let (code, out, err) = policy(&["test", text(&folder)]);
     // Four golden cases and one scenario.
     assert!(code == 0 && out.contains("Long prompts"), "{out}{err}");

@@ -27,6 +27,10 @@ pub(crate) enum Policy {
         /// Print the commands that are run and their output.
         #[arg(long, short)]
         verbose: bool,
+        /// Build even if nothing has changed since the last build, for example after an update of a
+        /// tool: in JavaScript and Python, each build is a new version.
+        #[arg(long)]
+        force: bool,
     },
     /// Run a policy's golden cases as a host does before it activates the policy, and show
     /// differences; then run the scenarios in its folder `scenarios`.

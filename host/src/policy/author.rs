@@ -66,8 +66,8 @@ fn invocation() -> String {
     }
 }
 
-/// Builds a policy's component.
-pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
+/// Builds a policy's component, unless that would only change the digest of the component.
+pub(super) fn build(dir: &Path, verbose: bool, force: bool) -> Result<()> {
     let mut log = |line: &str| {
         if verbose {
             // Progress; the result goes to standard output.
@@ -76,6 +76,11 @@ pub(super) fn build(dir: &Path, verbose: bool) -> Result<()> {
     };
     // Before a build that may take a minute.
     check_manifest(dir).map_err(LoadError::from).map_err(cannot_load(dir))?;
+    let current = pointsman_build::current_component(dir)?;
+    if let Some(component) = current.filter(|_| !force) {
+        let component = component.display();
+        return print(&format!("{component}: up to date; --force builds it again\n"));
+    }
     let tools = Tools::from_environment();
     let built = with_progress("building", || pointsman_build::build(dir, &tools, &mut log))?;
     print(&format!(

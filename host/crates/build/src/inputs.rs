@@ -33,8 +33,14 @@ const OTHER_EXTENSIONS: [&str; 5] = ["wasm", "sig", "jsonl", "md", "html"];
 /// Returns the files in a policy's folder that have changed since the component was built, or were
 /// added or removed. Empty if there are none, or if the component was not built here.
 pub fn changed_since_build(folder: &Path) -> Vec<PathBuf> {
+    changes(folder).unwrap_or_default()
+}
+
+/// Returns the files that have changed since the component was built; `None` if the component was
+/// not built here.
+pub(crate) fn changes(folder: &Path) -> Option<Vec<PathBuf>> {
     let list = folder.join(SCRATCH).join(FILE);
-    let Ok(text) = read_regular_text(&list, MAX_LIST_BYTES) else { return Vec::new() };
+    let text = read_regular_text(&list, MAX_LIST_BYTES).ok()?;
     let mut built: BTreeMap<PathBuf, &str> = text
         .lines()
         .filter_map(|line| line.split_once("  "))
@@ -42,8 +48,8 @@ pub fn changed_since_build(folder: &Path) -> Vec<PathBuf> {
         .collect();
     let component = digest(&folder.join(COMPONENT), MAX_OUTPUT_BYTES);
     // The component may come from elsewhere; then nothing is known about its source.
-    if built.remove(Path::new(COMPONENT)) != component.as_deref() {
-        return Vec::new();
+    if component.is_none() || built.remove(Path::new(COMPONENT)) != component.as_deref() {
+        return None;
     }
     let mut changed = Vec::new();
     for path in files(folder) {
@@ -53,7 +59,7 @@ pub fn changed_since_build(folder: &Path) -> Vec<PathBuf> {
         }
     }
     changed.extend(built.into_keys());
-    changed
+    Some(changed)
 }
 
 /// The digests of the inputs, taken before a build, so that a change meanwhile is noticed.
@@ -132,12 +138,12 @@ mod tests {
             write(path, "1");
         }
         write(COMPONENT, "component");
-        assert!(changed_since_build(folder).is_empty(), "no list");
+        assert_eq!(changes(folder), None, "no list");
         Inputs::read(folder).write(folder, b"component").unwrap();
         write("cases.jsonl", "2");
         write("target/x", "2");
         write("test/policy.test.js", "2");
-        assert!(changed_since_build(folder).is_empty());
+        assert_eq!(changes(folder), Some(Vec::new()));
         write("src/policy.js", "2");
         write("src/new.js", "2");
         fs::remove_file(folder.join("src/rules.js")).unwrap();
@@ -146,6 +152,8 @@ mod tests {
         assert_eq!(changed, expected);
         // A component from elsewhere.
         write(COMPONENT, "other");
-        assert!(changed_since_build(folder).is_empty());
+        assert_eq!((changes(folder), changed_since_build(folder)), (None, Vec::new()));
+        fs::remove_file(folder.join(COMPONENT)).unwrap();
+        assert_eq!(changes(folder), None);
     }
 }

@@ -50,6 +50,25 @@ pub struct Built {
     pub took: Duration,
 }
 
+/// Returns the component of the policy in `folder` if a build would not change what it does: it was
+/// built here, and nothing has changed since. Only for languages whose builds are not reproducible,
+/// where each build is a new version: their components have the random seeds and the time of the
+/// interpreter's start.
+///
+/// # Errors
+/// Returns an error if the manifest is invalid.
+pub fn current_component(folder: &Path) -> Result<Option<PathBuf>, BuildError> {
+    let plan = Plan::load(folder)?;
+    let is_current = match plan.language {
+        Language::JavaScript | Language::Python => {
+            inputs::changes(folder).is_some_and(|changes| changes.is_empty())
+        }
+        // May have sources in other folders.
+        Language::Rust | Language::C => false,
+    };
+    Ok(is_current.then(|| folder.join(COMPONENT)))
+}
+
 /// Builds the policy in `folder` as described by its manifest and writes the component. `log`
 /// receives the commands and their output.
 ///
