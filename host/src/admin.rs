@@ -1,5 +1,6 @@
 //! The admin API of this host: opens its listeners and connects it to the policies.
 
+mod shadow_report;
 mod state;
 
 use std::path::PathBuf;
@@ -92,6 +93,12 @@ impl PolicyAdmin for AdminBackend {
         let mut details = serde_json::to_value(policy).ok()?;
         // Not in the list, which would become long.
         details["events"] = serde_json::to_value(self.policies.events(name)).ok()?;
+        if let (Some(topology), Some(candidate)) =
+            (self.policies.topology(), details["candidate"].as_object_mut())
+        {
+            let report = shadow_report::describe(candidate.get("differences"), &topology);
+            candidate.insert("report".to_owned(), report);
+        }
         Some(details)
     }
 

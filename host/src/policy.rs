@@ -9,6 +9,7 @@ mod install;
 mod progress;
 mod recorded;
 mod report;
+mod shadow_table;
 mod table;
 mod test;
 mod test_report;
@@ -42,7 +43,7 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),
         Policy::Reload(host) => print_list(&host, Method::POST, "/reload"),
         Policy::Show(PolicyTarget { name, host }) => {
-            print(&host, &details(&name, &host)?, table::details)
+            print(&host, &details(&name, &host)?, shadow_table::details)
         }
         Policy::History(PolicyTarget { name, host }) => {
             print(&host, &details(&name, &host)?["events"], table::history)

@@ -86,8 +86,13 @@ fn shadow_is_compared_and_decides_only_after_promotion() {
     );
     assert_ne!(difference["active"]["lanes"], difference["shadow"]["lanes"]);
     assert_eq!(deployment.host.metric("pointsman_policy_shadow_total", "result=\"differed\""), 5.0);
+    let report = &compared["candidate"]["report"];
+    assert_eq!((report.as_array().unwrap().len(), &report[4]["part"]), (5, &json!("lanes")));
+    assert_ne!(report[4]["active"], report[4]["shadow"]);
     let output = run_command(&deployment, &["show", "p"]);
     assert!(output.contains("shadow") && output.contains("differed: 5"), "{output}");
+    let kind = output.lines().find(|line| line.starts_with("lanes "));
+    assert!(kind.is_some_and(|line| line.ends_with("(5)")), "{output}");
 
     // A candidate that decides the same replaces the one that differed.
     deployment.deploy(&old().reason("the same in other words"));

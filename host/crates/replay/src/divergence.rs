@@ -111,7 +111,7 @@ fn queue(
 }
 
 /// Compares the advice of a policy, or the reasons why there was none.
-pub(crate) fn compare_results(
+pub fn compare_results(
     recorded: Result<&Advice, &str>,
     replayed: Result<&Advice, &str>,
     topology: &Topology,

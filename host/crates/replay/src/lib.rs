@@ -23,7 +23,7 @@ mod text;
 mod trace;
 
 pub use self::chain::{ChainSource, ReplayError};
-pub use self::divergence::Divergence;
+pub use self::divergence::{Divergence, compare_results};
 pub use self::replay::Replay;
 pub use self::report::{
     Agreement, CallDivergence, DecisionDivergence, DivergenceKind, MissingInputCount,

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
-use pointsman_domain::{Advisor, BuiltIn, Outcome};
+use pointsman_domain::{Advisor, BuiltIn, Outcome, Topology};
 
 use crate::chain::Chain;
 use crate::chain::baseline::Baseline;
@@ -209,6 +209,11 @@ impl Policies {
     /// policy of this name.
     pub fn events(&self, name: &str) -> Option<Vec<PolicyEvent>> {
         self.registry().entries.get(name).map(|entry| entry.events.to_vec())
+    }
+
+    /// Returns the lanes of the host; `None` before the policies are attached to a fleet.
+    pub fn topology(&self) -> Option<Arc<Topology>> {
+        self.fleet.get().map(|fleet| Arc::clone(&(fleet.view)().topology))
     }
 
     /// Looks for changes in the folders of the policies, and loads new versions.
