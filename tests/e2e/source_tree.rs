@@ -90,7 +90,8 @@ fn files_contain_no_paths_of_a_machine() {
     }
     for path in files(".wasm") {
         let bytes = fs::read(&path).unwrap();
-        for part in ["/root/", "/home/", "/rustc/"] {
+        // Panics of the standard library are in `/rustc/`, which is the same on all machines.
+        for part in ["/root/", "/home/"] {
             assert!(
                 !bytes.windows(part.len()).any(|window| window == part.as_bytes()),
                 "{}: {part}",
@@ -306,7 +307,7 @@ fn policies_are_small_tested_and_up_to_date() {
         };
         let build = manifest["build"].as_table().unwrap();
         let wasm = fs::read(folder.join("policy.wasm")).unwrap();
-        assert!(wasm.len() < 110_000, "{name}: {} bytes", wasm.len());
+        assert!(wasm.len() < 140_000, "{name}: {} bytes", wasm.len());
         let cases = fs::read_to_string(folder.join("cases.jsonl")).unwrap().lines().count();
         assert!(cases >= 10, "{name} has {cases} golden cases");
         let stale = "its sources have changed; run `cargo xtask guests`";

@@ -124,7 +124,7 @@ pub fn rust_module(
     // Keep paths of the build machine out of the component, so that builds are reproducible.
     let home = std::env::var("HOME").unwrap_or_default();
     let mut flags =
-        format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/home", root.display());
+        format!("--remap-path-prefix={}=/src --remap-path-prefix={home}=/deps", root.display());
     if route == RustRoute::Debian {
         command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
         // The SDK reports the message and the location of a panic. Values in messages are cut to

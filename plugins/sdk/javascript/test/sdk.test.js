@@ -319,7 +319,8 @@ test("encoder and decoder agree with those of Node", () => {
     assert.deepEqual([...new Encoder().encode(text)], [...new TextEncoder().encode(text)]);
   }
   const samples = [[0xc3], [0xe2, 0x82], [0xff, 0x41], [0xed, 0xa0, 0x80]];
-  const all = [...samples, [0xf0, 0x9f, 0x98, 0x80], [0xc0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x28, 0xa1]];
+  const invalid = [[0xc0, 0x80], [0xf4, 0x90, 0x80, 0x80], [0xe2, 0x28, 0xa1]];
+  const all = [...samples, [0xf0, 0x9f, 0x98, 0x80], ...invalid];
   for (const bytes of all) {
     const input = Uint8Array.from(bytes);
     assert.equal(new Decoder().decode(input), new TextDecoder().decode(input), String(bytes));

@@ -224,9 +224,9 @@ impl Version {
         let Some(report) = error.report().filter(|_| !self.shared.clock.is_virtual()) else {
             return;
         };
-        let FaultReport { message, file, line, stack } = report;
         let kind = error.kind();
-        tracing::warn!(event = "policy_fault", kind, message, file, line, ?stack, "policy failed");
+        let FaultReport { message: error, file, line, stack } = report;
+        tracing::warn!(event = "policy_fault", kind, error, file, line, ?stack, "policy failed");
     }
 
     /// Counts the end of a call with the breaker of its hook, unless the call was preempted.
