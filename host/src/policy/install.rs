@@ -72,7 +72,7 @@ fn unpack(file: &Path) -> Result<TempDir> {
             .context(format!("{}: cannot be unpacked [{code}]", file.display()))
     })?;
     for (name, content) in files {
-        write_atomic(&folder.path().join(name), content, 0o644)?;
+        write_atomic(&folder.path().join(name), &content, 0o644)?;
     }
     Ok(folder)
 }
