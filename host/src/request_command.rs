@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn requests_are_a_table() {
-        let queued = json!({ "id": "r\u{7}1", "tenant": null, "endpoint": "chat", "model": "m",
+        let queued = json!({ "id": "\u{7}r1", "tenant": null, "endpoint": "chat", "model": "m",
                              "lane": "a", "state": "queued", "position": 3, "age_ms": 4200 });
         let text = table(&[queued]);
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
