@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 
 use super::wit::{Contract, camel, snake};
 
-/// A file that has every member of some interfaces or records.
+/// Files that have every member of some interfaces or records.
 struct Place {
-    file: &'static str,
+    files: &'static [&'static str],
     /// Interfaces and records.
     of: &'static [&'static str],
     /// Returns the texts of which one is in the line of a member.
@@ -20,75 +20,78 @@ const HOST: [&str; 5] = ["request", "fleet", "log", "metrics", "state"];
 
 const PLACES: [Place; 14] = [
     Place {
-        file: "host/crates/policy/src/contract/host_api.rs",
+        files: &["host/crates/policy/src/contract/host_api.rs"],
         of: &["request", "fleet", "state"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "host/crates/policy/src/contract/live_api.rs",
+        files: &["host/crates/policy/src/contract/live_api.rs"],
         of: &["request", "fleet", "state"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "host/crates/policy/src/contract/journal_api.rs",
+        files: &["host/crates/policy/src/contract/journal_api.rs"],
         of: &["request", "fleet", "state"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "host/crates/policy/src/contract/v0_1/host_functions.rs",
+        files: &["host/crates/policy/src/contract/v0_1/host_functions.rs"],
         of: &HOST,
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "host/crates/policy/src/contract/v0_1/host_functions.rs",
+        files: &["host/crates/policy/src/contract/v0_1/host_functions.rs"],
         of: &["message-info"],
         forms: |_, member| vec![format!("{}:", snake(member)), format!("{},", snake(member))],
     },
     Place {
-        file: "host/crates/policy/src/contract/v0_1/convert.rs",
+        files: &["host/crates/policy/src/contract/v0_1/convert.rs"],
         of: &["context", "lane-info", "lane-stat", "failure", "outcome"],
         forms: |_, member| vec![format!("{}:", snake(member)), format!("{},", snake(member))],
     },
     Place {
-        file: "host/crates/domain/src/fleet_view.rs",
+        files: &["host/crates/domain/src/fleet_view.rs"],
         of: &["lane-info", "lane-stat"],
         forms: |_, member| vec![format!("pub {}:", snake(member))],
     },
     Place {
-        file: "plugins/sdk/rust/src/lib.rs",
+        files: &["plugins/sdk/rust/src/lib.rs"],
         of: &["request", "fleet"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "plugins/sdk/rust/src/guest.rs",
+        files: &["plugins/sdk/rust/src/guest.rs"],
         of: &HOST,
         forms: |of, member| vec![format!("{of}::{}(", snake(member))],
     },
     Place {
-        file: "plugins/sdk/rust/src/testing/request.rs",
+        files: &["plugins/sdk/rust/src/testing/request.rs"],
         of: &["request"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "plugins/sdk/rust/src/testing/fleet.rs",
+        files: &["plugins/sdk/rust/src/testing/fleet.rs"],
         of: &["fleet"],
         forms: |_, member| vec![format!("fn {}(", snake(member))],
     },
     Place {
-        file: "plugins/sdk/javascript/pointsman.d.ts",
+        files: &["plugins/sdk/javascript/pointsman.d.ts"],
         of: &HOST,
         forms: |_, member| vec![format!("{}(", camel(member))],
     },
     Place {
-        file: "plugins/sdk/javascript/testing.js",
+        files: &["plugins/sdk/javascript/testing.js", "plugins/sdk/javascript/fakes.js"],
         of: &["request", "fleet", "log", "metrics", "state", "context", "lane-info"],
         forms: |_, member| {
             let member = camel(member);
-            vec![format!(" {member}:"), format!(" {member},")]
+            vec![format!(" {member}:"), format!(" {member},"), format!(" {member}(")]
         },
     },
     Place {
-        file: "plugins/sdk/python/pointsman/testing.py",
+        files: &[
+            "plugins/sdk/python/pointsman/testing.py",
+            "plugins/sdk/python/pointsman/fakes.py",
+        ],
         of: &["request", "fleet", "log", "metrics", "state", "context", "lane-info"],
         forms: |_, member| {
             let member = snake(member);
@@ -101,18 +104,22 @@ const PLACES: [Place; 14] = [
 pub(crate) fn missing(root: &Path, contract: &Contract) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for place in &PLACES {
-        let text = fs::read_to_string(root.join(place.file)).context(place.file)?;
+        let read = |file: &&str| fs::read_to_string(root.join(file)).context((*file).to_owned());
+        let texts: Vec<String> = place.files.iter().map(read).collect::<Result<_>>()?;
         for of in place.of {
             // The place of a member is after its predecessor.
-            let mut after = 1;
+            let mut after = (place.files[0], 1);
             for member in members(contract, of)? {
                 let forms = (place.forms)(of, &member);
-                let found = text.lines().position(|line| {
+                let has_member = |line: &str| {
                     forms.iter().any(|form| format!(" {line}").contains(form.as_str()))
+                };
+                let mut found = place.files.iter().zip(&texts).filter_map(|(file, text)| {
+                    Some((*file, text.lines().position(has_member)? + 1))
                 });
-                match found {
-                    Some(index) => after = index + 1,
-                    None => missing.push(format!("{}:{after}: {of}.{member}", place.file)),
+                match found.next() {
+                    Some(place) => after = place,
+                    None => missing.push(format!("{}:{}: {of}.{member}", after.0, after.1)),
                 }
             }
         }
