@@ -71,7 +71,21 @@ fn address_that_is_in_use_changes_nothing() {
     wait_until("the port is closed", || std::net::TcpStream::connect(&address).is_err());
 }
 
-/// The store cannot be opened by the successor, as on a full disk.
+/// The successor can write nothing, and what the old host writes afterwards is not lost.
+#[test]
+fn successor_on_a_full_disk_changes_nothing() {
+    let mut host = start(&lane("a", &["a"], &STREAMING));
+    // A program that exceeds the limit gets a signal, unless it ignores it.
+    let own = program(FAKE_ENGINE);
+    let full = script(&host, &format!("trap '' XFSZ\nulimit -f 0\nexec {own:?} \"$@\""));
+    assert_goes_on(&host, &["--program", full.to_str().unwrap()], "File too large");
+    wait_until("the usage is written", || host.host.metric("pointsman_usage_unwritten", "") == 0.0);
+    host.upgrade();
+    assert!(host.wait_for_first().success());
+    host.stop();
+}
+
+/// The store cannot be opened by the successor, for example because of its version.
 #[test]
 fn store_that_cannot_be_opened_is_taken_back() {
     let mut host = start(&lane("a", &["a"], &STREAMING));
