@@ -18,10 +18,10 @@ pub(crate) fn print(text: &str) -> Result<()> {
     print_while_read(text).map(drop)
 }
 
-/// Prints text like [`print`], and returns false if the reader has gone away.
+/// Prints text like [`print()`], and returns false if the reader has gone away.
 ///
 /// # Errors
-/// As those of [`print`].
+/// As those of [`print()`].
 pub(crate) fn print_while_read(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
