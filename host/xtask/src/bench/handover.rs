@@ -70,7 +70,8 @@ fn config(engine: &Path, folder: &Path) -> String {
     let lane = |name: &str, script: &str| {
         let engine = engine.display().to_string();
         // Strings have the same form in TOML.
-        let command = [&*engine, "--port", "{port}", "--alias", name, "--script", script];
+        let command =
+            [&*engine, "--port", "{port}", "--alias", name, "--slots", "16", "--script", script];
         format!(
             "[[lanes]]\nname = \"{name}\"\nslots = 16\n[lanes.engine]\ndriver = \"llama-cpp\"\n\
              command = {command:?}\n"

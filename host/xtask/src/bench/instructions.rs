@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use pointsman_xtask::command::{output, run};
+use pointsman_xtask::command::output;
 use pointsman_xtask::setup;
 use pointsman_xtask::wait::pause;
 
@@ -59,8 +59,10 @@ fn measure(
     let mut server = Server { name, child: child.context("failed to start valgrind")?, port };
     until_ready(&mut server)?;
     let pid = server.child.id().to_string();
-    let control =
-        |argument: &[&str]| run(Command::new("callgrind_control").args(argument).arg(&pid));
+    let control = |argument: &[&str]| {
+        let done = output(Command::new("callgrind_control").args(argument).arg(&pid));
+        done.map(drop).with_context(|| format!("callgrind_control {argument:?} failed"))
+    };
     let mut load = Command::new(release.join("load"));
     load.args(arguments).args(["--port", &port.to_string()]);
     output(&mut load).context("the load generator failed before the measurement")?;
