@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use crate::failures::without_secrets;
 
 /// Maximum number of lines kept of a lane.
-const MAX_LINES: usize = 2000;
+const MAX_LINES: usize = 1000;
 /// Maximum size of the lines kept of a lane, in bytes.
-const MAX_BYTES: usize = 256 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// A line of an engine's output, without secrets and without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,9 +123,9 @@ mod tests {
         (1..=MAX_LINES + 5).for_each(|number| log.push(&number.to_string()));
         let all = log.last(usize::MAX);
         assert_eq!((all.len(), &*all[0].text, all[0].number), (MAX_LINES, "6", 6));
-        assert_eq!(texts(&log.last(2)), ["2004", "2005"]);
+        assert_eq!(texts(&log.last(2)), ["1004", "1005"]);
         let last = all.last().unwrap().number;
-        assert_eq!(texts(&log.after(last - 1).await), ["2005"]);
+        assert_eq!(texts(&log.after(last - 1).await), ["1005"]);
         let (after, ()) = tokio::join!(log.after(last), async { log.push("next") });
         assert_eq!(texts(&after), ["next"]);
         logs.remove("a");
