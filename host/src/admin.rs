@@ -22,9 +22,8 @@ use crate::sockets::{ListenerId, Sockets};
 // The configuration checks the length of the path, so that an error names its line.
 const _: () = assert!(pointsman_config::MAX_SOCKET_PATH == SocketFile::MAX_PATH);
 
-/// Opens the listeners. Called before any engine is started, so that a second host with the same
-/// configuration fails without side effects.
-/// Those that another process has passed are taken over.
+/// Opens the listeners; those that another process has passed are taken over. Called before any
+/// engine is started, so that a second host with the same configuration fails without side effects.
 pub(crate) async fn open(
     admin: &pointsman_config::Admin,
     sockets: &mut Sockets,

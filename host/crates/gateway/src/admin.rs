@@ -58,7 +58,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use self::operator::Operator;
+use self::operator::{OnSocket, Operator};
 use self::reload::reload;
 use self::respond::respond;
 pub use self::state::StateAdmin;
@@ -252,9 +252,11 @@ async fn authenticate(State(gate): State<Arc<Gate>>, request: Request, next: Nex
     let (mut parts, body) = request.into_parts();
     let request_id = request_id::ensure(&mut parts);
     let span = tracing::info_span!("admin", request_id, method = %parts.method);
-    let listener = if gate.keys.is_open() { "socket" } else { "port" };
+    let on_socket = gate.keys.is_open();
+    let listener = if on_socket { "socket" } else { "port" };
     let operator = Operator::from_headers(&parts.headers, listener);
     parts.extensions.insert(operator);
+    parts.extensions.insert(OnSocket(on_socket));
     let request = Request::from_parts(parts, body);
     async {
         match gate.check(request.headers()).await {

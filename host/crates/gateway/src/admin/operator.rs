@@ -13,6 +13,10 @@ const MAX_NAME: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Operator(pub(super) Arc<str>);
 
+/// Whether a request came by the socket, whose clients are the host's user and root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnSocket(pub(super) bool);
+
 impl Operator {
     /// Returns the name in a request, or else the kind of the listener.
     pub(super) fn from_headers(headers: &HeaderMap, listener: &str) -> Self {

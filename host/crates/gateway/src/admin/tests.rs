@@ -107,6 +107,13 @@ async fn queries_and_commands_reach_policies() {
         (Method::POST, "/policies/one/promote", " {} ", one("Promote { version: None }")),
         (Method::POST, "/policies/one/disable", "{\"version\": null}", one("Disable")),
         (Method::POST, "/reload", "", json!({ "policies": ["reloaded"] })),
+        (Method::POST, "/upgrade", "", json!({ "program": null, "timeout_s": null })),
+        (
+            Method::POST,
+            "/upgrade",
+            "{\"program\": \"/p\", \"timeout_s\": 9999}",
+            json!({ "program": "/p", "timeout_s": 3600 }),
+        ),
         (Method::POST, "/reload?dry-run=true", "", json!({ "text": null })),
         (Method::POST, "/reload?check=true", "x = 1", json!({ "text": "x = 1" })),
         (Method::GET, "/state", "", json!({ "states": ["one"] })),
@@ -177,6 +184,7 @@ async fn errors_have_codes_and_messages() {
         ),
         (Method::POST, "/policies/one/enable", "", 500, "internal_error", "host log (request "),
         (Method::POST, "/policies", "", 405, "method_not_allowed", "use GET, HEAD"),
+        (Method::POST, "/upgrade", "{\"programm\": \"/p\"}", 400, "invalid_request", "timeout_s"),
         (Method::GET, "/reload", "", 405, "method_not_allowed", "use POST"),
         (Method::POST, "/reload?dryrun=true", "", 400, "invalid_request", "dryrun"),
         (Method::POST, "/v1/chat/completions", "{}", 404, "not_found", "/v1/chat/completions"),
@@ -193,6 +201,15 @@ async fn errors_have_codes_and_messages() {
 }
 
 #[tokio::test]
+async fn port_does_not_choose_programs() {
+    let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
+    let upgrade = |body| send(&keys, &Method::POST, "/upgrade", Some("Bearer t0ken"), body);
+    assert_eq!(upgrade("{\"timeout_s\": 5}").await.1["timeout_s"], 5);
+    let (status, reply) = upgrade("{\"program\": \"/p\"}").await;
+    assert_eq!((status.as_u16(), &reply["error"]["code"]), (400, &json!("invalid_request")));
+}
+
+#[tokio::test]
 async fn port_requires_token_for_every_path() {
     let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
     for (method, path) in [
@@ -200,6 +217,9 @@ async fn port_requires_token_for_every_path() {
         (Method::GET, "/policies/one"),
         (Method::POST, "/policies/one/disable"),
         (Method::POST, "/reload"),
+        (Method::POST, "/upgrade"),
+        (Method::GET, "/lanes"),
+        (Method::GET, "/requests"),
         (Method::GET, "/status"),
         (Method::GET, "/metrics"),
         (Method::GET, "/nothing"),
