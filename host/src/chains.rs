@@ -1,13 +1,20 @@
-//! Chains and policies that are named on the command line.
+//! Chains and policies of commands: those that are named on the command line, and those of a
+//! configuration that are only checked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use pointsman_files::{read_regular, read_regular_text};
-use pointsman_policy::{ChainSpec, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, PolicySpec};
+use pointsman_policy::{
+    Allocator, ChainSpec, Compiler, MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES, PolicyMetrics,
+    PolicySpec, Runtime, RuntimeSettings,
+};
+use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 
+use crate::facts;
 use pointsman_config::Config;
 
 /// Chains by name, and the temporary folders that they refer to.
@@ -22,6 +29,24 @@ impl Chains {
     pub(crate) fn list(&self) -> impl Iterator<Item = (&str, &ChainSpec)> {
         self.chains.iter().map(|(name, chain)| (name.as_str(), chain))
     }
+}
+
+/// Returns what loads policies as the host of a configuration does, to check them: no policy is
+/// loaded yet.
+///
+/// # Errors
+/// If the runtime of policies cannot be started.
+pub(crate) fn to_check(config: &Config) -> Result<Arc<pointsman_policy::Policies>> {
+    let settings = RuntimeSettings {
+        cache_dir: config.policies.cache.clone(),
+        compiler: Compiler::this_program(),
+        allocator: Allocator::OnDemand,
+        warm_instances: 1,
+        ..RuntimeSettings::default()
+    };
+    let metrics = PolicyMetrics::register(&mut Registry::default());
+    let runtime = Runtime::new(settings)?;
+    Ok(pointsman_policy::Policies::new(&runtime, &metrics, Box::new(facts::from_case))?)
 }
 
 /// Resolves each argument to a chain: the scenario's with one policy replaced, the chain of a host

@@ -8,16 +8,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
-use pointsman_policy::{
-    Allocator, ChainSpec, Change, Compiler, InvalidConfig, LoadError, Policies, PolicyMetrics,
-    Runtime, RuntimeSettings,
-};
-use prometheus_client::registry::Registry;
+use pointsman_policy::{ChainSpec, Change, InvalidConfig, LoadError};
 
 use crate::cli::Check;
 use crate::key_source::KeySource;
 use crate::output::print;
-use crate::{facts, guards, listeners, reload_command, tokens};
+use crate::{chains, guards, listeners, reload_command, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -38,15 +34,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys = KeySource::load(&check.config, &config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
-    let settings = RuntimeSettings {
-        cache_dir: config.policies.cache.clone(),
-        compiler: Compiler::this_program(),
-        allocator: Allocator::OnDemand,
-        warm_instances: 1,
-        ..RuntimeSettings::default()
-    };
-    let metrics = PolicyMetrics::register(&mut Registry::default());
-    let chain = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::from_case))?;
+    let chain = chains::to_check(&config)?;
     // Without the store: `check` validates what is in the folders, not what a running host has
     // active.
     let spec = ChainSpec { store: None, ..config.policies.chain.clone() };

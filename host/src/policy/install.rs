@@ -14,18 +14,16 @@ use http::Method;
 use pointsman_config::Config;
 use pointsman_files::{read_regular, write_atomic};
 use pointsman_policy::{
-    Allocator, ChainSpec, Change, Compiler, LoadError, MAX_COMPONENT_BYTES, Policies, PolicyFiles,
-    PolicyMetrics, PolicySpec, Runtime, RuntimeSettings,
+    ChainSpec, Change, LoadError, MAX_COMPONENT_BYTES, PolicyFiles, PolicySpec,
 };
-use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::author::cannot_load_copy;
 use super::client::ClientError;
 use super::progress::with_progress;
+use crate::chains;
 use crate::cli::policy::{HostAddress, HostOptions, Install};
-use crate::facts;
 use crate::output::print;
 
 /// Runs the command.
@@ -96,15 +94,7 @@ fn stage(source: &Path, files: &[PathBuf], target: &Path) -> Result<TempDir> {
 /// Checks a version as the host does before it activates one: limits, signature, minimum version,
 /// the operator's settings, and golden cases. Returns the version with its fingerprint.
 fn verify(config: &Config, link: &PolicySpec, staged: &Path) -> Result<Result<String, LoadError>> {
-    let settings = RuntimeSettings {
-        cache_dir: config.policies.cache.clone(),
-        compiler: Compiler::this_program(),
-        allocator: Allocator::OnDemand,
-        warm_instances: 1,
-        ..RuntimeSettings::default()
-    };
-    let metrics = PolicyMetrics::register(&mut Registry::default());
-    let policies = Policies::new(&Runtime::new(settings)?, &metrics, Box::new(facts::from_case))?;
+    let policies = chains::to_check(config)?;
     let policy = PolicySpec { dir: staged.to_owned(), ..link.clone() };
     let chain = ChainSpec { policies: vec![policy], store: None, ..config.policies.chain.clone() };
     for (_, change) in policies.apply(chain) {
