@@ -2,8 +2,7 @@
 //! gaps of running streams, with and without upgrades.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use pointsman_xtask::command::target_dir;
 use pointsman_xtask::wait::pause;
 
-use super::reload::{Clients, ms, print};
+use super::reload::{Clients, ms, post_chat, print};
 use super::{free_port, start};
 
 /// Number of upgrades.
@@ -121,14 +120,7 @@ fn measure(port: u16, work: impl FnOnce() -> Result<()>) -> Result<(Vec<Duration
 /// Reads a stream to its end, and returns the gaps between its parts.
 fn stream(port: u16) -> Result<Vec<Duration>> {
     let body = r#"{"model":"streams","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_nodelay(true)?;
-    write!(
-        stream,
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
+    let mut stream = post_chat(port, body)?;
     let (mut gaps, mut all, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
     let mut last: Option<Instant> = None;
     loop {

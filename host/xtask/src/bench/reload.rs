@@ -136,11 +136,8 @@ impl Clients {
     }
 }
 
-/// Sends a chat request, and returns the status.
-pub(super) fn send(port: u16, model: &str) -> Result<u16> {
-    let body = format!(
-        "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}"
-    );
+/// Sends a chat request with this body on a connection of its own.
+pub(super) fn post_chat(port: u16, body: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
     write!(
@@ -149,8 +146,16 @@ pub(super) fn send(port: u16, model: &str) -> Result<u16> {
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
+    Ok(stream)
+}
+
+/// Sends a chat request, and returns the status.
+pub(super) fn send(port: u16, model: &str) -> Result<u16> {
+    let body = format!(
+        "{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}]}}"
+    );
     let mut response = Vec::new();
-    stream.read_to_end(&mut response)?;
+    post_chat(port, &body)?.read_to_end(&mut response)?;
     let head = String::from_utf8_lossy(&response);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     status.with_context(|| format!("not a response: {head}"))
