@@ -3,25 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use pointsman_tests::guests::{Guest, build};
-use pointsman_tests::host::{program, root};
+use pointsman_tests::host::root;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::FAKE_ENGINE;
+use crate::policy_cli::policy;
 use crate::replay::recorded_dir;
-
-/// Runs `pointsman policy …`; returns exit code, standard output and standard error.
-fn policy(arguments: &[&str]) -> (i32, String, String) {
-    let cache = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program(FAKE_ENGINE));
-    command.arg("policy").args(arguments).env("XDG_CACHE_HOME", cache.path());
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-}
 
 /// Returns a copy of a policy of the repository with these golden cases.
 fn copy_with_cases(name: &str, cases: &[Value]) -> (TempDir, PathBuf) {

@@ -14,7 +14,7 @@ use crate::clients::prepared_dir;
 
 /// Runs `pointsman policy …` with an empty compilation cache; returns exit code, standard output
 /// and standard error.
-fn policy(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn policy(arguments: &[&str]) -> (i32, String, String) {
     let cache = tempfile::tempdir().unwrap();
     let mut command = Command::new(program(FAKE_ENGINE));
     command.arg("policy").args(arguments).env("XDG_CACHE_HOME", cache.path());
