@@ -268,8 +268,9 @@ fn no_request_is_lost_while_lanes_switch_and_engines_fail() {
     host.assert_no_request_lost();
     let all = clients.iter().copied().reduce(Seen::plus).unwrap();
     println!("{all:?}, resident memory {resident:?}");
-    // The last lines of engines that are started again and again fill their limit slowly.
-    assert_no_steady_growth(&resident, 192 << 10);
+    // What is limited fills up for a minute: the last lines of engines, for example. After that,
+    // memory stays the same for 15 seconds and longer (CHAOS_SECONDS=150).
+    assert_no_steady_growth(&resident, 128 << 10);
     all.assert_counted(&host);
     // Every client got responses all the time. At most half of the requests can be served, because
     // clients leave and some ask for an unknown model; the faults prevent some more.
