@@ -68,9 +68,9 @@ fn notes(policy: &Value) -> Vec<String> {
     if !stopped.is_empty() {
         notes.push(format!("stopped after repeated faults: {}", stopped.join(", ")));
     }
-    notes.extend(fault(&policy["last_faults"][0]));
+    notes.extend(last_faults(policy));
     let candidate = &policy["candidate"];
-    notes.extend(fault(&candidate["last_faults"][0]).map(|fault| format!("candidate {fault}")));
+    notes.extend(last_faults(candidate).into_iter().map(|fault| format!("candidate {fault}")));
     if let Some(version) = candidate["version"].as_str() {
         let mode = candidate["mode"].as_str().unwrap_or("staged");
         let share = candidate["share_permille"].as_u64().filter(|_| mode == "canary");
@@ -96,6 +96,20 @@ fn notes(policy: &Value) -> Vec<String> {
 /// Returns the texts of a list.
 fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Returns the last fault of each hook, newest first: a fault after the response must not hide why
+/// requests get no advice.
+fn last_faults(version: &Value) -> Vec<String> {
+    let mut hooks = Vec::new();
+    let mut faults = Vec::new();
+    for last in version["last_faults"].as_array().into_iter().flatten() {
+        if !hooks.contains(&&last["hook"]) {
+            hooks.push(&last["hook"]);
+            faults.extend(fault(last));
+        }
+    }
+    faults
 }
 
 /// Returns a fault of a policy as one line: the hook, the message and the location.
@@ -240,18 +254,21 @@ x       failed  -               -       -         no [31m file [file_missing]
     }
 
     #[test]
-    fn list_shows_last_fault_and_stopped_hooks() {
+    fn list_shows_stopped_hooks_and_last_fault_of_each_hook() {
         let policy = json!({
             "stopped_hooks": ["on-complete"],
             "last_faults": [
                 { "hook": "on-complete", "message": "no\u{1b}[0m", "file": "a.py", "line": 3,
                   "count": 4 },
+                { "hook": "on-request", "message": "last" },
+                { "hook": "on-complete", "message": "older" },
                 { "hook": "on-request", "message": "older" },
             ],
         });
         let expected = [
             "stopped after repeated faults: on-complete",
             "on-complete: no [0m at a.py:3 (4 times)",
+            "on-request: last",
         ];
         assert_eq!(notes(&policy), expected);
     }
