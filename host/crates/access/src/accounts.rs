@@ -30,7 +30,7 @@ use self::account::Charge;
 pub use self::ask::Ask;
 pub use self::budget::BudgetRow;
 pub use self::refusal::Refusal;
-use self::table::Table;
+use self::table::{Ended, Table, Used};
 use crate::identity::Identity;
 use crate::moment::Moment;
 
@@ -152,12 +152,11 @@ impl Admission {
         if let Some(Open { accounts, identity, charge, choices, .. }) = self.open.take() {
             let tokens =
                 u64::from(used.prompt.saturating_sub(used.cached)) + u64::from(used.output);
-            let mut table = accounts.table.lock();
-            table.settle(&identity.accounts, charge, tokens, engine);
             let duration = now.running.saturating_sub(charge.at.running);
             // Rounded up: a response with one token is not one without any.
-            let of_choice = used.output.div_ceil(choices.max(1));
-            table.learn(&identity.accounts, duration, u64::from(of_choice));
+            let output = u64::from(used.output.div_ceil(choices.max(1)));
+            let used = Used { tokens, engine, ended: Some(Ended { duration, output }) };
+            accounts.table.lock().settle(&identity.accounts, charge, used);
         }
     }
 }
@@ -166,8 +165,8 @@ impl Drop for Admission {
     fn drop(&mut self) {
         self.stop_waiting();
         if let Some(Open { accounts, identity, charge, .. }) = self.open.take() {
-            let mut table = accounts.table.lock();
-            table.settle(&identity.accounts, charge, charge.tokens, Duration::ZERO);
+            let used = Used { tokens: charge.tokens, engine: Duration::ZERO, ended: None };
+            accounts.table.lock().settle(&identity.accounts, charge, used);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use pointsman_domain::{Allowance, Remaining};
 
 use super::budget::Spent;
-use super::calendar;
 use super::excess::Excess;
 use super::window::{Window, step_of, time_until};
 use crate::limits::{Limit, Limits, Period};
@@ -14,7 +13,7 @@ use crate::moment::Moment;
 /// The periods of budgets, in the order in which an account has them.
 pub(super) const PERIODS: [Period; 3] = [Period::Day, Period::Week, Period::Month];
 /// Tokens that the first response of an account without an output limit is expected to have.
-const FIRST_OUTPUT: u64 = 512;
+pub(super) const FIRST_OUTPUT: u64 = 512;
 /// The shortest time after which a client is told to retry if it has too many requests at a time.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// The longest: the duration of requests is an estimate.
@@ -140,9 +139,8 @@ impl Account {
         self.in_flight = self.in_flight.saturating_sub(1);
         for budget in &limits.budgets {
             // It counts in the period in which it was accepted.
-            let (start, _) = calendar::bounds(budget.period, charge.at.unix_ms);
             let spent = self.budgets[index_of(budget.period)].as_mut();
-            if let Some(spent) = spent.filter(|spent| spent.start == start) {
+            if let Some(spent) = spent.filter(|spent| spent.contains(charge.at.unix_ms)) {
                 spent.reserved = spent.reserved.saturating_sub(charge.tokens);
                 spent.tokens = spent.tokens.saturating_add(tokens);
                 let engine = u64::try_from(engine.as_millis()).unwrap_or(u64::MAX);
@@ -189,9 +187,8 @@ impl Account {
         };
         let budgets = limits.budgets.iter().filter_map(|budget| {
             let (limit, spent) = (budget.tokens?, self.budgets[index_of(budget.period)]?);
-            let (_, end) = calendar::bounds(budget.period, now.unix_ms);
             let used = spent.tokens.saturating_add(spent.reserved);
-            Some(left(limit, used, end.saturating_sub(now.unix_ms)))
+            Some(left(limit, used, spent.rest_ms(now.unix_ms)))
         });
         let requests = limits.requests_per_minute.map(u64::from);
         Allowance {
@@ -231,7 +228,7 @@ impl Account {
         let used = self.window.advance(step_of(now.running));
         used.requests == 0
             && self.in_flight == 0
-            && self.budgets().all(|(period, spent)| spent.is_unused(period, now.unix_ms))
+            && self.budgets().all(|(_, spent)| spent.is_unused(now.unix_ms))
     }
 }
 

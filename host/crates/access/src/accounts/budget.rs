@@ -26,6 +26,13 @@ pub struct BudgetRow {
 }
 
 impl BudgetRow {
+    /// Returns the account and period, and what was used.
+    pub(super) fn into_spent(self) -> (AccountId, Period, Spent) {
+        let Self { account, period, start_unix_ms: start, tokens, requests, engine_ms } = self;
+        let (_, end) = calendar::bounds(period, start);
+        (account, period, Spent { start, end, tokens, reserved: 0, requests, engine_ms })
+    }
+
     /// Returns what was used since an earlier row of the same account and period; all of it if
     /// another period has begun.
     #[must_use]
@@ -47,6 +54,8 @@ impl BudgetRow {
 pub(super) struct Spent {
     /// When the period began, in milliseconds since 1970.
     pub(super) start: u64,
+    /// When it ends.
+    pub(super) end: u64,
     /// Tokens of requests that have ended.
     pub(super) tokens: u64,
     /// Tokens that requests in flight are expected to use.
@@ -58,17 +67,26 @@ pub(super) struct Spent {
 impl Spent {
     /// Begins a new period if that of the budget is not the current one.
     pub(super) fn advance(&mut self, period: Period, unix_ms: u64) {
-        let (start, _) = calendar::bounds(period, unix_ms);
-        if start != self.start {
-            *self = Self { start, ..Self::default() };
+        if !self.contains(unix_ms) {
+            let (start, end) = calendar::bounds(period, unix_ms);
+            *self = Self { start, end, ..Self::default() };
         }
+    }
+
+    /// Returns true if a point in time is in the period.
+    pub(super) fn contains(&self, unix_ms: u64) -> bool {
+        (self.start..self.end).contains(&unix_ms)
+    }
+
+    /// Returns the milliseconds until the period ends.
+    pub(super) fn rest_ms(&self, unix_ms: u64) -> u64 {
+        self.end.saturating_sub(unix_ms)
     }
 
     /// Returns how a request with this number of tokens exceeds the budget.
     pub(super) fn excess(&self, budget: &Budget, tokens: u64, unix_ms: u64) -> Option<Excess> {
         let period = budget.period;
-        let (_, end) = calendar::bounds(period, unix_ms);
-        let rest = Duration::from_millis(end.saturating_sub(unix_ms));
+        let rest = Duration::from_millis(self.rest_ms(unix_ms));
         let over = |limit, max: Option<u64>, used: u64, asked: u64| {
             let max = max.filter(|max| used.saturating_add(asked) > *max)?;
             Some(Excess { limit, max, asked, after: (asked <= max).then_some(rest) })
@@ -85,8 +103,7 @@ impl Spent {
     }
 
     /// Returns true if nothing of the period is to be remembered.
-    pub(super) fn is_unused(&self, period: Period, unix_ms: u64) -> bool {
-        let is_over = self.start != calendar::bounds(period, unix_ms).0;
-        is_over || (self.requests == 0 && self.tokens == 0 && self.engine_ms == 0)
+    pub(super) fn is_unused(&self, unix_ms: u64) -> bool {
+        !self.contains(unix_ms) || (self.requests == 0 && self.tokens == 0 && self.engine_ms == 0)
     }
 }

@@ -1,16 +1,16 @@
 //! All accounts, by what they are for.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use pointsman_domain::{Allowance, Remaining};
 
-use super::account::{Account, Charge, tighter};
+use super::account::{Account, Charge, FIRST_OUTPUT, tighter};
 use super::ask::Ask;
-use super::budget::{BudgetRow, Spent};
+use super::budget::BudgetRow;
 use super::excess::Excess;
 use super::refusal::Refusal;
-use crate::limits::{AccountId, AccountLimits, Limits};
+use crate::limits::{AccountId, AccountLimits};
 use crate::moment::Moment;
 
 /// Time after which idle accounts are looked for.
@@ -20,8 +20,27 @@ const MAX_CORRECTION: u64 = 24 * 60 * 60 * 1000;
 /// 2026-01-01. A clock that is before it has not been set since the machine was started.
 const CLOCK_UNSET: u64 = 1_767_225_600_000;
 
+/// What a request has used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    pub(super) tokens: u64,
+    /// Time for which engines worked on it.
+    pub(super) engine: Duration,
+    /// What accounts learn from it.
+    pub(super) ended: Option<Ended>,
+}
+
+/// What a request that has ended tells about the next one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) duration: Duration,
+    /// Tokens of a response: the average, if there are several.
+    pub(super) output: u64,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
+    /// The names in the keys are those of the configuration, or of an issuer that it trusts.
     accounts: HashMap<AccountId, Account>,
     /// Accounts whose budgets have changed, each of them once.
     dirty: Vec<AccountId>,
@@ -40,14 +59,13 @@ impl Table {
     ) -> Result<(Charge, Allowance), Refusal> {
         let now = self.advance(now);
         self.sweep(now);
-        for AccountLimits { id, limits } in accounts {
-            match self.accounts.get_mut(id) {
-                Some(account) => account.advance(limits, now),
-                None => self.accounts.entry(id.clone()).or_default().advance(limits, now),
-            }
-        }
         let charge = Charge { at: now, tokens: self.expected(accounts, ask) };
-        self.check(accounts, |account, limits| account.excess(limits, charge))?;
+        let excesses = accounts.iter().filter_map(|AccountLimits { id, limits }| {
+            let account = self.accounts.entry_ref(id).or_default();
+            account.advance(limits, now);
+            Some((id, account.excess(limits, charge)?))
+        });
+        refuse_longest(excesses)?;
         let mut allowance = Allowance::default();
         for AccountLimits { id, limits } in accounts {
             if let Some(account) = self.accounts.get_mut(id) {
@@ -61,20 +79,6 @@ impl Table {
         Ok((charge, allowance))
     }
 
-    /// Returns the refusal by the limit that lasts longest, if there is one.
-    fn check(
-        &self,
-        accounts: &[AccountLimits],
-        excess: impl Fn(&Account, &Limits) -> Option<Excess>,
-    ) -> Result<(), Refusal> {
-        let excesses = accounts.iter().filter_map(|AccountLimits { id, limits }| {
-            Some((id, excess(self.accounts.get(id)?, limits)?))
-        });
-        let longest =
-            excesses.reduce(|one, other| if one.1.longer(other.1) == one.1 { one } else { other });
-        longest.map_or(Ok(()), |(id, excess)| Err(excess.refusal(id)))
-    }
-
     /// Returns the number of tokens that a request is expected to use.
     fn expected(&self, accounts: &[AccountLimits], ask: Ask) -> u64 {
         let prompt = u64::from(ask.prompt_tokens);
@@ -82,7 +86,7 @@ impl Table {
             // Responses of one key are more alike than those of all keys of a tenant.
             let key = accounts.iter().find(|account| matches!(account.id, AccountId::Key(_)));
             let account = key.or(accounts.first()).and_then(|key| self.accounts.get(&key.id));
-            let output = account.map_or(0, Account::expected_output);
+            let output = account.map_or(FIRST_OUTPUT, Account::expected_output);
             let output = output.saturating_mul(u64::from(ask.choices.max(1)));
             // An estimate is not a reason to refuse a request at all times.
             let budgets = |limits: &AccountLimits| {
@@ -118,16 +122,13 @@ impl Table {
         }
     }
 
-    pub(super) fn settle(
-        &mut self,
-        accounts: &[AccountLimits],
-        charge: Charge,
-        tokens: u64,
-        engine: Duration,
-    ) {
+    pub(super) fn settle(&mut self, accounts: &[AccountLimits], charge: Charge, used: Used) {
         for AccountLimits { id, limits } in accounts {
             if let Some(account) = self.accounts.get_mut(id) {
-                account.settle(limits, charge, tokens, engine);
+                account.settle(limits, charge, used.tokens, used.engine);
+                if let Some(Ended { duration, output }) = used.ended {
+                    account.learn(duration, output);
+                }
                 if !limits.budgets.is_empty() {
                     mark(&mut self.dirty, id, account);
                 }
@@ -135,16 +136,11 @@ impl Table {
         }
     }
 
-    pub(super) fn learn(&mut self, accounts: &[AccountLimits], duration: Duration, output: u64) {
-        for AccountLimits { id, .. } in accounts {
-            if let Some(account) = self.accounts.get_mut(id) {
-                account.learn(duration, output);
-            }
-        }
-    }
-
     pub(super) fn wait(&mut self, accounts: &[AccountLimits]) -> Result<(), Refusal> {
-        self.check(accounts, Account::queue_excess)?;
+        let excesses = accounts.iter().filter_map(|AccountLimits { id, limits }| {
+            Some((id, self.accounts.get(id)?.queue_excess(limits)?))
+        });
+        refuse_longest(excesses)?;
         for AccountLimits { id, .. } in accounts {
             self.accounts.get_mut(id).into_iter().for_each(Account::wait);
         }
@@ -191,25 +187,31 @@ impl Table {
 
     /// Adds what another host has used of a budget.
     pub(super) fn add(&mut self, row: BudgetRow) {
-        let BudgetRow { account: id, period, start_unix_ms: start, tokens, requests, engine_ms } =
-            row;
-        let used = Spent { start, tokens, reserved: 0, requests, engine_ms };
+        let (id, period, used) = row.into_spent();
         let account = self.accounts.entry(id.clone()).or_default();
         account.add(period, used);
         mark(&mut self.dirty, &id, account);
     }
 
     pub(super) fn restore(&mut self, row: BudgetRow) {
-        let BudgetRow { account, period, start_unix_ms: start, tokens, requests, engine_ms } = row;
+        let (account, period, spent) = row.into_spent();
         // A clock that has not been set yet does not begin a new period.
-        self.latest.unix_ms = self.latest.unix_ms.max(start);
-        let spent = Spent { start, tokens, reserved: 0, requests, engine_ms };
+        self.latest.unix_ms = self.latest.unix_ms.max(spent.start);
         self.accounts.entry(account).or_default().restore(period, spent);
     }
 
     pub(super) fn count(&self) -> usize {
         self.accounts.len()
     }
+}
+
+/// Returns the refusal by the limit that lasts longest, if there is one.
+fn refuse_longest<'a>(
+    excesses: impl Iterator<Item = (&'a AccountId, Excess)>,
+) -> Result<(), Refusal> {
+    let longest =
+        excesses.reduce(|one, other| if one.1.longer(other.1) == one.1 { one } else { other });
+    longest.map_or(Ok(()), |(id, excess)| Err(excess.refusal(id)))
 }
 
 /// Notes that the budgets of an account have changed.
