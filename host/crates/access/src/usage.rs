@@ -32,7 +32,7 @@ pub use self::foreign::ForeignUsage;
 use self::memory::{Batch, Memory};
 use self::query::hour_of;
 pub use self::query::{Column, UsageError, UsageQuery, UsageReport};
-use self::row::{Names, RowKey, Span, bound};
+use self::row::{NamesRef, RowKey, Span, bound};
 use crate::accounts::BudgetRow;
 use crate::identity::Identity;
 
@@ -127,7 +127,7 @@ impl UsageBook {
     pub fn record(&self, event: &UsageEvent<'_>) {
         let UsageEvent { identity, tokens, .. } = event;
         let tenant = identity.tenant.as_deref().unwrap_or_default();
-        let names = Names::new(tenant, &identity.name, event.model, event.lane);
+        let names = NamesRef::new(tenant, &identity.name, event.model, event.lane);
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let counts = Counts {
             requests: event.requests,
@@ -236,7 +236,7 @@ impl UsageBook {
 
     fn add_unwritten(&self, report: &mut UsageReport) -> Result<(), UsageError> {
         let unwritten = self.unwritten.lock();
-        let memory = self.memory.lock();
+        let mut memory = self.memory.lock();
         let mut rows = unwritten.batch.iter().chain(memory.rows());
         rows.try_for_each(|(row, counts)| report.add(row, counts))
     }

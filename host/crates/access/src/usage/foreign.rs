@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::UsageBook;
 use super::counts::Counts;
-use super::row::{Names, Span};
+use super::row::{NamesRef, Span};
 
 /// What was used in an hour, as one host tells it to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,6 @@ impl UsageBook {
     /// Adds what another host has counted. Does not wait for the disk.
     pub fn add(&self, usage: &ForeignUsage) {
         let ForeignUsage { hour, tenant, key, model, lane, counts } = usage;
-        self.memory.lock().add(*hour, Names::new(tenant, key, model, lane), counts);
+        self.memory.lock().add(*hour, NamesRef::new(tenant, key, model, lane), counts);
     }
 }

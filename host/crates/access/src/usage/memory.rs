@@ -1,10 +1,11 @@
 //! What was used since the last write.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use super::counts::Counts;
-use super::row::{Names, RowKey, Span};
+use super::row::{Names, NamesRef, RowKey, Span};
 
 /// Maximum number of combinations of names in an hour. Others are counted together.
 const MAX_NAMES: usize = 65_536;
@@ -24,51 +25,75 @@ pub(super) type Batch = HashMap<RowKey, Counts>;
 /// What was used since the last write, and which names the current hour has.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
+    /// What is not in `current` any more.
     rows: Batch,
     hour: u32,
-    names: HashSet<Arc<Names>>,
+    /// All names of the hour, and what they have used since their counts were moved to `rows`. Names
+    /// may be those of clients, so the table is one that they cannot make slow.
+    current: hashbrown::HashMap<Arc<Names>, Counts, RandomState>,
+    /// Names with counts to move.
+    changed: Vec<Arc<Names>>,
     by_tenant: HashMap<Box<str>, usize>,
 }
 
 impl Memory {
     /// Adds what was used in an hour.
-    pub(super) fn add(&mut self, hour: u32, names: Names, counts: &Counts) {
+    pub(super) fn add(&mut self, hour: u32, names: NamesRef<'_>, counts: &Counts) {
+        if *counts == Counts::default() {
+            return;
+        }
         if self.hour != hour {
+            self.move_to_rows();
             self.hour = hour;
-            self.names.clear();
+            self.current.clear();
             self.by_tenant.clear();
         }
-        let names = self.known(names);
-        let mut key = RowKey { span: Span::Hour, start: hour, names };
-        if self.rows.len() >= MAX_ROWS && !self.rows.contains_key(&key) {
-            key.names = Arc::new(Names::new(OTHER, OTHER, OTHER, OTHER));
+        if let Some((names, known)) = self.current.get_key_value_mut(&names) {
+            if *known == Counts::default() {
+                self.changed.push(Arc::clone(names));
+            }
+            known.add(counts);
+            return;
         }
-        self.rows.entry(key).or_default().add(counts);
+        let names = Arc::new(self.accepted(names));
+        let known = self.current.entry(Arc::clone(&names)).or_default();
+        if *known == Counts::default() {
+            self.changed.push(names);
+        }
+        known.add(counts);
     }
 
-    /// Returns the names under which a request is counted: its own, unless there are too many.
-    fn known(&mut self, names: Names) -> Arc<Names> {
-        if let Some(known) = self.names.get(&names) {
-            return Arc::clone(known);
+    /// Returns under which names new ones are counted: these, unless there are too many.
+    fn accepted(&mut self, names: NamesRef<'_>) -> Names {
+        let of_tenant = self.by_tenant.get(names.tenant).copied().unwrap_or(0);
+        if of_tenant >= MAX_TENANT_NAMES || self.current.len() >= MAX_NAMES {
+            let is_known = self.by_tenant.contains_key(names.tenant);
+            let tenant = if is_known { names.tenant } else { OTHER };
+            return Names::new(tenant, OTHER, OTHER, OTHER);
         }
-        let of_tenant = self.by_tenant.get(&names.tenant).copied().unwrap_or(0);
-        if of_tenant >= MAX_TENANT_NAMES || self.names.len() >= MAX_NAMES {
-            let is_known = self.by_tenant.contains_key(&names.tenant);
-            let tenant = if is_known { &names.tenant } else { OTHER };
-            return Arc::new(Names::new(tenant, OTHER, OTHER, OTHER));
+        self.by_tenant.insert(names.tenant.into(), of_tenant + 1);
+        names.to_names()
+    }
+
+    fn move_to_rows(&mut self) {
+        for names in self.changed.drain(..) {
+            let Some(counts) = self.current.get_mut(&names).map(std::mem::take) else { continue };
+            let mut key = RowKey { span: Span::Hour, start: self.hour, names };
+            if self.rows.len() >= MAX_ROWS && !self.rows.contains_key(&key) {
+                key.names = Arc::new(Names::new(OTHER, OTHER, OTHER, OTHER));
+            }
+            self.rows.entry(key).or_default().add(&counts);
         }
-        self.by_tenant.insert(names.tenant.clone(), of_tenant + 1);
-        let names = Arc::new(names);
-        self.names.insert(Arc::clone(&names));
-        names
     }
 
     /// Takes all rows.
     pub(super) fn take(&mut self) -> Batch {
+        self.move_to_rows();
         std::mem::take(&mut self.rows)
     }
 
-    pub(super) fn rows(&self) -> &Batch {
+    pub(super) fn rows(&mut self) -> &Batch {
+        self.move_to_rows();
         &self.rows
     }
 }
@@ -77,12 +102,13 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn names(tenant: &str, model: usize) -> Names {
-        Names::new(tenant, "k", &model.to_string(), "lane")
+    fn add(memory: &mut Memory, hour: u32, tenant: &str, model: usize) {
+        let one = Counts { requests: 1, ..Counts::default() };
+        memory.add(hour, NamesRef::new(tenant, "k", &model.to_string(), "lane"), &one);
     }
 
-    fn requests(memory: &Memory, tenant: &str, model: &str) -> u64 {
-        let rows = memory.rows.iter().filter(|(key, _)| {
+    fn requests(memory: &mut Memory, tenant: &str, model: &str) -> u64 {
+        let rows = memory.rows().iter().filter(|(key, _)| {
             *key.names.tenant == *tenant && (model.is_empty() || *key.names.model == *model)
         });
         rows.map(|(_, counts)| counts.requests).sum()
@@ -90,30 +116,44 @@ mod tests {
 
     #[test]
     fn tenant_with_many_names_is_counted_and_leaves_space_for_others() {
-        let one = Counts { requests: 1, ..Counts::default() };
         let mut memory = Memory::default();
         for model in 0..20_000 {
-            memory.add(1, names("a", model), &one);
+            add(&mut memory, 1, "a", model);
         }
-        memory.add(1, names("b", 1), &one);
-        assert_eq!(requests(&memory, "a", ""), 20_000);
-        assert_eq!(requests(&memory, "a", OTHER), 20_000 - MAX_TENANT_NAMES as u64);
-        assert_eq!(requests(&memory, "b", "1"), 1);
+        add(&mut memory, 1, "b", 1);
+        assert_eq!(requests(&mut memory, "a", ""), 20_000);
+        assert_eq!(requests(&mut memory, "a", OTHER), 20_000 - MAX_TENANT_NAMES as u64);
+        assert_eq!(requests(&mut memory, "b", "1"), 1);
         // The next hour begins anew.
-        memory.add(2, names("a", 19_999), &one);
-        assert_eq!(requests(&memory, "a", "19999"), 1);
+        add(&mut memory, 2, "a", 19_999);
+        assert_eq!(requests(&mut memory, "a", "19999"), 1);
     }
 
     #[test]
     fn rows_that_wait_for_the_disk_are_bounded() {
-        let one = Counts { requests: 1, ..Counts::default() };
         let mut memory = Memory::default();
         for hour in 0..40 {
             for model in 0..5_000 {
-                memory.add(hour, names("a", model), &one);
+                add(&mut memory, hour, "a", model);
             }
         }
-        assert!(memory.rows.len() <= MAX_ROWS + 40);
-        assert_eq!(memory.rows.values().map(|counts| counts.requests).sum::<u64>(), 200_000);
+        assert!(memory.rows().len() <= MAX_ROWS + 40);
+        assert_eq!(memory.rows().values().map(|counts| counts.requests).sum::<u64>(), 200_000);
+    }
+
+    /// Counts that were taken are not taken again, and names stay known.
+    #[test]
+    fn rows_have_what_was_used_since_they_were_taken() {
+        let mut memory = Memory::default();
+        for round in 1..4 {
+            for hour in [5, 6, 6] {
+                add(&mut memory, hour, "a", 1);
+            }
+            let mut taken: Vec<(u32, u64)> =
+                memory.take().iter().map(|(row, counts)| (row.start, counts.requests)).collect();
+            taken.sort_unstable();
+            assert_eq!(taken, [(5, 1), (6, 2)], "round {round}");
+            assert!(memory.take().is_empty());
+        }
     }
 }

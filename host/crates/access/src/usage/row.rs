@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hashbrown::Equivalent;
+
 /// Hours of a day.
 pub(super) const DAY: u32 = 24;
 
@@ -19,12 +21,39 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(tenant: &str, key: &str, model: &str, lane: &str) -> Self {
-        Self { tenant: cut(tenant), key: cut(key), model: cut(model), lane: cut(lane) }
+        NamesRef::new(tenant, key, model, lane).to_names()
     }
 }
 
-fn cut(name: &str) -> Box<str> {
-    name[..name.floor_char_boundary(MAX_NAME)].into()
+/// [`Names`] that are borrowed, to look them up. They have the same hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct NamesRef<'a> {
+    pub(super) tenant: &'a str,
+    key: &'a str,
+    model: &'a str,
+    lane: &'a str,
+}
+
+impl<'a> NamesRef<'a> {
+    pub(super) fn new(tenant: &'a str, key: &'a str, model: &'a str, lane: &'a str) -> Self {
+        Self { tenant: cut(tenant), key: cut(key), model: cut(model), lane: cut(lane) }
+    }
+
+    pub(super) fn to_names(self) -> Names {
+        let Self { tenant, key, model, lane } = self;
+        Names { tenant: tenant.into(), key: key.into(), model: model.into(), lane: lane.into() }
+    }
+}
+
+impl Equivalent<Arc<Names>> for NamesRef<'_> {
+    fn equivalent(&self, names: &Arc<Names>) -> bool {
+        let Names { tenant, key, model, lane } = &**names;
+        *self == NamesRef { tenant, key, model, lane }
+    }
+}
+
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_NAME)]
 }
 
 /// The time that a row is for. Days are before hours in the file, as they are older.

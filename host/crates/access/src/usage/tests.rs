@@ -3,6 +3,7 @@ use std::path::Path;
 use pointsman_store::{Namespace, Options};
 use proptest::prelude::*;
 
+use super::row::Names;
 use super::*;
 use crate::limits::{AccountId, Period};
 
