@@ -15,7 +15,7 @@ use pointsman_openai::Request;
 use tokio::time::Instant;
 
 use crate::error::RouteError;
-use crate::metrics::{GatewayMetrics, label};
+use crate::metrics::GatewayMetrics;
 
 /// Bytes of a token of which only the length is known.
 pub(crate) const BYTES_PER_TOKEN: usize = 4;
@@ -274,7 +274,7 @@ impl Metering {
     ) {
         if let Some(tenant) = &self.identity.tenant {
             let tokens = flow.usage().unwrap_or_default();
-            metrics.tenants.ended(tenant, label(result), tokens);
+            metrics.tenants.ended(tenant, result, tokens);
         }
         let Some(counted) = self.counted.take() else { return };
         let Counted { meter, admission, model, counting, prompt_tokens, .. } = counted;

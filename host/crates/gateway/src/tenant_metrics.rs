@@ -1,14 +1,17 @@
 //! Metrics by tenant.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use pointsman_access::{Limit, Refusal};
-use pointsman_domain::TokenCounts;
+use pointsman_domain::{RequestResult, TokenCounts};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+
+use crate::metrics::label;
 
 /// Maximum number of tenants with metrics of their own: the first ones that send requests.
 const MAX_TENANTS: usize = 100;
@@ -34,10 +37,32 @@ struct LimitLabels {
     limit: &'static str,
 }
 
+/// The counters of a tenant. Each is looked up by its labels once, when it is first needed.
+#[derive(Debug, Default)]
+struct Counters {
+    label: String,
+    /// In the order of [`KINDS`].
+    tokens: [OnceLock<Counter>; 3],
+    /// In the order of [`RESULTS`].
+    results: [OnceLock<Counter>; 5],
+}
+
+const KINDS: [&str; 3] = ["prompt", "cached", "output"];
+
+const RESULTS: [RequestResult; 5] = [
+    RequestResult::Answered,
+    RequestResult::FellBack,
+    RequestResult::Rejected,
+    RequestResult::Error,
+    RequestResult::ClientGone,
+];
+
 /// Metrics by tenant.
 #[derive(Debug, Default)]
 pub(crate) struct TenantMetrics {
-    tenants: RwLock<HashSet<Box<str>>>,
+    tenants: RwLock<HashMap<Box<str>, Arc<Counters>>>,
+    /// The counters of all other tenants.
+    other: OnceLock<Arc<Counters>>,
     requests: Family<RequestLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
@@ -63,16 +88,21 @@ impl TenantMetrics {
     }
 
     /// Counts the end of a request.
-    pub(crate) fn ended(&self, tenant: &str, outcome: &'static str, tokens: TokenCounts) {
-        let tenant = self.label(tenant);
+    pub(crate) fn ended(&self, tenant: &str, result: RequestResult, tokens: TokenCounts) {
+        let counters = self.counters(tenant);
         let TokenCounts { prompt, cached, output } = tokens;
-        for (kind, count) in [("prompt", prompt), ("cached", cached), ("output", output)] {
-            if count > 0 {
-                let labels = TokenLabels { tenant: tenant.clone(), kind };
-                self.tokens.get_or_create(&labels).inc_by(count.into());
-            }
+        let counts = [prompt, cached, output].into_iter().zip(KINDS).zip(&counters.tokens);
+        for ((count, kind), counter) in counts.filter(|((count, _), _)| *count > 0) {
+            let labels = || TokenLabels { tenant: counters.label.clone(), kind };
+            let counter = counter.get_or_init(|| self.tokens.get_or_create(&labels()).clone());
+            counter.inc_by(count.into());
         }
-        self.requests.get_or_create(&RequestLabels { tenant, outcome }).inc();
+        let of_result = RESULTS.into_iter().zip(&counters.results);
+        for (_, counter) in of_result.filter(|(other, _)| *other == result) {
+            let tenant = || counters.label.clone();
+            let labels = || RequestLabels { tenant: tenant(), outcome: label(result) };
+            counter.get_or_init(|| self.requests.get_or_create(&labels()).clone()).inc();
+        }
     }
 
     /// Counts a request that a limit has refused.
@@ -86,27 +116,37 @@ impl TenantMetrics {
             Limit::RequestBudget(_) => "request-budget",
             Limit::EngineBudget(_) => "engine-budget",
         };
-        self.limited.get_or_create(&LimitLabels { tenant: self.label(tenant), limit }).inc();
+        let tenant = self.counters(tenant).label.clone();
+        self.limited.get_or_create(&LimitLabels { tenant, limit }).inc();
     }
 
-    /// Returns the value of the label `tenant`.
-    fn label(&self, tenant: &str) -> String {
+    /// Returns the counters of a tenant.
+    fn counters(&self, tenant: &str) -> Arc<Counters> {
         {
             let tenants = self.tenants.read();
-            if tenants.contains(tenant) {
-                return tenant.to_owned();
+            if let Some(counters) = tenants.get(tenant) {
+                return Arc::clone(counters);
             }
             if tenants.len() >= MAX_TENANTS {
-                return OTHER.to_owned();
+                return self.others();
             }
         }
         let mut tenants = self.tenants.write();
         // Another thread may have added the last one.
-        if tenants.contains(tenant) || tenants.len() < MAX_TENANTS {
-            tenants.insert(tenant.into());
-            return tenant.to_owned();
+        if tenants.len() >= MAX_TENANTS && !tenants.contains_key(tenant) {
+            return self.others();
         }
-        OTHER.to_owned()
+        Arc::clone(tenants.entry(tenant.into()).or_insert_with(|| Counters::with_label(tenant)))
+    }
+
+    fn others(&self) -> Arc<Counters> {
+        Arc::clone(self.other.get_or_init(|| Counters::with_label(OTHER)))
+    }
+}
+
+impl Counters {
+    fn with_label(label: &str) -> Arc<Self> {
+        Arc::new(Self { label: label.to_owned(), ..Self::default() })
     }
 }
 
@@ -122,9 +162,9 @@ mod tests {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let tokens = TokenCounts { prompt: 5, cached: 0, output: 2 };
-        metrics.ended("a\"} 1\nfake{x=\"", "answered", tokens);
+        metrics.ended("a\"} 1\nfake{x=\"", RequestResult::Answered, tokens);
         for tenant in 0..150 {
-            metrics.ended(&format!("t{tenant}"), "answered", tokens);
+            metrics.ended(&format!("t{tenant}"), RequestResult::Answered, tokens);
         }
         let refusal = Refusal {
             account: AccountId::Key(1),
