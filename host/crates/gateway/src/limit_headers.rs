@@ -1,7 +1,9 @@
 //! Headers that tell a client what the limits of its key leave, as OpenAI and Anthropic send them.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{Allowance, Remaining};
 use pointsman_openai::ErrorForm;
@@ -12,7 +14,7 @@ const PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 /// The names of limit, rest and reset of one kind.
 type Names = [HeaderName; 3];
 
-const OPENAI: [Names; 2] = [
+static OPENAI: [Names; 2] = [
     [
         HeaderName::from_static("x-ratelimit-limit-requests"),
         HeaderName::from_static("x-ratelimit-remaining-requests"),
@@ -24,7 +26,7 @@ const OPENAI: [Names; 2] = [
         HeaderName::from_static("x-ratelimit-reset-tokens"),
     ],
 ];
-const ANTHROPIC: [Names; 2] = [
+static ANTHROPIC: [Names; 2] = [
     [
         HeaderName::from_static("anthropic-ratelimit-requests-limit"),
         HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
@@ -46,18 +48,31 @@ pub(crate) fn set(headers: &mut HeaderMap, allowance: &Allowance, form: ErrorFor
     for name in engines {
         headers.remove(name);
     }
-    let names = if form == ErrorForm::Anthropic { ANTHROPIC } else { OPENAI };
-    for (names, remaining) in names.into_iter().zip([allowance.requests, allowance.tokens]) {
+    let names = if form == ErrorForm::Anthropic { &ANTHROPIC } else { &OPENAI };
+    // All values are parts of one text, which is allocated once.
+    let mut text = String::with_capacity(128);
+    let mut ends = Vec::with_capacity(6);
+    for (names, remaining) in names.iter().zip([allowance.requests, allowance.tokens]) {
         let Some(Remaining { limit, left, reset_ms }) = remaining else { continue };
-        let reset = match form {
-            ErrorForm::Anthropic => time_in(reset_ms),
-            ErrorForm::OpenAi | ErrorForm::Responses | ErrorForm::Ollama => duration(reset_ms),
-        };
-        let values = [Some(limit.into()), Some(left.into()), HeaderValue::try_from(reset).ok()];
-        headers.extend(names.into_iter().zip(values).filter_map(|(name, value)| {
-            let value: HeaderValue = value?;
-            Some((name, value))
-        }));
+        let [limit_name, left_name, reset_name] = names;
+        for (name, number) in [(limit_name, limit), (left_name, left)] {
+            write!(text, "{number}").ok(); // A string accepts everything.
+            ends.push((name, text.len()));
+        }
+        match form {
+            ErrorForm::Anthropic => text.push_str(&time_in(reset_ms)),
+            ErrorForm::OpenAi | ErrorForm::Responses | ErrorForm::Ollama => {
+                push_duration(&mut text, reset_ms);
+            }
+        }
+        ends.push((reset_name, text.len()));
+    }
+    let (text, mut start) = (Bytes::from(text), 0);
+    for (name, end) in ends {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
+            headers.insert(name.clone(), value);
+        }
+        start = end;
     }
 }
 
@@ -67,20 +82,25 @@ fn time_in(ms: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// Returns a duration as OpenAI writes it: `120ms`, `1.5s`, `6m0s`, `1h0m0s`.
-fn duration(ms: u64) -> String {
+/// Writes a duration as OpenAI does: `120ms`, `1.5s`, `6m0s`, `1h0m0s`.
+fn push_duration(text: &mut String, ms: u64) {
     if ms > 0 && ms < 1000 {
-        return format!("{ms}ms");
+        write!(text, "{ms}ms").ok();
+        return;
     }
     let (seconds, ms) = (ms / 1000, ms % 1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let fraction = format!(".{ms:03}");
-    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
     match (hours, minutes) {
-        (0, 0) => format!("{seconds}{fraction}s"),
-        (0, minutes) => format!("{minutes}m{seconds}{fraction}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}{fraction}s"),
+        (0, 0) => write!(text, "{seconds}"),
+        (0, minutes) => write!(text, "{minutes}m{seconds}"),
+        (hours, minutes) => write!(text, "{hours}h{minutes}m{seconds}"),
     }
+    .ok();
+    if ms > 0 {
+        write!(text, ".{ms:03}").ok();
+        text.truncate(text.trim_end_matches('0').len());
+    }
+    text.push('s');
 }
 
 #[cfg(test)]
@@ -99,7 +119,9 @@ mod tests {
             (61_500, "1m1.5s"),
             (3_600_000, "1h0m0s"),
         ] {
-            assert_eq!(duration(ms), expected);
+            let mut text = String::from("1");
+            push_duration(&mut text, ms);
+            assert_eq!(text, format!("1{expected}"));
         }
     }
 
