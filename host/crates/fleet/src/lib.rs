@@ -24,6 +24,7 @@ mod fetch;
 mod fleet;
 mod footprint;
 mod handover;
+pub mod hardware;
 mod health;
 mod hub_cache;
 mod lane_config;

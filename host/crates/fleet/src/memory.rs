@@ -22,7 +22,7 @@ const GIB: u64 = 1 << 30;
 /// Maximum number of bytes that are read from a file; those of the kernel are a few KiB.
 const MAX_FILE: u64 = 64 * 1024;
 /// Maximum number of entries that are read from a directory.
-const MAX_ENTRIES: usize = 4096;
+const MAX_ENTRIES: usize = 65_536;
 /// PCI vendor id of AMD.
 const AMD: u64 = 0x1002;
 /// Maximum number of holders named in a message.
@@ -55,6 +55,8 @@ pub struct Gpu {
     pub apu: bool,
     /// Instruction set, such as `gfx1151`.
     pub gfx: Option<String>,
+    /// Per cent of the time that the GPU was busy, from 0 to 100, if the kernel measures it.
+    pub busy_percent: Option<u8>,
     /// 16 hexadecimal digits, which follow `GPU-` in `ROCR_VISIBLE_DEVICES`. APUs often have none.
     pub unique_id: Option<String>,
 }
@@ -128,6 +130,7 @@ impl Machine {
             total.zip(self.number(&file(&format!("mem_info_{kind}_used")))).unwrap_or((0, 0))
         };
         let ((vram_total, vram_used), (gtt_total, gtt_used)) = (sizes("vram"), sizes("gtt"));
+        let busy = self.number(&file("gpu_busy_percent"));
         let id =
             self.text(&file("unique_id")).and_then(|text| hexadecimal(&text)).filter(|id| *id > 0);
         Gpu {
@@ -138,6 +141,7 @@ impl Machine {
             gtt_used,
             apu: is_apu(vram_total, gtt_total),
             gfx: None,
+            busy_percent: busy.and_then(|busy| u8::try_from(busy.min(100)).ok()),
             unique_id: id.map(|id| format!("{id:016x}")),
         }
     }
@@ -151,7 +155,8 @@ impl Machine {
         holders
     }
 
-    fn holder(&self, pid: u32) -> Holder {
+    /// Returns what a process holds, whether or not it computes on a GPU.
+    pub(crate) fn holder(&self, pid: u32) -> Holder {
         let folder = format!("{HOLDERS}/{pid}");
         let files = self.names(&folder).into_iter().filter(|name| name.starts_with("vram_"));
         let sizes = files.filter_map(|name| self.number(&format!("{folder}/{name}")));
@@ -284,7 +289,7 @@ impl Machine {
     }
 
     /// Reads the start of a file; bytes that are not UTF-8 are replaced.
-    fn text(&self, path: &str) -> Option<String> {
+    pub(crate) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = open_regular(&self.root.join(path)).ok()?;
         file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
@@ -297,7 +302,7 @@ impl Machine {
     }
 
     /// Returns the names in a directory.
-    fn names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().take(MAX_ENTRIES);
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     }

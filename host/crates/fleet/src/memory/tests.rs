@@ -75,6 +75,7 @@ fn apu_uses_system_memory() {
         gtt_used: 50 * GIB,
         apu: true,
         gfx: Some("gfx1151".to_owned()),
+        busy_percent: None,
         unique_id: None,
     };
     assert_eq!(gpus, [gpu]);
