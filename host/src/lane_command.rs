@@ -87,7 +87,16 @@ fn table(lanes: &[Value]) -> String {
             text(&lane["problem_code"]),
         ]
     }));
-    aligned(&rows)
+    aligned(&rows) + &problems(lanes)
+}
+
+/// Returns what is wrong with lanes, and what to do, as lines below their table.
+fn problems(lanes: &[Value]) -> String {
+    let line = |lane: &Value| {
+        let (name, problem) = (lane["name"].as_str()?, lane["problem"].as_str()?);
+        Some(format!("\n{}: {}\n", clean(name), clean(problem)))
+    };
+    lanes.iter().filter_map(line).collect()
 }
 
 #[cfg(test)]
@@ -103,8 +112,10 @@ mod tests {
             json!({ "name": "a", "state": "ready", "engine": "ready", "running": 1, "queued": 0,
                     "slots": 2, "manual": null, "problem_code": null }),
             json!({ "name": "b", "state": "down", "engine": "cold", "manual": held,
-                    "problem_code": "lane_held" }),
+                    "problem": "held;\u{1b} load it", "problem_code": "lane_held" }),
         ]);
+        let (text, below) = text.split_once("\n\n").unwrap();
+        assert!(below.starts_with("b: held;") && !below.contains('\u{1b}'), "{below}");
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["a", "ready", "ready", "1", "0", "2", "-", "-", "-"]);

@@ -15,6 +15,7 @@ mod conversations;
 mod cortex;
 mod docs_openai;
 mod endpoints;
+mod engine_failures;
 mod faults;
 mod fidelity;
 mod groups;

@@ -100,6 +100,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
                     warn_text!(message);
                     return ExitCode::from(exit_code);
                 }
+                Ok(Options { last_words: Some(file), exit_code, .. }) => {
+                    warn_text!(std::fs::read_to_string(file).unwrap_or_default());
+                    return ExitCode::from(exit_code.unwrap_or(1));
+                }
                 Ok(Options { exit_code: Some(code), .. }) => return ExitCode::from(code),
                 Ok(options) => runtime(if options.bench { 1 } else { 2 })
                     .and_then(|runtime| runtime.block_on(run(options))),

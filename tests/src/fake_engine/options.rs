@@ -129,6 +129,9 @@ pub struct Options {
     /// Exit immediately with this code.
     #[arg(long)]
     pub exit_code: Option<u8>,
+    /// Print this file before exiting immediately (with code 1 unless `--exit-code` is given).
+    #[arg(long)]
+    pub last_words: Option<PathBuf>,
     /// Ignore SIGTERM.
     #[arg(long)]
     pub ignore_sigterm: bool,

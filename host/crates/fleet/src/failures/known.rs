@@ -40,6 +40,10 @@ kinds! {
         "vLLM does not accept a UUID in HIP_VISIBLE_DEVICES",
         "use `device`, which becomes ROCR_VISIBLE_DEVICES",
         ["non-integer device id"], [];
+    "device_ids_differ":
+        "HIP_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES differ",
+        "unset both in the host's environment and in `env`, and use `device`",
+        ["inconsistent gpu visibility", "conflicting visibility"], [];
     "gpu_not_inferred":
         "vLLM found no device that it was built for",
         "check the access to the GPU (`/dev/kfd`, `/dev/dri`, groups `video` and `render`), and \
@@ -94,6 +98,11 @@ kinds! {
         "invalid GPU memory access, as with an HSA_OVERRIDE_GFX_VERSION of another GPU",
         "remove `hsa-override`, or update the driver and the engine",
         ["memory access fault by gpu", "illegal memory access was encountered"], [];
+    "gpu_hung":
+        "the GPU hung and was reset",
+        "update the kernel (gfx1151 needs 6.18.4 or later) and linux-firmware, and read the \
+         kernel's log (`dmesg`)",
+        ["reason :gpu hang", "reason: gpu hang", "hw exception by gpu"], [];
     "dtype_unsupported":
         "the GPU does not support the data type of the model",
         "set `dtype = \"float16\"`",
@@ -122,6 +131,15 @@ kinds! {
         "end the process that listens on it, or remove `port`, so that the host chooses a free one",
         ["address already in use", "couldn't bind http server socket", "couldn't bind to server"],
         [];
+    "vllm_port_invalid":
+        "VLLM_PORT is not a port, as Kubernetes sets it for a service with the name `vllm`",
+        "unset VLLM_PORT, or give the service another name; the port of the API is `port`",
+        ["vllm_port…appears to be a uri", "vllm_port…must be a valid integer"], [];
+    "open_files_full":
+        "the engine has too many open files",
+        "raise the limit of open files (`ulimit -n`, LimitNOFILE of systemd, `--ulimit nofile` of \
+         a container), for example to 65535",
+        ["too many open files"], [];
     "disk_full":
         "the disk is full",
         "free space where models and caches are (`download-dir`, HF_HOME, `cache-root`, `/tmp`)",
@@ -154,8 +172,8 @@ kinds! {
         [];
     "hub_unreachable":
         "the model hub cannot be reached",
-        "check the network, DNS and proxies of this machine; or download the model first and set \
-         `offline = true`, with `model` as the path of its folder",
+        "check the network, DNS and proxies of this machine, and HF_TOKEN for a gated model; or \
+         download the model first and set `offline = true`, with `model` as the path of its folder",
         ["couldn't connect to 'http", "failed to resolve…huggingface", "failed to download model",
          "huggingface.co…max retries exceeded", "max retries exceeded…huggingface",
          "huggingface.co…connection", "cannot find the requested files in the local cache",
@@ -168,10 +186,15 @@ kinds! {
         ["failed to open gguf file", "does not appear to have a file named",
          "cannot find any model weights", "no such file…model", "no such file…config.json",
          "model.safetensors…no such file"], [];
+    "system_too_old":
+        "the engine needs a newer C or C++ library than this system has",
+        "use a build for this system, a newer system, or a container",
+        ["version `glibc_…not found", "version `glibcxx_…not found"], [];
     "software_missing":
         "a part of the engine's software is missing",
-        "install the engine completely, and check `program` and the Python environment",
-        ["error while loading shared libraries"], ["modulenotfounderror", "no module named"];
+        "install the engine completely, for this GPU (ROCm or CUDA), and check `program` and the \
+         Python environment",
+        ["error while loading shared libraries", "cannot open shared object file"], ["modulenotfounderror", "no module named"];
     "file_missing":
         "a file is missing",
         "check the paths in the configuration of the lane",
@@ -220,7 +243,7 @@ kinds! {
     "start_timeout":
         "the engine was not ready in time",
         "raise `start-timeout` if the load makes progress, and check the disk otherwise",
-        [], [];
+        [], ["timeout waiting for model to load"];
     "engine_ended":
         "the engine ended",
         "read the engine's log",
