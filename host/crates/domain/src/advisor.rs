@@ -7,7 +7,7 @@ use crate::chain::ChainInfo;
 use crate::facts::{Facts, RequestView};
 use crate::fleet_view::FleetView;
 use crate::merge::{Merge, Merged, OnConflict};
-use crate::outcome::{FailureReport, Outcome, Recovery};
+use crate::outcome::{FailureReport, Outcome, Recovered};
 use crate::trace::Trace;
 
 /// The result of [`Advisor::advise`].
@@ -62,15 +62,22 @@ pub trait Advisor: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Returns true if [`Advisor::recover`] may return anything but [`Recovery::Planned`].
+    /// Returns true if [`Advisor::recover`] may return anything but
+    /// [`Recovery::Planned`](crate::Recovery::Planned).
     fn has_recovery(&self) -> bool {
         false
     }
 
     /// Returns what to do after a failed attempt. Called on the advisor that made the decision,
     /// even if a newer one is active by now.
-    fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &FailureReport, _: &mut Trace) -> Recovery {
-        Recovery::Planned
+    fn recover(
+        &self,
+        _: &Facts,
+        _: &Arc<FleetView>,
+        _: &FailureReport,
+        _: &mut Trace,
+    ) -> Recovered {
+        Recovered::default()
     }
 
     /// Returns true if [`Advisor::ended`] has an effect. If false, callers need not assemble
@@ -111,7 +118,7 @@ impl<A: Advisor> Advisor for Arc<A> {
         fleet: &Arc<FleetView>,
         failed: &FailureReport,
         trace: &mut Trace,
-    ) -> Recovery {
+    ) -> Recovered {
         self.as_ref().recover(facts, fleet, failed, trace)
     }
 

@@ -71,8 +71,8 @@ pub use lifecycle::{EngineState, EngineTransition};
 pub use merge::{LaneOpinion, Merge, Merged, OnConflict, OpinionKind, PolicyRef};
 pub use model_names::{LaneNames, derived_names, is_local_path, public_name};
 pub use outcome::{
-    Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovery, RequestResult,
-    TokenCounts,
+    Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovered, Recovery,
+    RequestResult, TokenCounts,
 };
 pub use permit::{
     Allow, Dropped, cap_retry_after, drop_unknown_filter, enforce_allow, enforce_allow_edits,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::{FallbackStep, Rejection, Trigger};
 use crate::fleet_view::LaneId;
+use crate::merge::PolicyRef;
 
 /// The result of one attempt on a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -172,6 +173,15 @@ pub enum Recovery {
     Retry(FallbackStep),
     /// Give up and send this rejection.
     GiveUp(Rejection),
+}
+
+/// What the policies want after a failed attempt, and which of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// What follows the attempt.
+    pub recovery: Recovery,
+    /// The policy that decided it; `None` if the plan continues.
+    pub by: Option<PolicyRef>,
 }
 
 /// The outcome of one request, as reported to `on-complete`.

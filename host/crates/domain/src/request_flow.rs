@@ -35,7 +35,8 @@ use crate::dispatch::{AcquireError, FlowId};
 use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId};
 use crate::outcome::{
-    Attempt, AttemptResult, Outcome, OutcomeSubject, Recovery, RequestResult, TokenCounts,
+    Attempt, AttemptResult, Outcome, OutcomeSubject, Recovered, Recovery, RequestResult,
+    TokenCounts,
 };
 use crate::plan::{Decision, NoLaneReason, PlanLimits};
 
@@ -178,8 +179,8 @@ impl RequestFlow {
                 }
                 Effects::default()
             }
-            Event::Recovered { recovery, fleet, endpoint } => {
-                self.recovered(recovery, (fleet, endpoint), age)
+            Event::Recovered { recovered, fleet, endpoint } => {
+                self.recovered(recovered, (fleet, endpoint), age)
             }
             Event::Stopping => self.stopping(age),
             Event::ClientGone => {
@@ -317,12 +318,12 @@ impl RequestFlow {
         if route.has_recovery && failed.class.trigger.is_some() {
             return Action::Recover(route.failure_report(self.deadline.is_in_time(age))).into();
         }
-        self.next_attempt(failed, Recovery::Planned, age)
+        self.next_attempt(failed, Recovered::default(), age)
     }
 
     fn recovered(
         &mut self,
-        recovery: Recovery,
+        recovered: Recovered,
         (fleet, endpoint): (&FleetView, Endpoint),
         age: Duration,
     ) -> Effects {
@@ -330,18 +331,18 @@ impl RequestFlow {
             return Effects::default();
         };
         let in_time = self.deadline.is_in_time(age);
-        let ignored_retry = match &recovery {
+        let ignored_retry = match &recovered.recovery {
             Recovery::Retry(step) => route.cursor.objection(step, (fleet, endpoint), in_time),
             Recovery::Planned | Recovery::GiveUp(_) => None,
         };
-        let recovery = if ignored_retry.is_some() { Recovery::Planned } else { recovery };
-        Effects { ignored_retry, ..self.next_attempt(failed, recovery, age) }
+        let recovered = if ignored_retry.is_some() { Recovered::default() } else { recovered };
+        Effects { ignored_retry, ..self.next_attempt(failed, recovered, age) }
     }
 
     fn next_attempt(
         &mut self,
         failed: FailedAttempt,
-        recovery: Recovery,
+        Recovered { recovery, by }: Recovered,
         age: Duration,
     ) -> Effects {
         let Some(route) = &mut self.route else { return Effects::default() };
@@ -350,7 +351,7 @@ impl RequestFlow {
         let effects = match route.advance(class, recovery, self.deadline.is_in_time(age), age) {
             NextAction::Attempt => self.enqueue(age),
             NextAction::Reject(rejection) => {
-                let answer = ErrorAnswer::Rejected { policy: None, rejection };
+                let answer = ErrorAnswer::Rejected { policy: by, rejection };
                 self.end(End { result: RequestResult::Rejected, ..fail(answer) }, age)
             }
             NextAction::Fail if kept.is_some() => {

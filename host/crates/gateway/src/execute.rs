@@ -2,7 +2,7 @@
 //! until an engine responds or the request fails.
 
 use pointsman_domain::request_flow::{Action, Declined, End, EngineFailure, ErrorAnswer, Event};
-use pointsman_domain::{FailureReport, Recovery, SlotRequest};
+use pointsman_domain::{FailureReport, PolicyRef, Recovery, Rejection, SlotRequest};
 
 use crate::attempt::{self, EngineResponse};
 use crate::decision::{RoutingDecision, facts, fleet_view};
@@ -91,8 +91,8 @@ async fn recover(
     tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
     match action {
         Action::Acquire(slot_request) => Ok(slot_request),
-        Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
-            Err(RouteError::Rejected { policy: decision.attribution.policies.clone(), rejection })
+        Action::End(End { answer: Some(ErrorAnswer::Rejected { policy, rejection }), .. }) => {
+            Err(rejected(decision, policy, rejection))
         }
         Action::End(_)
         | Action::Wait
@@ -124,9 +124,9 @@ async fn decline(
             tracing::info!(status, next_lane, ?reason, "engine declined the request");
             Ok(Some(slot_request))
         }
-        Action::End(End { answer: Some(ErrorAnswer::Rejected { rejection, .. }), .. }) => {
+        Action::End(End { answer: Some(ErrorAnswer::Rejected { policy, rejection }), .. }) => {
             pipeline.metrics.attempted(&response.lane, "declined");
-            Err(RouteError::Rejected { policy: decision.attribution.policies.clone(), rejection })
+            Err(rejected(decision, policy, rejection))
         }
         Action::Respond
         | Action::End(_)
@@ -139,6 +139,20 @@ async fn decline(
             Ok(None)
         }
     }
+}
+
+/// Returns the error for a request that is rejected after a failed attempt. It names the policy that
+/// decided so, and all policies only if the advisor names none.
+fn rejected(
+    decision: &RoutingDecision,
+    policy: Option<PolicyRef>,
+    rejection: Rejection,
+) -> RouteError {
+    let policy = match policy {
+        Some(policy) => policy.to_string(),
+        None => decision.attribution.policies.clone(),
+    };
+    RouteError::Rejected { policy, rejection }
 }
 
 /// Returns the action that follows a failed attempt, after the policies were asked if they have to
@@ -168,14 +182,15 @@ async fn consult(
     let facts = facts(&decision.request, tracker);
     let trace = tracker.trace();
     let threads = &pipeline.policy_threads;
-    let (recovery, trace) = threads.recover(&decision.advisor, &facts, &fleet, report, trace).await;
+    let (recovered, trace) =
+        threads.recover(&decision.advisor, &facts, &fleet, report, trace).await;
     tracker.add_policy_calls(trace);
-    let requested_lane = match &recovery {
+    let requested_lane = match &recovered.recovery {
         Recovery::Retry(step) => fleet.topology.name(step.lane),
         Recovery::Planned | Recovery::GiveUp(_) => "",
     };
     let endpoint = decision.request.endpoint();
-    let effects = tracker.handle(Event::Recovered { recovery, fleet: &fleet, endpoint });
+    let effects = tracker.handle(Event::Recovered { recovered, fleet: &fleet, endpoint });
     if let Some(reason) = effects.ignored_retry {
         tracing::info!(requested_lane, reason, "retry requested by a policy was ignored");
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use pointsman_domain::{Advised, Facts, FailureReport, FleetView, Recovery, RequestView, Trace};
+use pointsman_domain::{Advised, Facts, FailureReport, FleetView, Recovered, RequestView, Trace};
 use tracing::Span;
 
 use crate::fair_permits::FairPermits;
@@ -64,10 +64,10 @@ impl PolicyThreads {
         fleet: &Arc<FleetView>,
         failed: FailureReport,
         mut trace: Trace,
-    ) -> (Recovery, Trace) {
+    ) -> (Recovered, Trace) {
         if !may_block(advisor, facts) {
-            let recovery = advisor.recover(facts, fleet, &failed, &mut trace);
-            return (recovery, trace);
+            let recovered = advisor.recover(facts, fleet, &failed, &mut trace);
+            return (recovered, trace);
         }
         let request = Arc::clone(&facts.request);
         let (advisor, facts, fleet) = (Arc::clone(advisor), facts.clone(), Arc::clone(fleet));

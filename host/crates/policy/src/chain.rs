@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge, Merged,
-    OnConflict, Outcome, OutcomeWatch, PolicyRef, Recovery, Trace,
+    OnConflict, Outcome, OutcomeWatch, PolicyRef, Recovered, Recovery, Trace,
 };
 
 use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
@@ -244,14 +244,15 @@ impl Advisor for Chain {
         self.has_on_failure
     }
 
-    /// Returns the first recovery that differs from the plan.
+    /// Returns the first recovery that differs from the plan. Only policies that export `on-failure`
+    /// are asked.
     fn recover(
         &self,
         facts: &Facts,
         fleet: &Arc<FleetView>,
         failed: &FailureReport,
         trace: &mut Trace,
-    ) -> Recovery {
+    ) -> Recovered {
         for link in &self.links {
             let Ok(version) = link.deciding(facts) else { continue };
             if !version.artifact().hooks().on_failure {
@@ -266,13 +267,15 @@ impl Advisor for Chain {
             }
             match result {
                 Ok(Recovery::Planned) => {}
-                Ok(recovery) => return recovery,
+                Ok(recovery) => {
+                    return Recovered { recovery, by: Some(version.reference().clone()) };
+                }
                 Err(error) => {
                     tracing::warn!(kind = error.kind(), %error, "on-failure hook failed");
                 }
             }
         }
-        Recovery::Planned
+        Recovered::default()
     }
 
     fn observes_outcomes(&self) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, AttemptResult, Endpoint, EngineKind, Facts, FailureReport, FleetView, LaneId, LaneInfo,
-    LaneState, Outcome, PolicyCall, Read, Recovery, Topology, Trace,
+    LaneState, Outcome, PolicyCall, Read, Recovered, Recovery, Topology, Trace,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
@@ -416,8 +416,10 @@ fn recover_call_is_replayed() {
     let (facts, view) = (facts(1, NOON), fleet(1));
     let session = dry_run.begin();
     let mut trace = Trace::on();
-    let recorded = session.advisor().recover(&facts, &view, &failure, &mut trace);
+    let Recovered { recovery: recorded, by } =
+        session.advisor().recover(&facts, &view, &failure, &mut trace);
     assert!(matches!(recorded, Recovery::Retry(_)), "{recorded:?}");
+    assert_eq!(by.unwrap().name.as_ref(), "deadline");
     let call = trace.into_calls().remove(0);
     let host_calls: Vec<&str> = call.reads.iter().map(|read| read.call.as_str()).collect();
     assert!(

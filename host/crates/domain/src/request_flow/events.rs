@@ -9,7 +9,7 @@ use crate::dispatch::AcquireError;
 use crate::endpoint::Endpoint;
 use crate::fleet_view::FleetView;
 use crate::merge::PolicyRef;
-use crate::outcome::{AttemptResult, FailureReport, Recovery, RequestResult, TokenCounts};
+use crate::outcome::{AttemptResult, FailureReport, Recovered, RequestResult, TokenCounts};
 use crate::plan::{Decision, NoLaneReason};
 
 /// An event of one request. An event that the state of the flow does not allow is ignored, because
@@ -57,8 +57,8 @@ pub enum Event<'a> {
     Usage(TokenCounts),
     /// The policies have decided what follows a failed attempt: the result of [`Action::Recover`].
     Recovered {
-        /// What the policies request.
-        recovery: Recovery,
+        /// What the policies request, and which of them.
+        recovered: Recovered,
         /// The fleet by now.
         fleet: &'a FleetView,
         /// The endpoint of the request, which the lane of a policy has to serve.
@@ -147,7 +147,7 @@ pub enum ErrorAnswer {
     Refused,
     /// A policy rejects the request.
     Rejected {
-        /// The policy; `None` if it is the chain's answer to a failed attempt.
+        /// The policy; `None` if the advisor names none.
         policy: Option<PolicyRef>,
         /// The rejection.
         rejection: Rejection,

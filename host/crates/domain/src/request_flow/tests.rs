@@ -3,6 +3,7 @@ mod invariants;
 use super::*;
 use crate::advice::{FallbackStep, OnTimeout, Rejection, Switching, Trigger, Triggers};
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
+use crate::merge::PolicyRef;
 use crate::plan::{Plan, Step};
 
 const DEADLINE: Duration = Duration::from_secs(100);
@@ -50,6 +51,15 @@ fn fleet(lanes: usize) -> FleetView {
         last.state = LaneState::Down;
     }
     fleet
+}
+
+/// The policy that decides what follows a failed attempt.
+fn decider() -> PolicyRef {
+    PolicyRef::new("decider", "1")
+}
+
+fn decided_by_policy(recovery: Recovery) -> Recovered {
+    Recovered { recovery, by: Some(decider()) }
 }
 
 fn retry(lane: u32) -> Recovery {
@@ -120,8 +130,8 @@ fn share_of_the_key_bounds_priorities_also_for_retries_and_flows_of_policies() {
             drop(flow.on(granted(true), ms(3)));
             drop(flow.on(Event::Failed(EngineFailure::Broken), ms(4)));
             let (fleet, endpoint) = (&fleet(3), Endpoint::ChatCompletions);
-            let recovery = retry(1);
-            effects = flow.on(Event::Recovered { recovery, fleet, endpoint }, ms(5));
+            let recovered = decided_by_policy(retry(1));
+            effects = flow.on(Event::Recovered { recovered, fleet, endpoint }, ms(5));
         }
     }
 }
@@ -221,7 +231,11 @@ fn policies_are_asked_about_a_configured_status_while_the_response_is_kept() {
         let Action::Recover(report) = effects.action else { panic!("{effects:?}") };
         assert_eq!((report.what, report.status), (AttemptResult::Overloaded, 409));
         let effects = flow.on(
-            Event::Recovered { recovery, fleet: &fleet, endpoint: Endpoint::ChatCompletions },
+            Event::Recovered {
+                recovered: decided_by_policy(recovery),
+                fleet: &fleet,
+                endpoint: Endpoint::ChatCompletions,
+            },
             ms(5),
         );
         match lane {
@@ -266,7 +280,11 @@ fn policies_decide_after_a_failed_attempt() {
         assert_eq!((report.what, report.status, report.elapsed), (what, 503, ms(8)));
         assert_eq!(report.attempts_left, 2);
         let effects = flow.on(
-            Event::Recovered { recovery, fleet: &fleet, endpoint: Endpoint::ChatCompletions },
+            Event::Recovered {
+                recovered: decided_by_policy(recovery),
+                fleet: &fleet,
+                endpoint: Endpoint::ChatCompletions,
+            },
             ms(11),
         );
         assert_eq!(effects.ignored_retry, ignored);
@@ -277,7 +295,8 @@ fn policies_decide_after_a_failed_attempt() {
                 assert_eq!((end.result, end.last), (RequestResult::Rejected, AttemptResult::Other));
                 // The attempt keeps its own result.
                 assert_eq!(flow.attempts().next().unwrap().result, what);
-                let answer = ErrorAnswer::Rejected { policy: None, rejection: rejection.clone() };
+                let policy = Some(decider());
+                let answer = ErrorAnswer::Rejected { policy, rejection: rejection.clone() };
                 assert_eq!(end.answer, Some(answer));
             }
         }
@@ -310,7 +329,7 @@ fn nothing_is_attempted_after_the_deadline() {
     let Action::Recover(report) = effects.action else { panic!("{effects:?}") };
     assert_eq!(report.attempts_left, 0);
     let recovered = Event::Recovered {
-        recovery: retry(1),
+        recovered: decided_by_policy(retry(1)),
         fleet: &fleet(3),
         endpoint: Endpoint::ChatCompletions,
     };

@@ -10,8 +10,8 @@ use pointsman_access::{Identity, KeySet, Keys, Rights};
 use pointsman_domain::{
     Advice, Advised, Advisor, AppliedGuard, Constraint, Edit, Endpoint, Facts, FailureReport,
     FallbackAdvice, FallbackStep, FleetView, Guard, GuardConditions, GuardRules, Guards,
-    LaneAdvice, LaneId, Merge, OnConflict, PolicyRef, QueueShare, Recovery, SlotRequest, Switching,
-    Trace, Triggers,
+    LaneAdvice, LaneId, Merge, OnConflict, PolicyRef, QueueShare, Recovered, Recovery, SlotRequest,
+    Switching, Trace, Triggers,
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -74,8 +74,15 @@ impl Advisor for Hostile {
         self.retry.is_some()
     }
 
-    fn recover(&self, _: &Facts, _: &Arc<FleetView>, _: &FailureReport, _: &mut Trace) -> Recovery {
-        self.retry.clone().map_or(Recovery::Planned, Recovery::Retry)
+    fn recover(
+        &self,
+        _: &Facts,
+        _: &Arc<FleetView>,
+        _: &FailureReport,
+        _: &mut Trace,
+    ) -> Recovered {
+        let recovery = self.retry.clone().map_or(Recovery::Planned, Recovery::Retry);
+        Recovered { recovery, by: None }
     }
 }
 

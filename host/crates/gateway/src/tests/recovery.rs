@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use pointsman_domain::{
     Advised, Advisor, AttemptResult, BuiltIn, Edit, Facts, FailureReport, FallbackStep, FleetView,
-    LaneId, Outcome, Recovery, Rejection, Trace,
+    LaneId, Outcome, PolicyRef, Recovered, Recovery, Rejection, Trace,
 };
 
 use pointsman_access::{Definitions, KeySet, Keys, SecretHash};
@@ -60,9 +60,10 @@ impl Advisor for TestAdvisor {
         _: &Arc<FleetView>,
         failed: &FailureReport,
         _: &mut Trace,
-    ) -> Recovery {
+    ) -> Recovered {
         self.failures.lock().unwrap().push((*failed, facts.attempt));
-        self.on_failure.as_ref().map_or(Recovery::Planned, |on_failure| on_failure(facts, failed))
+        let Some(on_failure) = &self.on_failure else { return Recovered::default() };
+        Recovered { recovery: on_failure(facts, failed), by: Some(PolicyRef::new("patient", "2")) }
     }
 
     fn observes_outcomes(&self) -> bool {
@@ -187,6 +188,7 @@ async fn policy_can_reject_after_failure() {
             (sent, &"come_later".into(), &"Not now.".into())
         );
         assert_eq!(headers["retry-after"], "9");
+        assert_eq!(headers["x-pointsman-policy"], "patient@2");
         assert_eq!(gateway.attempted_lanes(), "a", "the plan's fallback is not attempted");
         assert_eq!(gateway.metric("pointsman_errors_total"), "pointsman_errors_total 1");
         assert_eq!(outcome(&advisor).ended, AttemptResult::Other);

@@ -221,9 +221,9 @@ impl World<'_> {
         let http_request = request.request.clone();
         let fleet = self.fleet_view_for(&http_request);
         let facts = self.facts(&http_request, arrived_at, attempts);
-        let recovery = self.advisor.advisor().recover(&facts, &fleet, report, &mut Trace::off());
+        let recovered = self.advisor.advisor().recover(&facts, &fleet, report, &mut Trace::off());
         let endpoint = facts.request.info().endpoint;
-        self.feed(key, Event::Recovered { recovery, fleet: &fleet, endpoint }, reason);
+        self.feed(key, Event::Recovered { recovered, fleet: &fleet, endpoint }, reason);
     }
 
     fn leave_queue(&mut self, key: RequestKey) {

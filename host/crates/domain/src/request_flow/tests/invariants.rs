@@ -109,7 +109,7 @@ impl Inputs {
 
     fn recovered(&self, choose: &mut Choose<'_>) -> Event<'_> {
         Event::Recovered {
-            recovery: arbitrary_recovery(choose),
+            recovered: decided_by_policy(arbitrary_recovery(choose)),
             fleet: &self.fleet,
             endpoint: Endpoint::ChatCompletions,
         }

@@ -3,8 +3,8 @@
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
     Advice, Advised, Advisor, Allow, Edit, Facts, FailureReport, FallbackAdvice, FallbackStep,
-    LaneAdvice, LaneScore, Merge, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovery, Rejection,
-    Switching, Trace, Triggers, enforce_allow,
+    LaneAdvice, LaneScore, Merge, OnConflict, OnTimeout, Outcome, QueueAdvice, Recovered, Recovery,
+    Rejection, Switching, Trace, Triggers, enforce_allow,
 };
 use proptest::prelude::*;
 
@@ -102,10 +102,10 @@ impl Advisor for ArbitraryAdvisor {
         _: &Arc<FleetView>,
         failure: &FailureReport,
         _: &mut Trace,
-    ) -> Recovery {
+    ) -> Recovered {
         assert!(facts.attempt > 0 && failure.sent_bytes == 0);
         let mut random = Random::new(facts.seed, &format!("recovery {}", facts.attempt));
-        match random.below(6) {
+        let recovery = match random.below(6) {
             0 => Recovery::Retry(FallbackStep { lane: self.lane(&mut random), edits: Vec::new() }),
             1 => Recovery::GiveUp(Rejection {
                 status: 503,
@@ -114,7 +114,8 @@ impl Advisor for ArbitraryAdvisor {
                 retry_after_s: None,
             }),
             _ => Recovery::Planned,
-        }
+        };
+        Recovered { recovery, by: None }
     }
 }
 
