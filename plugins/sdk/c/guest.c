@@ -38,7 +38,7 @@ bool exports_pointsman_policy_on_request_advise(pm_context *context, pm_advice *
   return ok;
 }
 
-#ifdef PM_FULL_POLICY
+#ifdef PM_ON_FAILURE
 bool exports_pointsman_policy_on_failure_recover(pm_context *context, pm_failure *failed,
                                                  pm_recovery *recovery, pm_error *error) {
   pm_arena_begin();
@@ -48,14 +48,18 @@ bool exports_pointsman_policy_on_failure_recover(pm_context *context, pm_failure
   pm_arena_end();
   return ok;
 }
+#endif
 
+#ifdef PM_ON_COMPLETE
 void exports_pointsman_policy_on_complete_observe(
     uint64_t now_ms, exports_pointsman_policy_on_complete_list_outcome_t *done) {
   pm_arena_begin();
   if (configured && pm_self.observe != NULL) pm_self.observe(now_ms, done->ptr, done->len);
   pm_arena_end();
 }
+#endif
 
+#ifdef PM_ON_TICK
 void exports_pointsman_policy_on_tick_tick(
     uint64_t now_ms, uint64_t seed, exports_pointsman_policy_on_tick_list_lane_wish_t *hints) {
   pm_arena_begin();

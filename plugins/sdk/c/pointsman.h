@@ -32,8 +32,8 @@ typedef pointsman_policy_types_outcome_t pm_outcome;
 typedef pointsman_policy_types_lane_wish_t pm_lane_hint;
 
 /// A policy: name and version as in the manifest, and the hooks. `recover`, `observe` and `tick`
-/// may be null; they are called in the world `full-policy` only. A function that returns false has
-/// set `error`.
+/// may be null; they are called if `policy.toml` lists their hooks. A function that returns false
+/// has set `error`.
 typedef struct {
   const char *name;
   const char *version;

@@ -8,7 +8,7 @@ import { state } from "./state.js";
 /** The cases of the contract's `policy-error`. */
 const CONTRACT_ERRORS = new Set(["invalid-config", "unsupported", "out-of-budget", "other"]);
 
-/** Returns the exports of the contract's world `full-policy` for a policy on this host. */
+/** Returns the exports of a policy on this host, with all optional hooks. */
 export function bind(policy, imports) {
   let advisor = null;
   const host = { ...imports, state: state(imports.state) };

@@ -200,7 +200,7 @@ export interface LaneWish {
   forMs: number;
 }
 
-/** The configured policy. The optional hooks are called in the world `full-policy` only. */
+/** The configured policy. Optional hooks are called if `policy.toml` lists them. */
 export interface Advisor {
   advise(call: Call): Advice;
   recover?(call: Call, failed: Failure): Recovery;

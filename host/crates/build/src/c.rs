@@ -12,8 +12,9 @@ use wit_bindgen_core::wit_parser::Resolve;
 use crate::command::run;
 use crate::component::{MAX_OUTPUT_BYTES, componentize, contract, with_world};
 use crate::error::BuildError;
+use crate::hooks::Hooks;
 use crate::language::Language;
-use crate::manifest::{Plan, World};
+use crate::manifest::Plan;
 use crate::tools::{Tool, Tools};
 
 const ZIG: Tool = Tool {
@@ -45,7 +46,7 @@ pub(crate) fn build(
     };
     let sdk = plan.require("sdk")?;
     let scratch = plan.scratch()?;
-    write_bindings(&scratch, plan.world)?;
+    write_bindings(&scratch, &plan.hooks)?;
     let module = scratch.join("module.wasm");
     let mut command = Command::new(zig);
     command
@@ -60,13 +61,11 @@ pub(crate) fn build(
         .arg(&sdk)
         .arg("-isystem")
         .arg(sdk.join("freestanding"));
-    if plan.world == World::FullPolicy {
-        command.arg("-DPM_FULL_POLICY");
-    }
+    command.args(plan.hooks.macros().map(|name| format!("-D{name}")));
     command.args(sources(plan, &sdk)?).arg("-o").arg(&module);
     run(&mut command, log)?;
     let module = read_regular(&module, MAX_OUTPUT_BYTES)?;
-    componentize(&with_world(&module, plan.world.name())?)
+    componentize(&with_world(&module, &plan.hooks)?)
 }
 
 /// Returns the sources of the policy (all `.c` files in the folder of the source in the manifest),
@@ -93,11 +92,11 @@ fn sources(plan: &Plan, sdk: &Path) -> Result<Vec<PathBuf>, BuildError> {
 }
 
 /// Writes the bindings of a world, `policy.h` and `policy.c`, to a folder.
-pub(crate) fn write_bindings(folder: &Path, world: World) -> Result<(), BuildError> {
+pub(crate) fn write_bindings(folder: &Path, hooks: &Hooks) -> Result<(), BuildError> {
     let fail = |error| BuildError::Component(format!("failed to generate C bindings: {error:#}"));
     let mut resolve = Resolve::default();
-    let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
-    let world = resolve.select_world(&[package], Some(world.name())).map_err(fail)?;
+    let package = resolve.push_source("pointsman.wit", &contract(hooks)).map_err(fail)?;
+    let world = resolve.select_world(&[package], Some(Hooks::WORLD)).map_err(fail)?;
     let options = wit_bindgen_c::Opts {
         // The types are embedded in the linked module; see `with_world`.
         no_object_file: true,

@@ -12,6 +12,7 @@ use wit_parser::{Resolve, WorldItem};
 
 use crate::embedded::WIT;
 use crate::error::BuildError;
+use crate::hooks::Hooks;
 
 /// Maximum size of the output of a compiler in bytes; CPython's component has 18 MB.
 pub(crate) const MAX_OUTPUT_BYTES: u64 = 256 << 20;
@@ -33,21 +34,22 @@ pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BuildError> {
     })
 }
 
-/// Adds the types of a world to a core module.
-pub(crate) fn with_world(module: &[u8], world: &str) -> Result<Vec<u8>, BuildError> {
+/// Adds the types of the world with these hooks to a core module.
+pub(crate) fn with_world(module: &[u8], hooks: &Hooks) -> Result<Vec<u8>, BuildError> {
     let fail = |error| {
         BuildError::Component(format!("failed to embed the contract in the module: {error:#}"))
     };
     let mut resolve = Resolve::default();
-    let package = resolve.push_source("pointsman.wit", &contract()).map_err(fail)?;
-    let world = resolve.select_world(&[package], Some(world)).map_err(fail)?;
+    let package = resolve.push_source("pointsman.wit", &contract(hooks)).map_err(fail)?;
+    let world = resolve.select_world(&[package], Some(Hooks::WORLD)).map_err(fail)?;
     let mut module = module.to_vec();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).map_err(fail)?;
     Ok(module)
 }
 
-/// Returns the files of the contract as one WIT document.
-pub(crate) fn contract() -> String {
+/// Returns the files of the contract as one WIT document, with the world of a component with these
+/// hooks.
+pub(crate) fn contract(hooks: &Hooks) -> String {
     let mut text = String::new();
     for (name, file) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
         // A document has one package statement; the text before it documents the package.
@@ -57,7 +59,7 @@ pub(crate) fn contract() -> String {
         }
         text.push_str(&format!("// {name}\n{rest}\n"));
     }
-    text
+    text + &hooks.world()
 }
 
 /// Checks that a component imports only interfaces of the contract. The host would reject the

@@ -13,8 +13,9 @@ use pointsman_files::{read_regular, read_regular_text};
 use crate::command::run;
 use crate::component::MAX_OUTPUT_BYTES;
 use crate::error::BuildError;
+use crate::hooks::{Hooks, camel_case};
 use crate::language::Language;
-use crate::manifest::{Plan, World};
+use crate::manifest::Plan;
 use crate::source_map::line_table;
 use crate::tools::{Tool, Tools};
 
@@ -45,6 +46,7 @@ pub(crate) fn build(
     plan.require("sdk/guest.js")?;
     let contract = plan.require("wit")?;
     let scratch = plan.scratch()?;
+    let contract = plan.hooks.write_contract(&contract, &scratch)?;
     let mut entry = scratch.join("entry.js");
     fs::write(&entry, entry_module(plan)).map_err(BuildError::file(&entry))?;
     if plan.source.extension().is_some_and(|extension| extension == "ts" || extension == "mts") {
@@ -56,7 +58,7 @@ pub(crate) fn build(
         .current_dir(&plan.folder)
         .arg("--wit")
         .arg(contract)
-        .args(["--world", plan.world.name()])
+        .args(["--world", Hooks::WORLD])
         .arg("--js")
         .arg(&entry)
         .arg("--module-root")
@@ -72,10 +74,7 @@ pub(crate) fn build(
 /// Returns the source of the entry module, which binds the policy to the host.
 fn entry_module(plan: &Plan) -> String {
     let source = plan.source.to_string_lossy().replace('\\', "/");
-    let exports = match plan.world {
-        World::Policy => "lifecycle, onRequest",
-        World::FullPolicy => "lifecycle, onRequest, onFailure, onComplete, onTick",
-    };
+    let exports = plan.hooks.exports(camel_case);
     format!(
         "import \"../sdk/globals.js\";\nimport policy from \"../{source}\";\n\
          import {{ guest }} from \"../sdk/guest.js\";\n\

@@ -10,6 +10,7 @@ mod command;
 mod component;
 mod embedded;
 mod error;
+mod hooks;
 mod inputs;
 mod javascript;
 mod language;

@@ -6,6 +6,7 @@ use pointsman_files::read_regular_text;
 use serde::Deserialize;
 
 use crate::error::BuildError;
+use crate::hooks::{Hook, Hooks, World};
 use crate::inputs;
 use crate::language::Language;
 
@@ -22,27 +23,7 @@ pub(crate) struct Plan {
     pub(crate) language: Language,
     /// The source file, relative to the folder.
     pub(crate) source: PathBuf,
-    pub(crate) world: World,
-}
-
-/// A world of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum World {
-    /// `on-request` only.
-    #[default]
-    Policy,
-    /// Every hook.
-    FullPolicy,
-}
-
-impl World {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Policy => "policy",
-            Self::FullPolicy => "full-policy",
-        }
-    }
+    pub(crate) hooks: Hooks,
 }
 
 // The host reads the other sections.
@@ -56,8 +37,8 @@ struct Manifest {
 struct BuildTable {
     language: Language,
     source: PathBuf,
-    #[serde(default)]
-    world: World,
+    world: Option<World>,
+    hooks: Option<Vec<Hook>>,
     #[serde(rename = "inputs-sha256")]
     _inputs: Option<String>,
     #[serde(rename = "component-sha256")]
@@ -73,12 +54,23 @@ impl Plan {
         let fail = |problem: String| BuildError::Manifest { file: file.clone(), problem };
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
-        let Some(BuildTable { language, source, world, .. }) = manifest.build else {
+        let Some(BuildTable { language, source, world, hooks, .. }) = manifest.build else {
             return Err(fail(
                 "missing section [build]; set for example language = \"javascript\" and source = \
                  \"src/policy.js\""
                     .to_owned(),
             ));
+        };
+        let hooks = match (hooks, world) {
+            (Some(_), Some(_)) => {
+                return Err(fail(
+                    "build.hooks: conflicts with `world`, which is a list of hooks as well; remove \
+                     `world`"
+                        .to_owned(),
+                ));
+            }
+            (Some(hooks), None) => hooks.into_iter().collect(),
+            (None, world) => Hooks::from(world.unwrap_or_default()),
         };
         let is_inside = source
             .components()
@@ -94,7 +86,7 @@ impl Plan {
         if !path.exists() {
             return Err(fail(format!("build.source: {} does not exist", path.display())));
         }
-        Ok(Self { folder, language, source, world })
+        Ok(Self { folder, language, source, hooks })
     }
 
     /// Returns the path of the source.

@@ -9,8 +9,9 @@ use pointsman_files::read_regular;
 use crate::command::run;
 use crate::component::MAX_OUTPUT_BYTES;
 use crate::error::BuildError;
+use crate::hooks::{Hooks, pascal_case};
 use crate::language::Language;
-use crate::manifest::{Plan, World};
+use crate::manifest::Plan;
 use crate::tools::{Tool, Tools};
 
 const COMPONENTIZE: Tool = Tool {
@@ -31,6 +32,7 @@ pub(crate) fn build(
     let sdk = plan.require("sdk/pointsman")?;
     let contract = plan.require("wit")?;
     let scratch = plan.scratch()?;
+    let contract = plan.hooks.write_contract(&contract, &scratch)?;
     let source = plan.source_path();
     let module = source
         .file_stem()
@@ -43,7 +45,7 @@ pub(crate) fn build(
             ))
         })?;
     let entry = scratch.join("entry.py");
-    fs::write(&entry, entry_module(module, plan.world)).map_err(BuildError::file(&entry))?;
+    fs::write(&entry, entry_module(module, &plan.hooks)).map_err(BuildError::file(&entry))?;
     let component = scratch.join("policy.wasm");
     let mut command = Command::new(componentize);
     command
@@ -52,7 +54,7 @@ pub(crate) fn build(
         .env_remove("VIRTUAL_ENV")
         .arg("--wit-path")
         .arg(contract)
-        .args(["--world", plan.world.name(), "componentize", "--stub-wasi", "--python-path", "."])
+        .args(["--world", Hooks::WORLD, "componentize", "--stub-wasi", "--python-path", "."])
         .arg("--python-path")
         .arg(source.parent().unwrap_or(&plan.folder))
         .arg("--python-path")
@@ -65,11 +67,8 @@ pub(crate) fn build(
 }
 
 /// Returns the source of the entry module, which binds the policy to the host.
-fn entry_module(module: &str, world: World) -> String {
-    let exports = match world {
-        World::Policy => "Lifecycle, OnRequest",
-        World::FullPolicy => "Lifecycle, OnRequest, OnFailure, OnComplete, OnTick",
-    };
+fn entry_module(module: &str, hooks: &Hooks) -> String {
+    let exports = hooks.exports(pascal_case);
     format!(
         "from pointsman.guest import bind, {exports}\nfrom {module} import policy\n\nbind(policy)\n\
          __all__ = {:?}\n",

@@ -9,8 +9,8 @@ use toml::{Table, Value};
 use crate::c;
 use crate::embedded::{WIT, WORKSPACE, sdk};
 use crate::error::BuildError;
+use crate::hooks::Hooks;
 use crate::language::Language;
-use crate::manifest::World;
 
 /// Path of the contract relative to the Rust SDK, in the project and in a policy's folder.
 const CONTRACT_PATHS: (&str, &str) = ("../../../wit/0.1", "../wit");
@@ -40,7 +40,7 @@ pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
     if language == Language::C {
         // For editors; a build generates its own.
         fs::create_dir_all(folder.join(".build")).map_err(BuildError::file(folder))?;
-        c::write_bindings(&folder.join(".build"), World::Policy)?;
+        c::write_bindings(&folder.join(".build"), &Hooks::default())?;
     }
     Ok(())
 }

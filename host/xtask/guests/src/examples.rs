@@ -75,7 +75,8 @@ fn break_policy(root: &Path, folder: &Path, language: Language, source: &str) ->
     let manifest = folder.join("policy.toml");
     let mut text = fs::read_to_string(&manifest)?.replace("policy.js", source);
     if matches!(language, Language::JavaScript | Language::Python) {
-        text = text.replace("[build]", "[build]\nworld = \"full-policy\"");
+        text = text
+            .replace("[build]", "[build]\nhooks = [\"on-failure\", \"on-complete\", \"on-tick\"]");
     }
     fs::write(manifest, text)?;
     Ok(())

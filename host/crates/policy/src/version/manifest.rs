@@ -115,6 +115,8 @@ pub(crate) struct Build {
     source: String,
     #[expect(dead_code, reason = "read by the build tools")]
     world: Option<String>,
+    #[expect(dead_code, reason = "read by the build tools")]
+    hooks: Option<Vec<String>>,
     #[expect(dead_code, reason = "read by the tests of the repository")]
     inputs_sha256: Option<String>,
     pub(crate) component_sha256: Option<String>,

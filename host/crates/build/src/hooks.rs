@@ -1,0 +1,159 @@
+//! The optional hooks that a component exports, in the languages whose builds take them from the
+//! manifest. A hook that is not exported is not called.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pointsman_files::read_regular_text;
+use serde::Deserialize;
+
+use crate::error::BuildError;
+use crate::manifest::MAX_MANIFEST_BYTES;
+
+/// An optional hook of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Hook {
+    OnFailure,
+    OnComplete,
+    OnTick,
+}
+
+/// A world of the contract, as a manifest names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum World {
+    /// `on-request` only.
+    #[default]
+    Policy,
+    /// The hooks of the first version of the contract.
+    FullPolicy,
+}
+
+/// The optional hooks of one component.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Hooks(Vec<Hook>);
+
+impl Hook {
+    /// Returns the name of the interface.
+    fn interface(self) -> &'static str {
+        match self {
+            Self::OnFailure => "on-failure",
+            Self::OnComplete => "on-complete",
+            Self::OnTick => "on-tick",
+        }
+    }
+}
+
+impl From<World> for Hooks {
+    fn from(world: World) -> Self {
+        match world {
+            World::Policy => Self::default(),
+            World::FullPolicy => Self(vec![Hook::OnFailure, Hook::OnComplete, Hook::OnTick]),
+        }
+    }
+}
+
+impl FromIterator<Hook> for Hooks {
+    fn from_iter<T: IntoIterator<Item = Hook>>(hooks: T) -> Self {
+        let mut listed: Vec<Hook> = Vec::new();
+        for hook in hooks {
+            if !listed.contains(&hook) {
+                listed.push(hook);
+            }
+        }
+        Self(listed)
+    }
+}
+
+impl Hooks {
+    /// The name of the world that [`Hooks::world`] declares.
+    pub(crate) const WORLD: &str = "built-policy";
+
+    /// Returns the interfaces that the component exports, in the words of `name`: `on-request` and
+    /// `lifecycle`, then the optional hooks.
+    pub(crate) fn exports(&self, name: impl Fn(&str) -> String) -> String {
+        let hooks = self.0.iter().map(|hook| hook.interface());
+        let all: Vec<String> =
+            ["lifecycle", "on-request"].into_iter().chain(hooks).map(name).collect();
+        all.join(", ")
+    }
+
+    /// Returns the names of the macros that are defined in C, one for each hook.
+    pub(crate) fn macros(&self) -> impl Iterator<Item = String> {
+        let name = |hook: &Hook| hook.interface().to_uppercase().replace('-', "_");
+        self.0.iter().map(move |hook| format!("PM_{}", name(hook)))
+    }
+
+    /// Declares the world of the component, in WIT.
+    pub(crate) fn world(&self) -> String {
+        let hooks = self.0.iter().map(|hook| format!("  export {};\n", hook.interface()));
+        format!("world {} {{\n  include policy;\n{}}}\n", Self::WORLD, hooks.collect::<String>())
+    }
+
+    /// Writes the contract in `folder` with the world of the component to `scratch`, and returns the
+    /// new folder. A policy has its own copy of the contract, which may be an older version.
+    pub(crate) fn write_contract(
+        &self,
+        folder: &Path,
+        scratch: &Path,
+    ) -> Result<PathBuf, BuildError> {
+        let written = scratch.join("wit");
+        fs::create_dir_all(&written).map_err(BuildError::file(&written))?;
+        let mut package = String::new();
+        for entry in fs::read_dir(folder).map_err(BuildError::file(folder))? {
+            let path = entry.map_err(BuildError::file(folder))?.path();
+            let Some(name) = path
+                .file_name()
+                .filter(|_| path.extension().is_some_and(|extension| extension == "wit"))
+            else {
+                continue;
+            };
+            let text = read_regular_text(&path, MAX_MANIFEST_BYTES)?;
+            if let Some(line) = text.lines().find(|line| line.starts_with("package ")) {
+                line.clone_into(&mut package);
+            }
+            let copy = written.join(name);
+            fs::write(&copy, text).map_err(BuildError::file(&copy))?;
+        }
+        let world = written.join(format!("{}.wit", Self::WORLD));
+        fs::write(&world, format!("{package}\n\n{}", self.world()))
+            .map_err(BuildError::file(&world))?;
+        Ok(written)
+    }
+}
+
+/// Converts the name of an interface to camel case, the names of exports in JavaScript.
+pub(crate) fn camel_case(name: &str) -> String {
+    let class = pascal_case(name);
+    let mut letters = class.chars();
+    letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
+}
+
+/// Converts the name of an interface to Pascal case, the names of exports in Python.
+pub(crate) fn pascal_case(name: &str) -> String {
+    let upper = |word: &str| {
+        let mut letters = word.chars();
+        letters
+            .next()
+            .map(|first| first.to_ascii_uppercase())
+            .into_iter()
+            .chain(letters)
+            .collect::<String>()
+    };
+    name.split('-').map(upper).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_have_the_names_of_each_language() {
+        let hooks: Hooks = [Hook::OnComplete, Hook::OnTick, Hook::OnComplete].into_iter().collect();
+        assert_eq!(hooks.exports(camel_case), "lifecycle, onRequest, onComplete, onTick");
+        assert_eq!(hooks.exports(pascal_case), "Lifecycle, OnRequest, OnComplete, OnTick");
+        assert_eq!(hooks.macros().collect::<Vec<_>>(), ["PM_ON_COMPLETE", "PM_ON_TICK"]);
+        assert!(!hooks.world().contains("on-failure"), "a hook that is not listed is not exported");
+    }
+}
