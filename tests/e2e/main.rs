@@ -13,6 +13,7 @@ mod clients;
 mod compat;
 mod conversations;
 mod cortex;
+mod docs_links;
 mod docs_openai;
 mod endpoints;
 mod engine_failures;

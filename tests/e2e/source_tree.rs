@@ -17,7 +17,7 @@ const MAX_TEST_LINES: usize = 600;
 const MAX_COLUMNS: usize = 100;
 
 /// Returns all files of the repository with this name ending.
-fn files(ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(ending: &str) -> Vec<PathBuf> {
     fn walk(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

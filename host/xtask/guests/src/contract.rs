@@ -85,7 +85,7 @@ mod tests {
             ("plugins/sdk/python/pointsman/testing.py", "            toy_depth=0,\n"),
             ("plugins/sdk/rust/src/testing/fleet.rs", "        toy_depth: 0,\n"),
             ("host/crates/domain/src/fleet_view.rs", "            toy_depth: 0,\n"),
-            ("host/docs/policies.md", "`fleet.newest() -> option<lane-id>`"),
+            ("host/docs/policies-reference.md", "`fleet.newest() -> option<lane-id>`"),
         ] {
             let (_, text) = generated.iter().find(|(name, _)| name == file).unwrap();
             assert!(text.contains(part), "{file}: {part}");

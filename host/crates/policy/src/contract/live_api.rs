@@ -234,7 +234,7 @@ impl HostApi for LiveApi {
 mod tests {
     use pointsman_domain::Endpoint;
 
-    const PAGE: &str = include_str!("../../../../docs/policies.md");
+    const PAGE: &str = include_str!("../../../../docs/policies-reference.md");
 
     #[test]
     fn documentation_names_all_endpoints() {

@@ -17,7 +17,7 @@ struct Region {
 }
 
 const TYPESCRIPT: &str = "plugins/sdk/javascript/pointsman.d.ts";
-const POLICIES: &str = "host/docs/policies.md";
+const POLICIES: &str = "host/docs/policies-reference.md";
 const CASES: &str = "host/crates/policy/src/chain/cases/fleet.rs";
 
 /// The records that TypeScript has as interfaces of the same fields.
