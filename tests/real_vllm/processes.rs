@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use pointsman_tests::host::alive;
+use pointsman_tests::host::is_alive;
 
 /// Returns the living processes of a session. All processes of vLLM stay in the session of the
 /// first one, even if they are reparented.

@@ -30,9 +30,9 @@ pub(crate) fn test(root: &Path) -> Result<()> {
         "-D",
         "warnings",
     ]))?;
-    // `--all-targets` leaves this one out, because it is not a default test.
+    // `--all-targets` leaves these out, because they are not default tests.
     run(cargo(root)?
-        .args(["clippy", "--workspace", "--test", "attacks", "--quiet"])
+        .args(["clippy", "--workspace", "--test", "attacks", "--test", "real-vllm", "--quiet"])
         .args(["--", "-D", "warnings"]))?;
     run(cargo(root)?
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
