@@ -1,10 +1,11 @@
 //! Finds the credential of a request in its headers.
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Headers by which clients send a key without a scheme: Anthropic's and Azure's libraries.
-const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+static KEY_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
 /// The credential of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(crate) enum Offer<'a> {
 /// Returns the credential of a request: of `Authorization: Bearer`, `x-api-key` and `api-key`.
 pub(crate) fn offered(headers: &HeaderMap) -> Offer<'_> {
     let bearers = headers.get_all(AUTHORIZATION).iter().filter_map(bearer);
-    let keys = KEY_HEADERS.into_iter().flat_map(|name| headers.get_all(name)).map(secret);
+    let keys = KEY_HEADERS.iter().flat_map(|name| headers.get_all(name)).map(secret);
     let mut offers = bearers.chain(keys).filter(|offer| *offer != Offer::None);
     match offers.next() {
         // If they differ, a proxy may have checked one, and the host would go by another.
