@@ -10,7 +10,7 @@ const MAX_REF: u64 = 1024;
 /// Returns the folder of a model such as `Qwen/Qwen2.5-7B` in the cache of the hub: in `folder` if
 /// the engine has one of its own, else where the variables say. `None` if it is not there. The
 /// files of a snapshot are links.
-pub(crate) fn snapshot(
+pub fn hub_snapshot(
     model: &str,
     folder: Option<&Path>,
     variable: impl Fn(&str) -> Option<PathBuf>,
@@ -52,7 +52,7 @@ mod tests {
         };
         let found = |model: &str, folder: Option<&str>, name: &str, value: &str| {
             let folder = folder.map(|folder| root.path().join(folder));
-            snapshot(model, folder.as_deref(), |asked| {
+            hub_snapshot(model, folder.as_deref(), |asked| {
                 (asked == name).then(|| root.path().join(value))
             })
         };

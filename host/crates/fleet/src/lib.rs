@@ -14,6 +14,7 @@ mod actor;
 mod adoption;
 mod content_encoding;
 mod conversations;
+mod diagnosis;
 mod driver;
 pub mod drivers;
 mod engine_log;
@@ -63,6 +64,7 @@ pub use self::conversations::{
     ConversationPrompt, ConversationSettings, ConversationStatus, Conversations,
     ErasedConversations, Owner,
 };
+pub use self::diagnosis::{Diagnosis, diagnose};
 pub use self::driver::{
     ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
     LaneDefaults,
@@ -80,6 +82,7 @@ pub use self::footprint::{
 pub use self::handover::{
     ForeignRequest, PausedFleet, PausedRequests, Refusal, SlotMessage, SlotReply, Successor,
 };
+pub use self::hub_cache::hub_snapshot;
 pub use self::launch_memory::DeviceMemory;
 pub use self::lease::Lease;
 pub use self::memory::{Gpu, Holder, Machine, Pool};

@@ -46,7 +46,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{CommandLine, ProcessSpec, UnloadMode};
 use crate::footprint::{format_size, weight_files};
-use crate::hub_cache::snapshot;
+use crate::hub_cache::hub_snapshot;
 use crate::launch::Launch;
 use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
@@ -206,7 +206,7 @@ impl Driver for Vllm {
         };
         let path = |model: &String| {
             let path = folder.join(model);
-            if path.exists() { Some(path) } else { snapshot(model, own.as_deref(), variable) }
+            if path.exists() { Some(path) } else { hub_snapshot(model, own.as_deref(), variable) }
         };
         let models = std::iter::once(&self.settings.model).chain(adapters);
         models.filter_map(path).flat_map(|path| weight_files(&path)).collect()
