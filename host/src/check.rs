@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use pointsman_fleet::Machine;
-use pointsman_policy::{ChainSpec, Change, InvalidConfig, LoadError};
+use pointsman_policy::{ChainSpec, Change, InvalidConfig, LoadError, Policies};
 
 use crate::cli::Check;
 use crate::key_source::KeySource;
@@ -35,14 +35,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
     let chain = chains::to_check(&config)?;
-    // Without the store: `check` validates what is in the folders, not what a running host has
-    // active.
-    let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
-    let failed = |(name, change): (String, Change)| match change {
-        Change::Failed(error) => Some(describe(&check.config, &config, &name, &error)),
-        Change::Active(_) | Change::Candidate(_) | Change::Unchanged | Change::Removed => None,
-    };
-    let failures: Vec<String> = chain.apply(spec).into_iter().filter_map(failed).collect();
+    let failures = load_policies(&check.config, &config, &chain);
     if !failures.is_empty() {
         return Err(InvalidPolicies(failures).into());
     }
@@ -73,6 +66,50 @@ pub(crate) fn check(check: &Check) -> Result<()> {
         Some(running) => reload_command::against(check, running),
         None => Ok(()),
     }
+}
+
+/// Returns the errors of a configuration that has been read: those of its keys file, of its
+/// certificates and of its policies.
+///
+/// # Errors
+/// If the runtime of policies cannot be started.
+pub(crate) fn errors(file: &Path, config: &Config) -> Result<Vec<String>> {
+    let keys = KeySource::load(file, config).err().map(|error| error.to_string());
+    let tls = listeners::read_tls(file, &config.server.listeners);
+    let tls = tls.err().map(|error| error.to_string());
+    let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref());
+    let tokens = tokens.err().map(|error| format!("{error:#}"));
+    let mut errors: Vec<String> = [keys, tls, tokens].into_iter().flatten().collect();
+    let chain = chains::to_check(config)?;
+    errors.extend(load_policies(file, config, &chain));
+    Ok(errors)
+}
+
+/// Returns the warnings about a configuration on this machine, each with its group or lane.
+pub(crate) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
+    let mut place = String::new();
+    let mut warnings = guards::warnings(config);
+    for line in report::lines(config, machine, &environment()) {
+        match line.trim_start().strip_prefix("warning: ") {
+            Some(warning) if line.starts_with(' ') => warnings.push(format!("{place}: {warning}")),
+            Some(warning) => warnings.push(warning.to_owned()),
+            None if line.starts_with(' ') => {}
+            None => place = line.split(':').next().unwrap_or_default().to_owned(),
+        }
+    }
+    warnings
+}
+
+/// Loads the policies of a configuration; returns why some cannot be loaded.
+fn load_policies(file: &Path, config: &Config, chain: &Policies) -> Vec<String> {
+    // Without the store: `check` validates what is in the folders, not what a running host has
+    // active.
+    let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    let failed = |(name, change): (String, Change)| match change {
+        Change::Failed(error) => Some(describe(file, config, &name, &error)),
+        Change::Active(_) | Change::Candidate(_) | Change::Unchanged | Change::Removed => None,
+    };
+    chain.apply(spec).into_iter().filter_map(failed).collect()
 }
 
 /// Describes why a policy cannot be loaded, in the form of all other errors of a configuration:

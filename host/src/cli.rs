@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod doctor;
 pub(crate) mod key;
 pub(crate) mod lane;
 pub(crate) mod policy;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Check a configuration and load its policies, without starting anything.
     Check(Check),
+    /// Check whether this system can run engines, and say what to do if it cannot.
+    Doctor(doctor::Doctor),
     /// Reload the configuration of a running host, or show what that would change.
     Reload(reload::Reload),
     /// Replace a running host by a new process that takes over its engines and connections.

@@ -8,6 +8,7 @@ mod app;
 mod chains;
 mod check;
 mod cli;
+mod doctor;
 mod facts;
 mod gateway_settings;
 mod guards;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             app::serve(&serve).map(success)
         }
         Command::Check(check) => check::check(&check).map(success),
+        Command::Doctor(options) => doctor::doctor(&options),
         Command::Reload(options) => reload_command::reload(&options).map(success),
         Command::Upgrade(options) => upgrade_command::upgrade(&options).map(success),
         Command::Policy(command) => policy::policy(command),

@@ -232,6 +232,26 @@ fn assert_rejected(host: &Host, row: &Row) {
     assert_explained(row, response.json()["error"]["message"].as_str().unwrap());
 }
 
+/// Checks that `pointsman doctor` names the failures of a running host's lanes.
+fn assert_doctor_explains(host: &Host, rows: &[&Row]) {
+    let config = host.dir.path().join("pointsman.toml");
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.args(["doctor", "--json", "--config"]).arg(config).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for row in rows {
+        let start = format!("lane `{}` is down: ", row.0);
+        let mut findings = report["findings"].as_array().unwrap().iter();
+        let is_row = |finding: &&Value| finding["fact"].as_str().unwrap().starts_with(&start);
+        let finding = findings.find(is_row).unwrap_or_else(|| panic!("{}: {report:#}", row.0));
+        assert_eq!(finding["verdict"], "problem");
+        assert_explained(row, &finding.to_string());
+        let fix = finding["fix"].as_str().unwrap();
+        assert!(row.3.iter().all(|word| fix.contains(word)), "{}: {fix}", row.0);
+    }
+}
+
 #[test]
 fn known_failures_are_explained_to_clients_and_operators() {
     let words = tempfile::tempdir().unwrap();
@@ -261,7 +281,8 @@ fn known_failures_are_explained_to_clients_and_operators() {
         assert_rejected(&host, row);
         assert_explained(row, &host.lane(row.0)["problem"].to_string());
     }
-    let listed: Value = serde_json::from_str(&pointsman(&host, &["lane", "list", "--json"])).unwrap();
+    let listed: Value =
+        serde_json::from_str(&pointsman(&host, &["lane", "list", "--json"])).unwrap();
     let table = pointsman(&host, &["lane", "list"]);
     for row in &rows {
         let mut lanes = listed.as_array().unwrap().iter();
@@ -271,6 +292,7 @@ fn known_failures_are_explained_to_clients_and_operators() {
         let line = table.lines().find(|line| line.starts_with(&format!("{}: ", row.0)));
         assert_explained(row, line.unwrap_or_else(|| panic!("{}: {table}", row.0)));
     }
+    assert_doctor_explains(&host, &rows);
     host.assert_no_request_lost();
     host.stop();
 }

@@ -15,6 +15,7 @@ mod conversations;
 mod cortex;
 mod docs_links;
 mod docs_openai;
+mod doctor;
 mod endpoints;
 mod engine_failures;
 mod faults;

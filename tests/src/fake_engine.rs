@@ -94,6 +94,8 @@ pub fn main(arguments: &[String]) -> ExitCode {
             Ok(0)
         }),
         _ => {
+            let is_version = words == ["--version"];
+            let arguments = if is_version { &[] } else { arguments };
             match command_line::parse(arguments, &std::env::var("FAKE_ENGINE").unwrap_or_default())
             {
                 Err(command_line::UsageError { message, exit_code }) => {
@@ -105,6 +107,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
                     return ExitCode::from(exit_code.unwrap_or(1));
                 }
                 Ok(Options { exit_code: Some(code), .. }) => return ExitCode::from(code),
+                Ok(_) if is_version => {
+                    say!("0.32.0");
+                    return ExitCode::SUCCESS;
+                }
                 Ok(options) => runtime(if options.bench { 1 } else { 2 })
                     .and_then(|runtime| runtime.block_on(run(options))),
             }
