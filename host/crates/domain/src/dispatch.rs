@@ -193,12 +193,6 @@ impl Dispatcher {
         lane.pause_problem().or_else(|| lane.problem.clone())
     }
 
-    /// Returns the bytes held by the lanes of a lane's group, and the group's budget.
-    pub fn group_memory(&self, lane: LaneId) -> Option<(u64, u64)> {
-        let group = self.groups.get(self.lanes.get(lane.index())?.setup.group)?;
-        Some((self.held(group), group.setup.budget))
-    }
-
     /// Handles a request for a slot of a lane:
     ///
     /// 1. The host is stopping: reject.

@@ -253,8 +253,8 @@ impl Actor {
                 changed
             });
         }
-        let memory = |stat: &LaneStat| self.dispatcher.group_memory(stat.id);
-        self.metrics.lanes(&stats, &|lane| self.dispatcher.queued_by_priority(lane), &memory);
+        self.metrics.lanes(&stats, &|lane| self.dispatcher.queued_by_priority(lane));
+        self.metrics.measurements.set_reserved(self.dispatcher.memory_by_group());
         self.view.send_replace(Arc::new(FleetView::new(Arc::clone(&self.topology), stats)));
     }
 }

@@ -18,6 +18,7 @@ use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
 use crate::handover::PausedFleet;
 use crate::lease::Lease;
+use crate::measurements::{Measurements, MemoryReport};
 use crate::memory::Machine;
 use crate::message::{Grant, Message};
 use crate::metrics::FleetMetrics;
@@ -39,6 +40,7 @@ pub struct Fleet {
     started: Instant,
     conversations: Conversations,
     pub(crate) logs: EngineLogs,
+    measurements: Measurements,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -90,6 +92,7 @@ impl Fleet {
         let conversations =
             Conversations::open(spec.conversations, state_dir.dir(), metrics.conversations.clone());
         let logs = EngineLogs::default();
+        let (statuses_sender, statuses) = watch::channel(Statuses::default());
         let shared = Shared {
             conversations: conversations.clone(),
             logs: logs.clone(),
@@ -100,11 +103,14 @@ impl Fleet {
             page_cache: PageCache::default(),
         };
         spawn_housekeeping(&supervisors, &shared);
+        let machine = Arc::new(Machine::new(&spec.machine));
+        metrics.measurements.configure(spec);
+        spawn_sampler(&supervisors, &shared, &machine, statuses.clone());
         let mut dispatcher = dispatcher(spec);
         let mut factory = LaneFactory {
             mailbox: mailbox.clone(),
             shared,
-            machine: Arc::new(Machine::new(&spec.machine)),
+            machine,
             supervisors: supervisors.clone(),
             epochs: 0,
         };
@@ -119,7 +125,6 @@ impl Fleet {
             lanes.push(handle);
         }
         let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
-        let (statuses_sender, statuses) = watch::channel(Statuses::default());
         let actor = Actor {
             dispatcher,
             prefixes: Arc::clone(&prefixes),
@@ -147,9 +152,17 @@ impl Fleet {
             state_dir,
             conversations: conversations.clone(),
         };
-        let tickets = Arc::default();
-        let fleet =
-            Self { mailbox, view, statuses, prefixes, tickets, started, conversations, logs };
+        let fleet = Self {
+            mailbox,
+            view,
+            statuses,
+            prefixes,
+            tickets: Arc::default(),
+            started,
+            conversations,
+            logs,
+            measurements: metrics.measurements.clone(),
+        };
         (fleet, tasks)
     }
 
@@ -194,6 +207,12 @@ impl Fleet {
     /// Returns the status of each lane, in the order of their ids, which may have gaps.
     pub fn status(&self) -> Vec<LaneStatus> {
         self.statuses.borrow().iter().map(|status| status.borrow().clone()).collect()
+    }
+
+    /// Returns what the memory of the lanes, their groups and the machine was when it was measured
+    /// last, some seconds ago.
+    pub fn memory_report(&self) -> MemoryReport {
+        self.measurements.report()
     }
 
     /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;
@@ -338,6 +357,28 @@ fn spawn_housekeeping(tasks: &SupervisorTasks, shared: &Shared) {
     let (stop, conversations) = (shared.stop.clone(), shared.conversations.clone());
     tasks.spawn(async move {
         stop.run_until_cancelled(conversations.expire()).await;
+    });
+}
+
+/// Spawns the task that measures the memory of engines and the machine.
+fn spawn_sampler(
+    tasks: &SupervisorTasks,
+    shared: &Shared,
+    machine: &Arc<Machine>,
+    statuses: watch::Receiver<Statuses>,
+) {
+    let engines = move || -> Vec<(String, u32)> {
+        let statuses = Arc::clone(&statuses.borrow());
+        let engine = |status: &watch::Receiver<LaneStatus>| {
+            let status = status.borrow();
+            Some((status.name.clone(), status.pid?))
+        };
+        statuses.iter().filter_map(engine).collect()
+    };
+    let sample = shared.metrics.measurements.clone().sample(Arc::clone(machine), engines);
+    let stop = shared.stop.clone();
+    tasks.spawn(async move {
+        stop.run_until_cancelled(sample).await;
     });
 }
 

@@ -35,6 +35,7 @@ mod learning;
 mod lease;
 mod loading;
 mod manual;
+mod measurements;
 mod memory;
 mod memory_admission;
 mod memory_estimate;
@@ -85,6 +86,7 @@ pub use self::handover::{
 pub use self::hub_cache::hub_snapshot;
 pub use self::launch_memory::DeviceMemory;
 pub use self::lease::Lease;
+pub use self::measurements::{GroupMemory, LaneMemory, MemoryReport};
 pub use self::memory::{Gpu, Holder, Machine, Pool};
 pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;

@@ -2,6 +2,7 @@
 //! (`metrics/lanes.rs`).
 
 mod lanes;
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
 use self::lanes::LaneGauges;
+use self::memory::MemoryMetrics;
 use crate::conversations::ConversationMetrics;
+use crate::measurements::Measurements;
 use crate::scrape::EngineMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,7 +127,7 @@ pub struct FleetMetrics {
     exits: Family<LaneReason, Counter>,
     switches: Family<SwitchKind, Counter>,
     switch_parts: Family<SwitchPart, Histogram, LoadBuckets>,
-    memory: Family<Lane, Gauge>,
+    pub(crate) measurements: Measurements,
     pub(crate) conversations: ConversationMetrics,
 }
 
@@ -144,6 +147,8 @@ impl FleetMetrics {
     }
 
     fn new(registry: &mut Registry) -> Self {
+        let measurements = Measurements::default();
+        registry.register_collector(Box::new(MemoryMetrics(measurements.clone())));
         Self {
             lanes: RwLock::default(),
             gauges: LaneGauges::register(registry),
@@ -178,11 +183,7 @@ impl FleetMetrics {
              load), load, first-answer (the first byte after the load)",
                 Family::new_with_constructor(LoadBuckets),
             ),
-            memory: add(
-                registry,
-                "pointsman_group_memory_bytes",
-                "Memory held by all lanes of this lane's group",
-            ),
+            measurements,
             conversations: ConversationMetrics::register(registry),
         }
     }
@@ -219,7 +220,6 @@ impl FleetMetrics {
         &self,
         stats: &[LaneStat],
         by_priority: &dyn Fn(LaneId) -> Vec<(i32, usize)>,
-        memory: &dyn Fn(&LaneStat) -> Option<(u64, u64)>,
     ) {
         for stat in stats {
             let Some(lane) = self.lane(stat.id) else { continue };
@@ -232,13 +232,6 @@ impl FleetMetrics {
             lane.breaker.set(i64::from(stat.state == LaneState::Degraded));
             for (state, gauge) in &lane.states {
                 gauge.set(i64::from(*state == stat.state));
-            }
-            // A group without a budget has no meaningful sum.
-            if let Some((held, budget)) = memory(stat).filter(|(_, budget)| *budget < u64::MAX) {
-                let labels = Lane { lane: lane.name.clone() };
-                self.memory
-                    .get_or_create(&labels)
-                    .set(i64::try_from(held.min(budget)).unwrap_or(i64::MAX));
             }
             if queue_changed {
                 self.set_queue_lengths(&lane, &by_priority(stat.id));

@@ -54,6 +54,7 @@ mod in_flight;
 mod large_thread;
 mod limit_headers;
 mod listen;
+mod memory_status;
 mod metering;
 mod metrics;
 mod models;

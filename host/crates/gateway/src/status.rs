@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
+use crate::memory_status::{groups, lane_memory, machine};
 use crate::response::{check_result, error, json, typed};
 use crate::rights;
 use crate::settings::StatusPart;
@@ -103,6 +104,7 @@ fn public_part(policy: &Value) -> Value {
 /// The whole status, for operators.
 pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Response {
     let view = host.fleet.view();
+    let memory = host.fleet.memory_report();
     let lanes: Vec<Value> = host
         .fleet
         .status()
@@ -125,6 +127,7 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "kv_tokens": lane.kv_tokens,
                 "compute_bytes": lane.compute_bytes,
                 "memory_estimate": memory_estimate(&lane),
+                "memory": lane_memory(&memory, &lane.name),
                 "pid": lane.pid,
                 "port": lane.port,
                 "starts": lane.starts,
@@ -141,6 +144,8 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": host.stop.is_cancelled(),
         "lanes": lanes,
+        "groups": groups(&memory),
+        "machine": machine(&memory),
         "config": (host.config)(),
         "policies": (host.policies)(),
         "tokens": host.keys.token_status(),

@@ -92,6 +92,11 @@ impl Dispatcher {
         }
     }
 
+    /// Returns the bytes held by the lanes of each group, in the order of the configuration.
+    pub fn memory_by_group(&self) -> impl Iterator<Item = u64> {
+        self.groups.iter().take(self.known_groups).map(|group| self.held(group))
+    }
+
     /// Returns the bytes that the lanes of a group hold.
     pub(super) fn held(&self, group: &Group) -> u64 {
         group

@@ -50,6 +50,7 @@ impl Actor {
         let before = std::mem::replace(&mut self.spec, new);
         let reconfiguration = self.reconfiguration(&ids, &changes, &before);
         self.dispatcher.reconfigure(reconfiguration, now, effects);
+        self.metrics.measurements.configure(&self.spec);
         self.prefixes.grow(ids.iter().map(|id| id.index() + 1).max().unwrap_or(0));
         for (name, change) in &changes {
             if *change == LaneChange::Removed

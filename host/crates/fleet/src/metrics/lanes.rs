@@ -149,7 +149,6 @@ impl FleetMetrics {
             self.queued.remove(&labels);
         }
         self.starts.remove(&Lane { lane: name() });
-        self.memory.remove(&Lane { lane: name() });
         for reason in &*lane.exits.lock() {
             self.exits.remove(&LaneReason { lane: name(), reason: reason.clone() });
         }

@@ -31,8 +31,8 @@ fn restart_waits_for_streams_and_loads_the_lane_again() {
     let larger = setup(3, 0, 25);
     harness.reconfigure(vec![RESTART(larger), KEEP(setup(2, 0, 20))], 30);
     let waiting = harness.arrive(A);
-    let held = harness.dispatcher.group_memory(A);
-    assert_eq!((harness.take_log(), held), (Vec::new(), Some((20 * GIB, 30 * GIB))));
+    let held = harness.dispatcher.memory_by_group().next();
+    assert_eq!((harness.take_log(), held), (Vec::new(), Some(20 * GIB)));
     assert!(harness.dispatcher.is_restart_pending(A));
     harness.advance_to(harness.now + s(100));
     harness.release(running);
@@ -40,7 +40,7 @@ fn restart_waits_for_streams_and_loads_the_lane_again() {
     harness.finish_stop(A);
     assert_eq!(harness.take_log(), ["load A"]);
     assert!(!harness.dispatcher.is_restart_pending(A));
-    assert_eq!(harness.dispatcher.group_memory(A), Some((25 * GIB, 30 * GIB)));
+    assert_eq!(harness.dispatcher.memory_by_group().next(), Some(25 * GIB));
     harness.finish_load(A);
     assert_eq!(harness.take_log()[1], format!("grant {waiting} A"));
 }
