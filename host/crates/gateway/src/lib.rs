@@ -51,6 +51,7 @@ mod http_version;
 mod idempotency;
 mod idle;
 mod in_flight;
+mod label_values;
 mod large_thread;
 mod limit_headers;
 mod listen;

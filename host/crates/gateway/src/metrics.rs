@@ -6,12 +6,17 @@ use std::time::Duration;
 use pointsman_domain::RequestResult;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::label_values::LabelValues;
 use crate::tenant_metrics::TenantMetrics;
+
+/// Maximum number of lanes with histograms of their own: the first ones that serve requests. Their
+/// number is otherwise unbounded, because lanes are added and removed without a restart.
+const MAX_LANES: usize = 100;
 
 /// Returns the value of the label `outcome`. For a client, a rejection is an error.
 pub(crate) fn label(result: RequestResult) -> &'static str {
@@ -28,6 +33,17 @@ struct RequestLabels {
     endpoint: &'static str,
     lane: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: String,
+}
+
+impl From<String> for LaneLabel {
+    fn from(lane: String) -> Self {
+        Self { lane }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,12 +73,21 @@ impl Drop for OpenConnection {
     }
 }
 
+/// Buckets from 1 ms to about 17 minutes: a response from a cold engine takes minutes.
+#[derive(Debug, Clone)]
+struct SecondsBuckets;
+
+impl MetricConstructor<Histogram> for SecondsBuckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.001, 2.0, 21))
+    }
+}
+
 /// The metrics of the gateway.
 #[derive(Debug)]
 pub struct GatewayMetrics {
     pub(crate) accepted: Counter,
     pub(crate) in_flight: Gauge,
-    pub(crate) first_byte_seconds: Histogram,
     pub(crate) body_bytes: Gauge,
     pub(crate) spool_bytes: Gauge,
     pub(crate) tenants: TenantMetrics,
@@ -75,18 +100,17 @@ pub struct GatewayMetrics {
     requests: Family<RequestLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
     guarded: Family<GuardLabels, Counter>,
-    seconds: Histogram,
+    lanes: LabelValues<LaneLabel>,
+    first_byte_seconds: Family<LaneLabel, Histogram, SecondsBuckets>,
+    seconds: Family<LaneLabel, Histogram, SecondsBuckets>,
 }
 
 impl GatewayMetrics {
     /// Registers the metrics. Called once, before the registry is shared.
     pub fn register(registry: &mut Registry) -> Arc<Self> {
-        // 1 ms to about 17 minutes: a response from a cold engine takes minutes.
-        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 21));
         let metrics = Self {
             accepted: Counter::default(),
             in_flight: Gauge::default(),
-            first_byte_seconds: seconds(),
             body_bytes: Gauge::default(),
             spool_bytes: Gauge::default(),
             tenants: TenantMetrics::default(),
@@ -99,7 +123,9 @@ impl GatewayMetrics {
             requests: Family::default(),
             attempts: Family::default(),
             guarded: Family::default(),
-            seconds: seconds(),
+            lanes: LabelValues::new(MAX_LANES),
+            first_byte_seconds: Family::new_with_constructor(SecondsBuckets),
+            seconds: Family::new_with_constructor(SecondsBuckets),
         };
         metrics.register_flow(registry);
         metrics.register_ends(registry);
@@ -176,13 +202,13 @@ impl GatewayMetrics {
         );
         registry.register(
             "pointsman_request_seconds",
-            "Time from request to last byte",
+            "Time from request to last byte, by the lane that answered",
             self.seconds.clone(),
         );
         let first_byte = self.first_byte_seconds.clone();
         registry.register(
             "pointsman_first_byte_seconds",
-            "Time from request to first byte",
+            "Time from request to first byte, by the lane that answered",
             first_byte,
         );
     }
@@ -220,7 +246,16 @@ impl GatewayMetrics {
                 outcome: label(result),
             })
             .inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.get_or_create(&self.lane(lane)).observe(took.as_secs_f64());
+    }
+
+    /// Records the time to the first byte of a response.
+    pub(crate) fn first_byte(&self, lane: &str, ttft: Duration) {
+        self.first_byte_seconds.get_or_create(&self.lane(lane)).observe(ttft.as_secs_f64());
+    }
+
+    fn lane(&self, name: &str) -> Arc<LaneLabel> {
+        self.lanes.get(name)
     }
 
     /// Counts a request to which a guard applies, that it has refused, or of which an attempt

@@ -362,7 +362,7 @@ impl RequestTracker {
         }
         self.on(Event::FirstByte { status: status.as_u16() });
         if let Some(ttft) = self.flow.ttft() {
-            self.metrics.first_byte_seconds.observe(ttft.as_secs_f64());
+            self.metrics.first_byte(self.lane_name(), ttft);
         }
     }
 

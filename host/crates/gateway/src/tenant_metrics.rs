@@ -1,9 +1,7 @@
 //! Metrics by tenant.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use parking_lot::RwLock;
 use pointsman_access::{Limit, Refusal};
 use pointsman_domain::{RequestResult, TokenCounts};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,13 +9,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::label_values::LabelValues;
 use crate::metrics::label;
 
 /// Maximum number of tenants with metrics of their own: the first ones that send requests.
 const MAX_TENANTS: usize = 100;
-
-/// The label of all other tenants.
-const OTHER: &str = "other";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -58,14 +54,23 @@ const RESULTS: [RequestResult; 5] = [
 ];
 
 /// Metrics by tenant.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TenantMetrics {
-    tenants: RwLock<HashMap<Box<str>, Arc<Counters>>>,
-    /// The counters of all other tenants.
-    other: OnceLock<Arc<Counters>>,
+    tenants: LabelValues<Counters>,
     requests: Family<RequestLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+}
+
+impl Default for TenantMetrics {
+    fn default() -> Self {
+        Self {
+            tenants: LabelValues::new(MAX_TENANTS),
+            requests: Family::default(),
+            tokens: Family::default(),
+            limited: Family::default(),
+        }
+    }
 }
 
 impl TenantMetrics {
@@ -89,7 +94,7 @@ impl TenantMetrics {
 
     /// Counts the end of a request.
     pub(crate) fn ended(&self, tenant: &str, result: RequestResult, tokens: TokenCounts) {
-        let counters = self.counters(tenant);
+        let counters = self.tenants.get(tenant);
         let TokenCounts { prompt, cached, output } = tokens;
         let counts = [prompt, cached, output].into_iter().zip(KINDS).zip(&counters.tokens);
         for ((count, kind), counter) in counts.filter(|((count, _), _)| *count > 0) {
@@ -116,37 +121,14 @@ impl TenantMetrics {
             Limit::RequestBudget(_) => "request-budget",
             Limit::EngineBudget(_) => "engine-budget",
         };
-        let tenant = self.counters(tenant).label.clone();
+        let tenant = self.tenants.get(tenant).label.clone();
         self.limited.get_or_create(&LimitLabels { tenant, limit }).inc();
-    }
-
-    /// Returns the counters of a tenant.
-    fn counters(&self, tenant: &str) -> Arc<Counters> {
-        {
-            let tenants = self.tenants.read();
-            if let Some(counters) = tenants.get(tenant) {
-                return Arc::clone(counters);
-            }
-            if tenants.len() >= MAX_TENANTS {
-                return self.others();
-            }
-        }
-        let mut tenants = self.tenants.write();
-        // Another thread may have added the last one.
-        if tenants.len() >= MAX_TENANTS && !tenants.contains_key(tenant) {
-            return self.others();
-        }
-        Arc::clone(tenants.entry(tenant.into()).or_insert_with(|| Counters::with_label(tenant)))
-    }
-
-    fn others(&self) -> Arc<Counters> {
-        Arc::clone(self.other.get_or_init(|| Counters::with_label(OTHER)))
     }
 }
 
-impl Counters {
-    fn with_label(label: &str) -> Arc<Self> {
-        Arc::new(Self { label: label.to_owned(), ..Self::default() })
+impl From<String> for Counters {
+    fn from(label: String) -> Self {
+        Self { label, ..Self::default() }
     }
 }
 
