@@ -201,8 +201,7 @@ fn policy_state_from_outcomes_survives_reload() {
     let deployment = start_deployment(counter.clone());
     let wait_for_outcomes = |outcomes: f64| {
         wait_until("the policy has the outcomes", || {
-            deployment.host.metric("pointsman_policy_counter_total", "name=\"outcomes\"")
-                >= outcomes
+            deployment.host.metric("pointsman_policy_custom_total", "name=\"outcomes\"") >= outcomes
         });
     };
     assert_eq!(deployment.reason("auto"), "0");
@@ -230,7 +229,7 @@ fn policy_state_from_outcomes_survives_reload() {
     assert_eq!(after / 1000, 6, "the state is kept");
     // Metrics that the manifest does not declare are dropped and counted.
     wait_for_outcomes(7.0);
-    assert_eq!(deployment.host.metric("pointsman_policy_counter_total", "name=\"secret\""), 0.0);
+    assert_eq!(deployment.host.metric("pointsman_policy_custom_total", "name=\"secret\""), 0.0);
     assert_eq!(
         deployment.host.metric("pointsman_policy_advice_dropped_total", "part=\"metric\""),
         7.0

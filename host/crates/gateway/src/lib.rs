@@ -38,6 +38,7 @@ mod error;
 mod error_code;
 mod error_response;
 mod execute;
+mod exposition;
 mod failure;
 mod fair_permits;
 mod gateway;

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RouteError;
+use crate::exposition::Exposition;
 use crate::memory_status::{groups, lane_memory, machine};
 use crate::response::{check_result, error, json, typed};
 use crate::rights;
@@ -194,7 +195,7 @@ pub(crate) async fn client_metrics(
             let what = "the metrics, which are of all lanes".to_owned();
             error(request, RouteError::LaneNotAllowed { what })
         }
-        Ok(_) => encoded(&host, |line| !line.contains(TENANT_METRICS)),
+        Ok(_) => encoded(&host, &request, |line| !line.contains(TENANT_METRICS)),
         Err(refused) => error(request, refused),
     }
 }
@@ -208,18 +209,19 @@ pub(crate) fn identify(
 }
 
 /// All metrics, for operators.
-pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>) -> Response {
-    encoded(&host, |_| true)
+pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>, request: Request) -> Response {
+    encoded(&host, &request, |_| true)
 }
 
 /// Returns the lines of the metrics that are shown.
-fn encoded(host: &StatusSources, is_shown: impl Fn(&str) -> bool) -> Response {
+fn encoded(host: &StatusSources, request: &Request, is_shown: impl Fn(&str) -> bool) -> Response {
+    let format = Exposition::for_request(request.headers());
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &host.registry) {
         Ok(()) => {
             let lines = text.split_inclusive('\n').filter(|line| is_shown(line));
             let shown: String = lines.collect();
-            typed("application/openmetrics-text; version=1.0.0; charset=utf-8", shown.into())
+            typed(format.content_type(), format.convert(shown).into())
         }
         Err(error) => {
             tracing::error!(%error, "failed to encode the metrics");

@@ -211,8 +211,8 @@ impl PolicyMetrics {
 
     fn register_custom(&self, registry: &mut Registry) {
         let (counters, values) = (self.custom_counters.clone(), self.custom_values.clone());
-        registry.register("pointsman_policy_counter", "Custom counters of policies", counters);
-        registry.register("pointsman_policy_value", "Custom values of policies", values);
+        registry.register("pointsman_policy_custom", "Custom counters of policies", counters);
+        registry.register("pointsman_policy_custom_value", "Custom values of policies", values);
     }
 
     /// Counts a change of a policy.

@@ -37,7 +37,11 @@ impl RecordMetrics {
     pub fn register(registry: &mut Registry) -> Arc<Self> {
         let metrics = Self {
             written: add(registry, "pointsman_records_written", "Decision records written"),
-            bytes: add(registry, "pointsman_records_bytes", "Bytes of decision records written"),
+            bytes: add(
+                registry,
+                "pointsman_records_written_bytes",
+                "Bytes of decision records written",
+            ),
             errors: add(
                 registry,
                 "pointsman_records_errors",
