@@ -342,6 +342,7 @@ fn crate_dependencies_point_one_way() {
         ("domain", vec![]),
         ("files", vec![]),
         ("openai", vec!["domain"]),
+        ("otlp", vec![]),
         ("spec", vec!["domain"]),
         ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "settings"]),
