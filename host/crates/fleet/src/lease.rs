@@ -65,6 +65,11 @@ impl Lease {
         self.grant.target.external
     }
 
+    /// Returns the host and the port of the engine.
+    pub fn authority(&self) -> &str {
+        &self.grant.target.authority
+    }
+
     /// Returns true if requests carry a key of the host for the engine.
     pub fn sends_key(&self) -> bool {
         self.grant.target.key.is_some()

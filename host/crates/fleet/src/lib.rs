@@ -44,6 +44,7 @@ mod metrics;
 mod model_card;
 mod model_need;
 mod page_cache;
+mod post;
 mod predecessor;
 mod probing;
 mod process;
@@ -92,6 +93,7 @@ pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
 pub use self::model_need::{ExtraSpec, Model, Remedies};
+pub use self::post::{PostError, Posted, Poster, ServiceUrl, ServiceUrlError};
 pub use self::predecessor::Predecessor;
 pub use self::process::{
     AdoptableEngine, AfterCrash, Frame, FrameReceiver, KeeperSpec, OutgoingFrame, StateDir,

@@ -50,6 +50,27 @@ pub(crate) fn connector(
     roots: Option<TrustedRoots<'_>>,
 ) -> HttpsConnector<HttpConnector> {
     http.enforce_http(false);
+    HttpsConnectorBuilder::new()
+        .with_tls_config(client_config(roots))
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http)
+}
+
+/// Does the same as [`connector`] for a server that speaks HTTP/2.
+pub(crate) fn http2_connector(
+    mut http: HttpConnector,
+    roots: Option<TrustedRoots<'_>>,
+) -> HttpsConnector<HttpConnector> {
+    http.enforce_http(false);
+    HttpsConnectorBuilder::new()
+        .with_tls_config(client_config(roots))
+        .https_or_http()
+        .enable_http2()
+        .wrap_connector(http)
+}
+
+fn client_config(roots: Option<TrustedRoots<'_>>) -> ClientConfig {
     let mut store = RootCertStore::empty();
     if let Some(roots) = roots {
         store = system_roots();
@@ -67,14 +88,9 @@ pub(crate) fn connector(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(rustls::DEFAULT_VERSIONS);
-    let config = match config {
+    match config {
         Ok(config) => config.with_root_certificates(store).with_no_client_auth(),
         // Provider and versions are constants of the library, and compatible.
         Err(error) => unreachable!("{error}"),
-    };
-    HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http)
+    }
 }

@@ -43,6 +43,11 @@ impl Sample {
         Ok(Self((percent * 10_000.0).round() as u32))
     }
 
+    /// Returns the fraction, from 0.0 to 1.0.
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(MILLION)
+    }
+
     /// Returns true if the sample contains the request with this id.
     pub fn contains(self, request_id: &str) -> bool {
         // Not the seed that policies get: the sample would be biased by their random choices.
