@@ -180,6 +180,7 @@ async fn run(
         config: reload_status(&reloader),
         policies: policy_status(&policies),
         recorder: recorder.clone(),
+        observer: None,
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),

@@ -80,6 +80,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
             pointsman_config::ResponseModel::Engine => ResponseModel::Engine,
         },
         responses: fixed.responses,
+        traces: None,
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

@@ -141,6 +141,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             response_model: ResponseModel::Asked,
             idempotency: pointsman_gateway::IdempotencySettings::default(),
             responses: limits,
+            traces: None,
             nonce: 0,
             started_at: 0,
         },
@@ -152,6 +153,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
         policies: Box::new(|| Value::Null),
         config: Box::new(|| Value::Null),
         recorder: None,
+        observer: None,
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: Store::open(Options {

@@ -28,7 +28,7 @@ use crate::policy_threads::LARGE_BODY;
 use crate::request_tracker::RequestTracker;
 use crate::rewrite::{Rewrite, WantedRewrite};
 use crate::settings::ResponseModel;
-use crate::{headers, large_thread, request_id};
+use crate::{headers, large_thread, request_id, trace_context};
 
 /// Maximum number of bytes of a stream that are held until its first event. An event that is
 /// longer than the observer parses counts as one long before.
@@ -79,6 +79,8 @@ async fn send(
     // Before the grant: the edits of the step may have changed what the guards limit.
     let request = tracker.guard.enforced(request)?;
     let lane = lease.lane_name().to_owned();
+    tracker.note_engine(&lease, lease.engine_model(request.model()));
+    let trace = tracker.trace_headers();
     let Some((lease, timeout)) = tracker.grant(lease, request.streaming()) else {
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
@@ -88,7 +90,7 @@ async fn send(
     let slot = place(lease, &sent_request).await;
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
-        let received = first_byte(lease, &sent_request, lane.clone(), names, sent);
+        let received = first_byte(lease, &sent_request, (lane.clone(), &trace), names, sent);
         let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
     };
@@ -193,7 +195,7 @@ fn refuses_usage(response: &EngineResponse) -> bool {
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-    lane: String,
+    (lane, trace): (String, &Option<HeaderMap>),
     names: ResponseModel,
     sent: EngineRequestBody,
 ) -> Result<EngineResponse, AttemptError> {
@@ -201,7 +203,7 @@ async fn first_byte(
     let path = request.path(lease.is_external());
     let wanted = WantedRewrite::new(request, names, sent.adds_usage);
     let (content_type, body) = typed_body(sent);
-    let headers = headers_for_engine(request, content_type);
+    let headers = headers_for_engine(request, content_type, trace.as_ref());
     let response = lease.send(&path, headers, body).await?;
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);
@@ -326,10 +328,17 @@ fn typed_body(sent: EngineRequestBody) -> (HeaderValue, RequestBody) {
 }
 
 /// Returns the headers of a request to an engine.
-fn headers_for_engine(request: &Request, content_type: HeaderValue) -> HeaderMap {
+fn headers_for_engine(
+    request: &Request,
+    content_type: HeaderValue,
+    trace: Option<&HeaderMap>,
+) -> HeaderMap {
     let mut headers = headers::for_engine(request.headers());
     headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request_id::set(&mut headers, request.id());
+    if let Some(trace) = trace {
+        trace_context::replace(&mut headers, trace);
+    }
     headers
 }

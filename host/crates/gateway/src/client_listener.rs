@@ -135,4 +135,11 @@ impl Acceptor for ClientListener {
             Socket::Unix(socket) => socket.accept().await.map(Either::Right),
         }
     }
+
+    fn client(connection: &Either<TcpStream, UnixStream>) -> Option<IpAddr> {
+        match connection {
+            Either::Left(stream) => <TcpListener as Acceptor>::client(stream),
+            Either::Right(_) => None,
+        }
+    }
 }

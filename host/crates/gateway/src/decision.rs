@@ -90,7 +90,9 @@ pub(crate) async fn decide(
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();
     let trace = recording::trace(recorder, &facts);
+    let begun = tracker.age();
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
+    tracker.note_policy_call("advise", begun);
     let (Advised { merged, edited, watch }, trace) = advised;
     let edited = edited.and_then(Request::from_view);
     let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));

@@ -24,7 +24,7 @@ use crate::connection::{ClientStream, Timeouts};
 use crate::drain::Drain;
 use crate::http_version::{http1, http2};
 use crate::listen::Acceptor as _;
-use crate::protocols::{HttpVersion, Protocols};
+use crate::protocols::{Established, HttpVersion, Protocols};
 use crate::unsent::StreamTasks;
 
 /// Time for a client to send the head of its request, and to take its response.
@@ -62,7 +62,8 @@ impl EarlyConnection {
     async fn serve(self, respond: impl Fn(&Parts) -> Response<Full<Bytes>>) {
         let activity = Activity::new(Drain::default(), Arc::default());
         let stream = ClientStream::new(self.stream, Arc::clone(&activity), TIMEOUTS);
-        let (stream, version) = match self.protocols.establish(stream).await {
+        let established = self.protocols.establish(stream, None).await;
+        let Established { stream, version, .. } = match established {
             Ok(established) => established,
             Err(error) => {
                 tracing::debug!(%error, "closing a connection before its first request");

@@ -181,9 +181,10 @@ async fn consult(
     let fleet = guard::restricted(fleet, &decision.request);
     let facts = facts(&decision.request, tracker);
     let trace = tracker.trace();
-    let threads = &pipeline.policy_threads;
+    let (threads, begun) = (&pipeline.policy_threads, tracker.age());
     let (recovered, trace) =
         threads.recover(&decision.advisor, &facts, &fleet, report, trace).await;
+    tracker.note_policy_call("on-failure", begun);
     tracker.add_policy_calls(trace);
     let requested_lane = match &recovered.recovery {
         Recovery::Retry(step) => fleet.topology.name(step.lane),

@@ -17,6 +17,7 @@ use crate::connection::Timeouts;
 use crate::decision::MAX_PARSERS;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
+use crate::finished::RequestObserver;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
 use crate::idle::ConnectionPool;
@@ -31,7 +32,7 @@ use crate::responses::Responses;
 use crate::routes;
 use crate::served::{Served, ServedSlot};
 use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
-use crate::status::StatusSources;
+use crate::status::{self, StatusSources};
 use crate::upload::Uploads;
 use pointsman_access::{Accounts, Keys, UsageBook};
 
@@ -55,6 +56,8 @@ pub struct GatewayParts {
     pub config: StatusPart,
     /// Writes decision records; `None` if recording is disabled.
     pub recorder: Option<Recorder>,
+    /// Receives each request that has ended.
+    pub observer: Option<Arc<dyn RequestObserver>>,
     /// Metrics of the gateway.
     pub metrics: Arc<GatewayMetrics>,
     /// Metrics of all components, for `/metrics`.
@@ -121,7 +124,8 @@ pub(crate) type MakeServed = Box<dyn FnMut(&Gateway, &[ListenerSettings]) -> Ser
 impl Gateway {
     /// Creates a gateway, which gives each of its parts what it needs.
     pub fn new(parts: GatewayParts) -> Self {
-        let GatewayParts { settings, keys, fleet, advisor, recorder, metrics, drain, .. } = parts;
+        let GatewayParts { settings, keys, fleet, advisor, metrics, drain, .. } = parts;
+        let (recorder, observer) = (parts.recorder, parts.observer);
         let status = StatusSources {
             fleet: fleet.clone(),
             policies: parts.policies,
@@ -146,6 +150,7 @@ impl Gateway {
             advisor,
             policy_threads: Arc::new(PolicyThreads::default()),
             recorder,
+            observer,
             metrics,
             responses,
             in_flight: InFlightRequests::new(drain.aborting().clone()),
@@ -225,6 +230,13 @@ impl Gateway {
     pub(crate) fn fixed(&self, pool: Arc<ConnectionPool>, protocols: Protocols) -> Fixed {
         let metrics = Arc::clone(&self.pipeline.load().metrics);
         Fixed { pool, protocols, drain: self.drain.clone(), metrics }
+    }
+
+    /// Returns a function that returns the metrics of all components in the text format of
+    /// OpenMetrics; `None` after the last gateway that shares them was dropped.
+    pub fn metrics_source(&self) -> impl Fn() -> Option<String> + Send + Sync + 'static {
+        let status = Arc::downgrade(&self.status);
+        move || status::metrics_text(&*status.upgrade()?)
     }
 
     /// Returns what the status pages show, which the admin API serves as well.

@@ -1,6 +1,7 @@
 //! Serves the requests of a connection.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,10 +25,11 @@ use crate::connection::ClientStream;
 use crate::cors::CorsHeaders;
 use crate::drain::Drain;
 use crate::error::RouteError;
+use crate::finished::ClientAddress;
 use crate::http_version::{http1, http2};
 use crate::idle::IdleConnections;
 use crate::metrics::GatewayMetrics;
-use crate::protocols::{HttpVersion, Protocols};
+use crate::protocols::{Established, HttpVersion, Protocols};
 use crate::response;
 use crate::served::{Served, ServedSlot};
 use crate::unsent::StreamTasks;
@@ -54,6 +56,7 @@ pub(crate) struct Listener {
 /// Serves a connection until it ends, has to make room for another one, or is cut by the drain.
 pub(crate) async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Option<IpAddr>,
     listener: Arc<Listener>,
 ) {
     let _open = listener.metrics.open_connection();
@@ -66,8 +69,10 @@ pub(crate) async fn serve_connection(
         false => cutting.clone(),
     };
     let serve = async {
-        match listener.protocols.establish(stream).await {
-            Ok((stream, version)) => serve_requests(stream, version, &listener, &activity).await,
+        match listener.protocols.establish(stream, client).await {
+            Ok(Established { stream, version, client }) => {
+                serve_requests(stream, (version, client), &listener, &activity).await;
+            }
             Err(error) => {
                 listener.metrics.refused_connection(error.reason());
                 // The field `error` has the log limit the rate of these lines.
@@ -89,13 +94,16 @@ pub(crate) async fn serve_connection(
 
 async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    version: HttpVersion,
+    (version, client): (HttpVersion, Option<IpAddr>),
     listener: &Arc<Listener>,
     activity: &Arc<Activity>,
 ) {
     let service = {
         let (listener, activity) = (Arc::clone(listener), Arc::clone(activity));
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
+            if let Some(client) = client {
+                request.extensions_mut().insert(ClientAddress(client));
+            }
             let (listener, request_guard) = (Arc::clone(&listener), activity.begin());
             async move {
                 match request_guard {

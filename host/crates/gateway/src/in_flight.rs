@@ -181,6 +181,16 @@ impl InFlight {
         self.entry.is_cancelled.load(Ordering::Acquire)
     }
 
+    /// Returns the id of the request.
+    pub(crate) fn id(&self) -> &str {
+        &self.entry.id
+    }
+
+    /// Returns the model that the request asks for, if it is known.
+    pub(crate) fn model(&self) -> Option<Arc<str>> {
+        self.entry.progress.lock().model.clone()
+    }
+
     /// Notes who sent the request.
     pub(crate) fn identify(&self, identity: &Arc<Identity>) {
         self.entry.progress.lock().identity = Some(Arc::clone(identity));

@@ -41,6 +41,7 @@ mod execute;
 mod exposition;
 mod failure;
 mod fair_permits;
+mod finished;
 mod gateway;
 mod guard;
 mod guard_error;
@@ -86,6 +87,7 @@ mod status;
 mod stream;
 mod tenant_metrics;
 mod tls;
+mod trace_context;
 mod unsent;
 mod unwatched;
 mod upload;
@@ -100,6 +102,7 @@ pub use self::descriptors::raise_descriptor_limit;
 pub use self::drain::{Drain, PredecessorGuard};
 pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
+pub use self::finished::{FinishedRequest, RequestObserver};
 pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};
 pub use self::metrics::GatewayMetrics;
 pub use self::responses::{ResponseLimits, response_namespace};
@@ -109,6 +112,9 @@ pub use self::settings::{
 };
 pub use self::socket::{ListenerCopy, SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};
+pub use self::trace_context::{
+    EngineSpan, PolicyCallSpan, RequestTrace, TraceContext, TraceIds, TraceSettings,
+};
 
 #[cfg(test)]
 mod tests;

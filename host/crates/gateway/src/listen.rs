@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ pub(crate) trait Acceptor: Send + Sync {
 
     /// Accepts the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+
+    /// Returns the address of the client of a connection; `None` without one, or if the client has
+    /// gone.
+    fn client(connection: &Self::Connection) -> Option<IpAddr>;
 }
 
 impl Acceptor for TcpListener {
@@ -49,6 +54,15 @@ impl Acceptor for TcpListener {
         limit_send_buffer(SockRef::from(&stream));
         Ok(stream)
     }
+
+    fn client(connection: &TcpStream) -> Option<IpAddr> {
+        // IPv4 clients of a listener for both versions are shown as such.
+        connection.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
+}
+
+fn client_of<A: Acceptor>(_acceptor: &A, connection: &A::Connection) -> Option<IpAddr> {
+    A::client(connection)
 }
 
 /// Limits the system's buffer for a connection's unsent bytes.
@@ -90,7 +104,8 @@ pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: F
             match acceptor.accept().await {
                 Ok(stream) => {
                     let permit = pool.make_room().await;
-                    let connection = serve_connection(stream, Arc::clone(&listener));
+                    let client = client_of(&acceptor, &stream);
+                    let connection = serve_connection(stream, client, Arc::clone(&listener));
                     let close = close.clone();
                     tasks.spawn(async move {
                         close.run_until_cancelled(connection).await;

@@ -7,6 +7,7 @@ use pointsman_record::Recorder;
 
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
+use crate::finished::RequestObserver;
 use crate::idempotency::Idempotency;
 use crate::in_flight::InFlightRequests;
 use crate::metering::Meter;
@@ -32,6 +33,8 @@ pub(crate) struct Pipeline {
     pub(crate) advisor: AdvisorSlot,
     pub(crate) policy_threads: Arc<PolicyThreads>,
     pub(crate) recorder: Option<Recorder>,
+    /// Receives each request that has ended.
+    pub(crate) observer: Option<Arc<dyn RequestObserver>>,
     pub(crate) metrics: Arc<GatewayMetrics>,
     /// The responses that the host keeps.
     pub(crate) responses: Arc<Responses>,
@@ -57,6 +60,7 @@ impl Pipeline {
             advisor: Arc::clone(&self.advisor),
             policy_threads: Arc::clone(&self.policy_threads),
             recorder,
+            observer: self.observer.clone(),
             metrics: Arc::clone(&self.metrics),
             responses: Arc::clone(&self.responses),
             in_flight: self.in_flight.clone(),

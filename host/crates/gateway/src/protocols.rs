@@ -3,6 +3,7 @@
 //! that a client that is slow or sends invalid data holds up no other one.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,20 +58,31 @@ impl RefusedConnection {
 }
 
 /// The stream of requests, which may be encrypted.
-type Established<S> = Either<ClientStream<S>, Box<TlsStream<ClientStream<S>>>>;
+type EstablishedStream<S> = Either<ClientStream<S>, Box<TlsStream<ClientStream<S>>>>;
+
+/// A connection on which requests follow.
+pub(crate) struct Established<S> {
+    pub(crate) stream: EstablishedStream<S>,
+    pub(crate) version: HttpVersion,
+    /// The address of the client.
+    pub(crate) client: Option<IpAddr>,
+}
 
 impl Protocols {
-    /// Returns the stream of requests of a connection.
+    /// Returns the stream of requests of a connection from `client`, unless a proxy names another
+    /// one.
     ///
     /// # Errors
     /// If the client sends something else than is spoken on the listener.
     pub(crate) async fn establish<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut stream: ClientStream<S>,
-    ) -> Result<(Established<S>, HttpVersion), RefusedConnection> {
+        mut client: Option<IpAddr>,
+    ) -> Result<Established<S>, RefusedConnection> {
         if self.proxy_protocol {
-            let client = within(HEAD_TIMEOUT, proxy_protocol::read(&mut stream)).await??;
-            tracing::debug!(?client, "connection through a proxy");
+            let named = within(HEAD_TIMEOUT, proxy_protocol::read(&mut stream)).await??;
+            tracing::debug!(client = ?named, "connection through a proxy");
+            client = named.map(|named| named.ip().to_canonical()).or(client);
             stream.begin_requests();
         }
         let activity = Arc::clone(stream.activity());
@@ -88,7 +100,8 @@ impl Protocols {
         if is_http2 {
             activity.set_http2();
         }
-        Ok((stream, if is_http2 { HttpVersion::Http2 } else { HttpVersion::Http1 }))
+        let version = if is_http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+        Ok(Established { stream, version, client })
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod attempts;
 mod errors;
+mod finish;
 mod log;
 mod span;
 
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
+use http::request::Parts;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
@@ -34,6 +36,7 @@ use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
 use tokio::time::Instant;
 use tracing::Span;
 
+use self::finish::Details;
 pub(crate) use self::span::request_span;
 use crate::attribution::Attribution;
 use crate::error::RouteError;
@@ -69,6 +72,7 @@ pub(crate) struct RequestTracker {
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
     failed: Option<Failed>,
+    details: Details,
     /// An end of the flow that has not been reported.
     ended: Option<(RequestResult, AttemptResult)>,
     /// The receivers of the outcome. Boxed, because many requests may wait at a time and most of
@@ -103,7 +107,13 @@ pub(crate) struct Failure<'a> {
 impl RequestTracker {
     /// Creates the tracker of a request that arrives now. Boxed, because it is moved through all
     /// steps, each of which would have space for it.
-    pub(crate) fn new(pipeline: &Pipeline, id: &str, endpoint: Endpoint, span: Span) -> Box<Self> {
+    pub(crate) fn new(
+        pipeline: &Pipeline,
+        id: &str,
+        endpoint: Endpoint,
+        span: Span,
+        parts: &Parts,
+    ) -> Box<Self> {
         let (metrics, settings) = (Arc::clone(&pipeline.metrics), &pipeline.settings);
         metrics.accepted.inc();
         metrics.in_flight.inc();
@@ -122,6 +132,7 @@ impl RequestTracker {
             guard,
             topology: None,
             failed: None,
+            details: Details::new(pipeline, parts),
             ended: None,
             report: None,
         })
@@ -261,6 +272,8 @@ impl RequestTracker {
     ) {
         self.topology = Some(Arc::clone(topology));
         self.in_flight.set_model(request.model());
+        self.details.is_streaming = request.streaming();
+        self.details.request_bytes = request.body().len() as u64;
         let observer = advisor.observes_outcomes().then(|| Arc::clone(advisor));
         if observer.is_none() && recording.is_none() && watch.is_none() {
             return;
@@ -395,6 +408,7 @@ impl RequestTracker {
         let total = self.flow.total().unwrap_or_default();
         self.metrics.ended(self.endpoint.label(), self.lane_name(), result, total);
         self.log_end(result, last, total, failure);
+        self.tell_observer(result, last, failure);
         self.metering.end(&self.metrics, &self.flow, self.topology.as_deref(), result);
         let Some(report) = self.report.take() else { return };
         let OutcomeReport { subject, observer, recording, watch } = *report;

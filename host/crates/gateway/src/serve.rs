@@ -40,7 +40,7 @@ pub(crate) async fn serve(
 ) -> Response {
     let Arrived { id, parts, body, failed } = arrived;
     let span = request_span(&id, endpoint.label());
-    let mut tracker = RequestTracker::new(&pipeline, &id, endpoint, span.clone());
+    let mut tracker = RequestTracker::new(&pipeline, &id, endpoint, span.clone(), &parts);
     tracker.set_failed_flag(failed);
     let turn = parts.extensions.get::<TurnSlot>().cloned();
     // Boxed, here and in `attempt`, so that a queued request does not carry the states of all

@@ -11,6 +11,7 @@ use pointsman_domain::{Advisor, Guards, PlanLimits};
 use crate::cors::Cors;
 use crate::paths;
 use crate::responses::ResponseLimits;
+use crate::trace_context::TraceSettings;
 
 /// The active advisor. Replaced as a whole; a request keeps the one that decided about it.
 pub type AdvisorSlot = Arc<ArcSwap<Box<dyn Advisor>>>;
@@ -181,6 +182,8 @@ pub struct Settings {
     pub idempotency: IdempotencySettings,
     /// The limits of responses that the host keeps.
     pub responses: ResponseLimits,
+    /// Which requests are traced; `None` if traces are off, and the headers of clients pass.
+    pub traces: Option<TraceSettings>,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -241,6 +242,10 @@ impl Acceptor for SocketFile {
         let (stream, _) = self.listener.accept().await?;
         limit_send_buffer(SockRef::from(&stream));
         Ok(stream)
+    }
+
+    fn client(_connection: &UnixStream) -> Option<IpAddr> {
+        None
     }
 }
 

@@ -213,21 +213,24 @@ pub(crate) async fn metrics(State(host): State<Arc<StatusSources>>, request: Req
     encoded(&host, &request, |_| true)
 }
 
+/// Returns all metrics as text.
+pub(crate) fn metrics_text(host: &StatusSources) -> Option<String> {
+    let mut text = String::new();
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &host.registry);
+    encoded
+        .inspect_err(|error| tracing::error!(%error, "failed to encode the metrics"))
+        .is_ok()
+        .then_some(text)
+}
+
 /// Returns the lines of the metrics that are shown.
 fn encoded(host: &StatusSources, request: &Request, is_shown: impl Fn(&str) -> bool) -> Response {
+    let Some(text) = metrics_text(host) else {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return response;
+    };
     let format = Exposition::for_request(request.headers());
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &host.registry) {
-        Ok(()) => {
-            let lines = text.split_inclusive('\n').filter(|line| is_shown(line));
-            let shown: String = lines.collect();
-            typed(format.content_type(), format.convert(shown).into())
-        }
-        Err(error) => {
-            tracing::error!(%error, "failed to encode the metrics");
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
+    let shown: String = text.split_inclusive('\n').filter(|line| is_shown(line)).collect();
+    typed(format.content_type(), format.convert(shown).into())
 }

@@ -240,6 +240,7 @@ impl ResponseBody {
         if let Some(rewrite) = &mut self.rewrite {
             data = rewrite.chunk(data);
         }
+        self.tracker.add_response_bytes(data.len());
         (!data.is_empty()).then_some(data)
     }
 

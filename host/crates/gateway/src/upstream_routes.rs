@@ -30,7 +30,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
-use crate::{guard, headers, limit_headers, paths, request_id, rights, upload};
+use crate::{guard, headers, limit_headers, paths, request_id, rights, trace_context, upload};
 use pointsman_access::Identity;
 
 /// The methods of the routes.
@@ -118,7 +118,7 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     let span = request_span(&id, Endpoint::Other.label());
-    let mut tracker = RequestTracker::new(pipeline, &id, Endpoint::Other, span.clone());
+    let mut tracker = RequestTracker::new(pipeline, &id, Endpoint::Other, span.clone(), &parts);
     let (mut allowance, mut guards) = (None, None);
     let steps = async {
         let accepted = accept(pipeline, access, (lane, path), &parts, body, &mut tracker).await;
@@ -351,10 +351,14 @@ async fn send(
     tracker: &mut RequestTracker,
     request: Accepted,
 ) -> Result<EngineResponse, AttemptError> {
-    let Accepted { slot_request, method, path, headers, body, _reservation } = request;
+    let Accepted { slot_request, method, path, mut headers, body, _reservation } = request;
     tracker.record_attempt();
     let lease = tracker.acquire(&pipeline.fleet, slot_request).await?;
     let lane = lease.lane_name().to_owned();
+    tracker.note_engine(&lease, None);
+    if let Some(trace) = tracker.trace_headers() {
+        trace_context::replace(&mut headers, &trace);
+    }
     let Some((lease, timeout)) = tracker.grant(lease, false) else {
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(pointsman_domain::dispatch::AcquireError::Closing));

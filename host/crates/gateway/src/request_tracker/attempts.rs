@@ -17,6 +17,7 @@ impl RequestTracker {
         slot_request: SlotRequest,
     ) -> Result<Lease, AttemptError> {
         self.metering.set_sent(false);
+        self.note_lane_state(fleet, slot_request.lane);
         let ticket = fleet.ticket();
         self.in_flight.set_ticket(ticket);
         let admission = self.metering.admission();

@@ -9,7 +9,7 @@ use crate::metrics::label;
 
 impl RequestTracker {
     /// Returns the status that the client got; `None` if the response has not begun.
-    fn sent_status(&self) -> Option<u16> {
+    pub(super) fn sent_status(&self) -> Option<u16> {
         self.flow.ttft()?;
         self.flow.attempts().last().map(|attempt| attempt.status)
     }
