@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 use futures_util::future::{join, join_all, join3};
 use parking_lot::Mutex;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
-use pointsman_gateway::{Drain, Gateway, GatewayMetrics, GatewayParts, StatusPart};
+use pointsman_gateway::{
+    Drain, Gateway, GatewayMetrics, GatewayParts, RequestObserver, StatusPart,
+};
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
 };
@@ -26,7 +28,7 @@ use crate::running::{Running, Signals};
 use crate::sockets::Sockets;
 use crate::startup::EarlyConnections;
 use crate::stop_limits::StopLimits;
-use crate::telemetry::LogControl;
+use crate::telemetry::{LogControl, Observer};
 use crate::tokens::TokenKeys;
 use crate::{
     admin, facts, gateway_settings, guards, inherited, memory, policy_state, service_manager,
@@ -49,7 +51,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let text = Config::source(&options.config)?;
     let config = Config::from_source(&text, &options.config)?;
     // Dropped last, which writes the last lines.
-    let log = telemetry::start(&config.log, options.log.as_deref())?;
+    let log = telemetry::start(&config, options.log.as_deref())?;
     let mut registry = Registry::default();
     log.register(&mut registry);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -59,10 +61,10 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
         .context("failed to start the async runtime")?;
     // On a worker: the kernel ends engines with the thread that started them (PR_SET_PDEATHSIG),
     // and the calling thread is not a worker.
-    let (options, log_control) = (options.clone(), log.control());
+    let (options, log_control, observer) = (options.clone(), log.control(), log.observer());
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
-        let source = Source { text, log: log_control, begun, started_as, activated };
+        let source = Source { text, log: log_control, observer, begun, started_as, activated };
         tasks.spawn(async move { start(config, &options, source, registry).await });
         tasks.join_next().await
     });
@@ -77,6 +79,8 @@ struct Source {
     /// The text of the configuration.
     text: String,
     log: LogControl,
+    /// Writes of requests that have ended.
+    observer: Option<Arc<Observer>>,
     /// When the process was started, and how.
     begun: Instant,
     started_as: StartedAs,
@@ -180,7 +184,7 @@ async fn run(
         config: reload_status(&reloader),
         policies: policy_status(&policies),
         recorder: recorder.clone(),
-        observer: None,
+        observer: source.observer.map(|observer| observer as Arc<dyn RequestObserver>),
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),

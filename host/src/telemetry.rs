@@ -1,7 +1,8 @@
-//! The program's own log, on standard error.
+//! The program's own log, on standard error and in files, and the access log.
 //!
 //! ```text
 //!   event ──> fields: cut ──> rate limit ──> format: escaped ──> bounded buffer ──> thread
+//!   request that has ended ──> access: cut, escaped ───────────> bounded buffer ──> thread
 //! ```
 //!
 //! Logging never blocks and never fails: a thread of its own writes the lines, and what its reader
@@ -10,17 +11,19 @@
 //! values. The JSON format has them in `span` for the innermost span and in `spans` for all of
 //! them, outermost first.
 
+mod access;
 mod control;
 mod fields;
 mod format;
 mod layer;
 mod metrics;
+mod observer;
+mod outputs;
 mod rate_limit;
+mod rotating_file;
 mod writer;
 
-use std::fs::File;
-use std::io::{IsTerminal as _, Write};
-use std::os::fd::AsFd as _;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,13 +34,14 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
-use pointsman_config::Log;
+use pointsman_config::{Config, LogFormat};
 
 use self::control::CurrentFormat;
 pub(crate) use self::control::LogControl;
-use self::format::Format;
-use self::layer::{LogLayer, dropped_line, suppressed_line};
+use self::format::Style;
+use self::layer::{LogLayer, Output, Outputs, dropped_line, suppressed_line};
 use self::metrics::LogMetrics;
+pub(crate) use self::observer::Observer;
 use self::rate_limit::RateLimiter;
 use self::writer::Sink;
 
@@ -50,27 +54,56 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A handle to the log. Dropping it writes the last lines, for at most a second.
 #[derive(Debug)]
 pub(crate) struct LogHandle {
-    sink: Sink,
+    outputs: Outputs,
     metrics: LogMetrics,
     control: LogControl,
+    files: LogMetrics,
+    access: LogMetrics,
+    observer: Option<Arc<Observer>>,
 }
 
 impl LogHandle {
     /// Registers the metrics of the log.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
+        self.files.register_output(
+            registry,
+            "pointsman_log_file_lines_dropped",
+            "Lines that were not written to the log file, by reason",
+        );
+        self.access.register_output(
+            registry,
+            "pointsman_access_log_lines_dropped",
+            "Lines of the access log that were not written, by reason",
+        );
     }
 
     /// Returns what changes the log while the host runs.
     pub(crate) fn control(&self) -> LogControl {
         self.control.clone()
     }
+
+    /// Returns what writes of requests that have ended.
+    pub(crate) fn observer(&self) -> Option<Arc<Observer>> {
+        self.observer.clone()
+    }
+
+    /// Waits until all lines are written, or the time is over. Returns true if they are.
+    fn flush(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let access = self.observer.iter().filter_map(|observer| observer.access.as_ref());
+        let sinks = access.map(|access| &access.sink);
+        let sinks = sinks.chain(self.outputs.0.iter().map(|output| &output.sink));
+        let flush = |sink: &Sink| sink.flush(deadline.saturating_duration_since(Instant::now()));
+        // All of them, also if one has stalled.
+        sinks.map(flush).fold(true, |all, one| all && one)
+    }
 }
 
 impl Drop for LogHandle {
     fn drop(&mut self) {
         // If the reader has stalled, there is no one left to tell.
-        self.sink.flush(FLUSH_TIMEOUT);
+        self.flush(FLUSH_TIMEOUT);
     }
 }
 
@@ -79,52 +112,93 @@ impl Drop for LogHandle {
 ///
 /// # Errors
 /// If the filter is invalid or a subscriber is already installed.
-pub(crate) fn start(log: &Log, filter: Option<&str>) -> Result<LogHandle> {
+pub(crate) fn start(config: &Config, filter: Option<&str>) -> Result<LogHandle> {
+    let log = &config.log;
     let (text, is_overridden) = (filter.unwrap_or(&log.filter), filter.is_some());
     let filter: EnvFilter = text.parse().with_context(|| {
         format!("--log: invalid level or filter \"{text}\": expected for example \"info\"")
     })?;
-    let has_colors = std::io::stderr().is_terminal();
-    // Not `Stderr`, whose lock the writing thread would hold while the reader stalls.
-    let descriptor = std::io::stderr().as_fd().try_clone_to_owned();
-    let out = File::from(descriptor.context("failed to open standard error")?);
-    let format = Format { format: log.format, has_colors };
-    let (subscriber, mut handle) =
-        subscriber(filter, format, out).context("failed to spawn the log thread")?;
+    let out = outputs::standard_error().context("failed to open standard error")?;
+    let dir = outputs::folder(log);
+    let mut unusable = Vec::new();
+    let mut open = |name| outputs::file(dir.as_deref()?, name, log.files, &mut unusable);
+    let file = open("pointsman");
+    let started = subscriber(filter, (log.format, outputs::style()), out, file);
+    let (subscriber, mut handle) = started.context("failed to spawn the log thread")?;
+    let opened = outputs::access(&log.access, dir.is_some(), &handle, || open("access"));
+    let access = opened.context("failed to spawn the thread of the access log")?;
+    handle.observer = access.map(|access| Arc::new(Observer { access: Some(access) }));
     handle.control.is_overridden = is_overridden;
     subscriber.try_init().context("failed to initialize logging")?;
     log_panics();
+    for (path, error) in unusable {
+        // Tried again with each line: the disk may be mounted later.
+        tracing::warn!(event = "log_file_unavailable", path = %path.display(), %error, "cannot \
+            write a log file");
+    }
     Ok(handle)
 }
 
 fn subscriber(
     filter: EnvFilter,
-    format: Format,
+    (format, style): (LogFormat, Style),
     out: impl Write + Send + 'static,
+    file: Option<rotating_file::RotatingFile>,
 ) -> std::io::Result<(impl Subscriber + Send + Sync, LogHandle)> {
     let (limiter, metrics) = (Arc::<RateLimiter>::default(), LogMetrics::default());
-    let limits = Arc::clone(&limiter);
+    let files = LogMetrics::default();
     let format = CurrentFormat::new(format);
-    let own_format = format.clone();
+    let mut outputs = Outputs::default();
+    if let Some(file) = file {
+        let (style, format) = (Style::default(), format.clone());
+        let own_lines = move |dropped: u64| match dropped {
+            0 => String::new(),
+            dropped => dropped_line(style.of_lines(format.get()), dropped),
+        };
+        let sink = Sink::start(file, files.clone(), own_lines)?;
+        outputs.0.push(Output { sink, style });
+    }
+    let own_lines = own_lines(Arc::clone(&limiter), (format.clone(), style), outputs.clone());
+    let sink = Sink::start(out, metrics.clone(), own_lines)?;
+    outputs.0.insert(0, Output { sink, style });
+    let (filter, handle) = reload::Layer::new(filter);
+    let control = LogControl { filter: handle, format: format.clone(), is_overridden: false };
+    let handle = LogHandle {
+        outputs: outputs.clone(),
+        metrics: metrics.clone(),
+        control,
+        files,
+        access: LogMetrics::default(),
+        observer: None,
+    };
+    let layer = LogLayer { format, limiter, metrics, outputs };
+    Ok((tracing_subscriber::registry().with(filter).with(layer), handle))
+}
+
+/// Returns what makes the log's own lines for standard error: about lines that were dropped there,
+/// and about events that the rate limit left out, which the `others` get as well.
+fn own_lines(
+    limits: Arc<RateLimiter>,
+    (format, style): (CurrentFormat, Style),
+    others: Outputs,
+) -> impl FnMut(u64) -> String {
     let mut swept_at = Instant::now();
-    let own_lines = move |dropped: u64| {
-        let format = own_format.get();
-        let dropped = (dropped > 0).then(|| dropped_line(format, dropped));
+    move |dropped: u64| {
+        let format = format.get();
+        let dropped = (dropped > 0).then(|| dropped_line(style.of_lines(format), dropped));
         // Not each time that a line is written, because all kinds of events are looked at.
         let is_due = swept_at.elapsed() >= SWEEP_INTERVAL;
         let suppressed = if is_due { limits.sweep(Instant::now()) } else { Vec::new() };
         if is_due {
             swept_at = Instant::now();
         }
-        let suppressed = suppressed.iter().map(|kind| suppressed_line(format, kind));
+        for kind in &suppressed {
+            others.push(format, |format| suppressed_line(format, kind));
+        }
+        let suppressed =
+            suppressed.iter().map(|kind| suppressed_line(style.of_lines(format), kind));
         dropped.into_iter().chain(suppressed).collect()
-    };
-    let sink = Sink::start(out, metrics.clone(), own_lines)?;
-    let (filter, handle) = reload::Layer::new(filter);
-    let control = LogControl { filter: handle, format: format.clone(), is_overridden: false };
-    let handle = LogHandle { sink: sink.clone(), metrics: metrics.clone(), control };
-    let layer = LogLayer { format, limiter, metrics, sink };
-    Ok((tracing_subscriber::registry().with(filter).with(layer), handle))
+    }
 }
 
 /// Logs panics as events. The hook of the standard library writes to standard error, and would wait

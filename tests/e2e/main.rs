@@ -63,6 +63,7 @@ mod source_tree;
 mod stream;
 mod streams;
 mod supervision;
+mod telemetry;
 mod tokens;
 mod usage;
 

@@ -3,21 +3,19 @@
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use pointsman_config::Log;
+use pointsman_config::{Log, LogFormat};
 use tracing_subscriber::{EnvFilter, Registry, reload};
-
-use super::format::Format;
 
 /// The format of the lines from now on.
 #[derive(Debug, Clone)]
-pub(super) struct CurrentFormat(Arc<RwLock<Format>>);
+pub(super) struct CurrentFormat(Arc<RwLock<LogFormat>>);
 
 impl CurrentFormat {
-    pub(super) fn new(format: Format) -> Self {
+    pub(super) fn new(format: LogFormat) -> Self {
         Self(Arc::new(RwLock::new(format)))
     }
 
-    pub(super) fn get(&self) -> Format {
+    pub(super) fn get(&self) -> LogFormat {
         *self.0.read()
     }
 }
@@ -34,7 +32,7 @@ pub(crate) struct LogControl {
 impl LogControl {
     /// Applies the section of a configuration.
     pub(crate) fn apply(&self, log: &Log) {
-        self.format.0.write().format = log.format;
+        *self.format.0.write() = log.format;
         if self.is_overridden {
             return;
         }

@@ -17,9 +17,24 @@ use super::fields::{Fields, MESSAGE};
 /// How lines are written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
-    pub(super) format: LogFormat,
+    format: LogFormat,
+    style: Style,
+}
+
+/// What an output adds to lines, whatever their format is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Style {
     /// Only for text.
     pub(super) has_colors: bool,
+    /// Lines begin with their priority, which the journal reads (`sd-daemon(3)`).
+    pub(super) has_priority: bool,
+}
+
+impl Style {
+    /// Returns how lines of this format are written.
+    pub(super) fn of_lines(self, format: LogFormat) -> Format {
+        Format { format, style: self }
+    }
 }
 
 /// One event, with the names and the fields of the spans around it, outermost first.
@@ -44,14 +59,28 @@ impl<'a> Line<'a> {
 impl Format {
     /// Returns the line, with the line break at its end.
     pub(super) fn line(self, line: &Line<'_>) -> String {
-        match self.format {
-            LogFormat::Text => text(line, self.has_colors),
+        let text = match self.format {
+            LogFormat::Text => text(line, self.style.has_colors),
             LogFormat::Json => json(line),
+        };
+        match self.style.has_priority {
+            true => format!("{}{text}", priority(line.level)),
+            false => text,
         }
     }
 }
 
-fn timestamp() -> String {
+/// Returns the mark of a line's priority for the journal.
+pub(super) fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+pub(super) fn timestamp() -> String {
     let mut text = String::new();
     // Fails only if writing to the string did.
     SystemTime.format_time(&mut Writer::new(&mut text)).ok();
@@ -125,7 +154,7 @@ fn push_escaped(text: &mut String, value: &str) {
 
 /// Returns true for control characters, and for characters that are invisible or change the order
 /// in which others are shown (Unicode's category Cf).
-fn is_unsafe(letter: char) -> bool {
+pub(super) fn is_unsafe(letter: char) -> bool {
     letter.is_control()
         || matches!(
             letter,

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Instant;
 
+use pointsman_config::LogFormat;
 use serde_json::Value;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -13,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::control::CurrentFormat;
 use super::fields::{ENGINE, Fields, MESSAGE};
-use super::format::{Format, Line};
+use super::format::{Format, Line, Style};
 use super::metrics::{DropReason, LogMetrics};
 use super::rate_limit::{Admission, Kind, RateLimiter, Suppressed};
 use super::writer::Sink;
@@ -29,7 +30,27 @@ pub(super) struct LogLayer {
     pub(super) format: CurrentFormat,
     pub(super) limiter: Arc<RateLimiter>,
     pub(super) metrics: LogMetrics,
+    pub(super) outputs: Outputs,
+}
+
+/// Where the log is written: standard error, and files.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outputs(pub(super) Vec<Output>);
+
+/// One place where the log is written.
+#[derive(Debug, Clone)]
+pub(super) struct Output {
     pub(super) sink: Sink,
+    pub(super) style: Style,
+}
+
+impl Outputs {
+    /// Writes a line to all outputs; never blocks.
+    pub(super) fn push(&self, format: LogFormat, line: impl Fn(Format) -> String) {
+        for Output { sink, style } in &self.0 {
+            sink.push(&line(style.of_lines(format)));
+        }
+    }
 }
 
 impl<S> Layer<S> for LogLayer
@@ -75,7 +96,8 @@ where
                 (span.name(), span.extensions().get::<Fields>().cloned().unwrap_or_default())
             })
             .collect();
-        self.sink.push(&self.format.get().line(&Line::new(metadata, &fields, &spans)));
+        let line = Line::new(metadata, &fields, &spans);
+        self.outputs.push(self.format.get(), |format| format.line(&line));
     }
 }
 
@@ -95,7 +117,8 @@ impl LogLayer {
         match self.limiter.admit(key, max, Instant::now(), kind) {
             Admission::Log(suppressed) => {
                 if let Some(suppressed) = suppressed {
-                    self.sink.push(&suppressed_line(self.format.get(), &suppressed));
+                    let line = |format| suppressed_line(format, &suppressed);
+                    self.outputs.push(self.format.get(), line);
                 }
                 true
             }

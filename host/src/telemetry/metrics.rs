@@ -28,16 +28,36 @@ pub(super) struct LogMetrics {
 }
 
 impl LogMetrics {
+    /// Registers the counters of the log.
     pub(super) fn register(&self, registry: &mut Registry) {
-        for reason in [DropReason::Queue, DropReason::Rate, DropReason::Write] {
+        self.register_as(
+            registry,
+            ("pointsman_log_lines_dropped", "Log lines that were not written, by reason"),
+            &[DropReason::Queue, DropReason::Rate, DropReason::Write],
+        );
+    }
+
+    /// Registers the counters of an output whose lines have no rate limit.
+    pub(super) fn register_output(
+        &self,
+        registry: &mut Registry,
+        name: &'static str,
+        help: &'static str,
+    ) {
+        self.register_as(registry, (name, help), &[DropReason::Queue, DropReason::Write]);
+    }
+
+    fn register_as(
+        &self,
+        registry: &mut Registry,
+        (name, help): (&'static str, &'static str),
+        reasons: &[DropReason],
+    ) {
+        for reason in reasons.iter().copied() {
             // Creates the series, so that they are exported before the first drop.
             self.dropped(reason, 0);
         }
-        registry.register(
-            "pointsman_log_lines_dropped",
-            "Log lines that were not written, by reason",
-            self.dropped.clone(),
-        );
+        registry.register(name, help, self.dropped.clone());
     }
 
     pub(super) fn dropped(&self, reason: DropReason, lines: u64) {

@@ -1,7 +1,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::sync::Mutex;
 
-use pointsman_config::LogFormat;
+use pointsman_config::{AccessLog, Log, LogFileLimits, LogFormat, ShownAddress};
 use serde_json::Value;
 use tracing::field::Empty;
 
@@ -22,12 +22,20 @@ impl Write for Buffer {
     }
 }
 
+/// Starts a log that writes to `out`.
+fn started(
+    format: LogFormat,
+    out: impl Write + Send + 'static,
+) -> (impl Subscriber + Send + Sync, LogHandle) {
+    subscriber(EnvFilter::new("info"), (format, Style::default()), out, None).unwrap()
+}
+
 /// Returns what is logged while `log` runs.
 fn logged(format: LogFormat, log: impl FnOnce()) -> String {
-    let (buffer, format) = (Buffer::default(), Format { format, has_colors: false });
-    let (subscriber, handle) = subscriber(EnvFilter::new("info"), format, buffer.clone()).unwrap();
+    let buffer = Buffer::default();
+    let (subscriber, handle) = started(format, buffer.clone());
     tracing::subscriber::with_default(subscriber, log);
-    assert!(handle.sink.flush(Duration::from_secs(60)));
+    assert!(handle.flush(Duration::from_secs(60)));
     String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
 }
 
@@ -48,21 +56,20 @@ fn dropped(handle: &LogHandle, reason: &str) -> u64 {
 
 #[test]
 fn level_and_format_change_while_the_host_runs() {
-    let (buffer, format) =
-        (Buffer::default(), Format { format: LogFormat::Text, has_colors: false });
-    let (subscriber, handle) = subscriber(EnvFilter::new("info"), format, buffer.clone()).unwrap();
+    let buffer = Buffer::default();
+    let (subscriber, handle) = started(LogFormat::Text, buffer.clone());
     tracing::subscriber::with_default(subscriber, || {
         tracing::info!("one");
         tracing::debug!("two");
         let mut control = handle.control();
-        let log = |filter: &str| Log { filter: filter.to_owned(), format: LogFormat::Json };
+        let log = |filter: &str| log_settings(filter, LogFormat::Json);
         control.apply(&log("debug"));
         tracing::debug!("three");
         control.is_overridden = true;
         control.apply(&log("error"));
         tracing::debug!("four");
     });
-    assert!(handle.sink.flush(Duration::from_secs(60)));
+    assert!(handle.flush(Duration::from_secs(60)));
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
@@ -71,6 +78,12 @@ fn level_and_format_change_while_the_host_runs() {
         let event: Value = serde_json::from_str(line).unwrap();
         assert_eq!(event["message"], message);
     }
+}
+
+fn log_settings(filter: &str, format: LogFormat) -> Log {
+    let access = AccessLog { output: None, omit: Vec::new(), client: ShownAddress::Full };
+    let files = LogFileLimits::default();
+    Log { filter: filter.to_owned(), format, dir: None, files, access }
 }
 
 fn log_one_event() {
@@ -164,15 +177,14 @@ fn repeated_failures_are_limited_by_code_and_lane() {
 #[test]
 fn stalled_and_absent_readers_harm_nothing() {
     let (reader, writer) = std::io::pipe().unwrap();
-    let format = Format { format: LogFormat::Json, has_colors: false };
-    let (subscriber, handle) = subscriber(EnvFilter::new("info"), format, writer).unwrap();
+    let (subscriber, handle) = started(LogFormat::Json, writer);
     tracing::subscriber::with_default(subscriber, || {
         // More than fit into the pipe and the buffer.
         let text = "x".repeat(1000);
         for _ in 0..3000 {
             tracing::info!("{text}");
         }
-        assert!(!handle.sink.flush(Duration::from_millis(1)));
+        assert!(!handle.flush(Duration::from_millis(1)));
         let lost = dropped(&handle, "queue");
         assert!(lost > 0);
         let (found, taken) = std::sync::mpsc::channel();
@@ -194,7 +206,29 @@ fn stalled_and_absent_readers_harm_nothing() {
         assert_eq!(taken.recv_timeout(Duration::from_secs(60)), Ok(lost));
         // The reader is gone.
         tracing::info!("unread");
-        assert!(handle.sink.flush(Duration::from_secs(60)));
+        assert!(handle.flush(Duration::from_secs(60)));
         assert!(dropped(&handle, "write") >= 1);
     });
+}
+
+#[test]
+fn files_get_the_same_lines_without_colors_and_priorities() {
+    let (dir, buffer) = (tempfile::tempdir().unwrap(), Buffer::default());
+    let file = rotating_file::RotatingFile::new(dir.path(), "pointsman", LogFileLimits::default());
+    let style = Style { has_colors: true, has_priority: true };
+    let started =
+        subscriber(EnvFilter::new("info"), (LogFormat::Text, style), buffer.clone(), Some(file));
+    let (subscriber, handle) = started.unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::warn!("one");
+        tracing::info!("two");
+    });
+    assert!(handle.flush(Duration::from_secs(60)));
+    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    let starts: Vec<&str> = text.lines().filter_map(|line| line.get(..4)).collect();
+    assert_eq!(starts, ["<4>\u{1b}", "<6>\u{1b}"], "{text:?}");
+    let file = std::fs::read_to_string(dir.path().join("pointsman.log")).unwrap();
+    let lines: Vec<&str> = file.lines().collect();
+    assert!(lines[0].ends_with(" one") && lines[1].ends_with(" two"), "{file:?}");
+    assert!(!file.contains('\u{1b}') && file.starts_with("20"), "{file:?}");
 }

@@ -95,6 +95,20 @@ pub const EFFECTS: &[KeyGroup] = &[
         &["certificate", "key", "client-ca", "client-certificates"],
     ),
     group("log", Effect::Now, &["level", "format"]),
+    group(
+        "log",
+        Effect::Handover,
+        &[
+            "dir",
+            "max-size",
+            "keep",
+            "max-total",
+            "daily",
+            "access",
+            "access-omit",
+            "access-client",
+        ],
+    ),
     group("keys", Effect::Now, &["tenant", "env", "file", "group", "engine-admin"]),
     group("access", Effect::Now, &["keys", "anonymous", "query-key"]),
     group(

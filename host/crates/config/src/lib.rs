@@ -42,7 +42,9 @@ pub use self::folders::default_cache;
 pub use self::groups::format_pool;
 pub use self::keys::ApiKey;
 pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listener, Tls};
-pub use self::log::{Log, LogFormat};
+pub use self::log::{
+    ACCESS_FIELDS, AccessLog, AccessOutput, Log, LogFileLimits, LogFormat, ShownAddress,
+};
 pub use self::responses::Responses;
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;
@@ -229,7 +231,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let server = root.section("server");
     let listeners = listeners::read(root, &server, folder);
     let server = read_server(server, listeners, folder);
-    let log = log::read(&root.section("log"));
+    let log = log::read(&root.section("log"), folder);
     let keys = root
         .sections("keys")
         .into_iter()
