@@ -184,12 +184,15 @@ async fn run(
         config: reload_status(&reloader),
         policies: policy_status(&policies),
         recorder: recorder.clone(),
-        observer: source.observer.map(|observer| observer as Arc<dyn RequestObserver>),
+        observer: source.observer.clone().map(|observer| observer as Arc<dyn RequestObserver>),
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
         drain: drain.clone(),
     });
+    if let Some(observer) = source.observer {
+        observer.set_metrics_source(gateway.metrics_source());
+    }
     let limits = StopLimits::new(config.server.drain_timeout, &config.fleet);
     let limits = Arc::new(Mutex::new(limits));
     let reloaded = Reloaded {

@@ -12,6 +12,8 @@ use pointsman_gateway::{
     ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
 };
 
+use crate::telemetry;
+
 /// Returns the settings of a host that starts. `responses` are the limits of the store.
 pub(crate) fn at_start(
     config: &Config,
@@ -80,7 +82,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
             pointsman_config::ResponseModel::Engine => ResponseModel::Engine,
         },
         responses: fixed.responses,
-        traces: None,
+        traces: telemetry::export(&config.telemetry).and_then(|export| export.traces),
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

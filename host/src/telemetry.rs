@@ -3,6 +3,7 @@
 //! ```text
 //!   event ──> fields: cut ──> rate limit ──> format: escaped ──> bounded buffer ──> thread
 //!   request that has ended ──> access: cut, escaped ───────────> bounded buffer ──> thread
+//!                        └───> spans: if it is traced ─────────> bounded queue ───> exporter
 //! ```
 //!
 //! Logging never blocks and never fails: a thread of its own writes the lines, and what its reader
@@ -13,14 +14,18 @@
 
 mod access;
 mod control;
+mod export_metrics;
+mod exporter;
 mod fields;
 mod format;
 mod layer;
 mod metrics;
 mod observer;
+mod otel;
 mod outputs;
 mod rate_limit;
 mod rotating_file;
+mod spans;
 mod writer;
 
 use std::io::Write;
@@ -38,15 +43,21 @@ use pointsman_config::{Config, LogFormat};
 
 use self::control::CurrentFormat;
 pub(crate) use self::control::LogControl;
+use self::export_metrics::ExportMetrics;
+use self::exporter::Exporter;
 use self::format::Style;
 use self::layer::{LogLayer, Output, Outputs, dropped_line, suppressed_line};
 use self::metrics::LogMetrics;
 pub(crate) use self::observer::Observer;
+pub(crate) use self::otel::export;
 use self::rate_limit::RateLimiter;
 use self::writer::Sink;
 
 /// Maximum time to write the last lines when the host ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum time to export the last traces and metrics when the host ends.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the number of events that the rate limit left out is logged.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,6 +70,7 @@ pub(crate) struct LogHandle {
     control: LogControl,
     files: LogMetrics,
     access: LogMetrics,
+    exports: ExportMetrics,
     observer: Option<Arc<Observer>>,
 }
 
@@ -76,6 +88,7 @@ impl LogHandle {
             "pointsman_access_log_lines_dropped",
             "Lines of the access log that were not written, by reason",
         );
+        self.exports.register(registry);
     }
 
     /// Returns what changes the log while the host runs.
@@ -102,6 +115,11 @@ impl LogHandle {
 
 impl Drop for LogHandle {
     fn drop(&mut self) {
+        // Before the log, which tells of exports that fail.
+        let exporter = self.observer.as_ref().and_then(|observer| observer.exporter.as_ref());
+        if let Some(exporter) = exporter {
+            exporter.stop(EXPORT_TIMEOUT);
+        }
         // If the reader has stalled, there is no one left to tell.
         self.flush(FLUSH_TIMEOUT);
     }
@@ -127,10 +145,23 @@ pub(crate) fn start(config: &Config, filter: Option<&str>) -> Result<LogHandle> 
     let (subscriber, mut handle) = started.context("failed to spawn the log thread")?;
     let opened = outputs::access(&log.access, dir.is_some(), &handle, || open("access"));
     let access = opened.context("failed to spawn the thread of the access log")?;
-    handle.observer = access.map(|access| Arc::new(Observer { access: Some(access) }));
+    let mut ignored = Vec::new();
+    let export = otel::resolve(
+        &config.telemetry,
+        |name| std::env::var(name).ok(),
+        |name| ignored.push(name),
+    );
+    let exporter = export.map(|export| Exporter::start(export, handle.exports.clone()));
+    let exporter = exporter.transpose().context("failed to start the export of telemetry")?;
+    if access.is_some() || exporter.is_some() {
+        handle.observer = Some(Arc::new(Observer { access, exporter }));
+    }
     handle.control.is_overridden = is_overridden;
     subscriber.try_init().context("failed to initialize logging")?;
     log_panics();
+    for variable in ignored {
+        tracing::warn!(variable, "ignored a variable of the environment: invalid value");
+    }
     for (path, error) in unusable {
         // Tried again with each line: the disk may be mounted later.
         tracing::warn!(event = "log_file_unavailable", path = %path.display(), %error, "cannot \
@@ -169,6 +200,7 @@ fn subscriber(
         control,
         files,
         access: LogMetrics::default(),
+        exports: ExportMetrics::default(),
         observer: None,
     };
     let layer = LogLayer { format, limiter, metrics, outputs };

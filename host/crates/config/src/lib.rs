@@ -21,6 +21,7 @@ mod policies;
 mod records;
 mod responses;
 mod state;
+mod telemetry;
 mod tokens;
 mod usage;
 
@@ -46,6 +47,7 @@ pub use self::log::{
     ACCESS_FIELDS, AccessLog, AccessOutput, Log, LogFileLimits, LogFormat, ShownAddress,
 };
 pub use self::responses::Responses;
+pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub server: Server,
     /// What is logged, and how.
     pub log: Log,
+    /// The export of traces and metrics.
+    pub telemetry: Telemetry,
     /// API keys and their tenants.
     pub keys: Vec<ApiKey>,
     /// Where further keys come from.
@@ -232,6 +236,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let listeners = listeners::read(root, &server, folder);
     let server = read_server(server, listeners, folder);
     let log = log::read(&root.section("log"), folder);
+    let telemetry = telemetry::read(&root.section("telemetry"));
     let keys = root
         .sections("keys")
         .into_iter()
@@ -275,12 +280,13 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         state_dir,
         conversations,
         keeper,
-        secret_variables: root.secret_variables(),
+        secret_variables: telemetry::with_secret_variable(root.secret_variables()),
         machine,
     };
     Some(Config {
         server: server?,
         log,
+        telemetry,
         keys,
         access,
         tokens,
