@@ -8,6 +8,7 @@ mod keys;
 mod reload;
 mod simulation;
 mod switch;
+mod telemetry;
 mod waiting;
 
 use std::fs;
@@ -30,7 +31,7 @@ const SECRET: &str = "pm_bench";
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("parts", "the parts", parts),
     (
         "turns",
@@ -46,6 +47,7 @@ const PARTS: [Part; 11] = [
     ("whole", "the whole: one local engine that responds immediately", whole),
     ("switch", "conversations with three lanes of a real model that take turns", switch::switch),
     ("keys", "keys, limits and usage: CPU time per request", keys::keys),
+    ("telemetry", "access log and traces: CPU time per request", telemetry::telemetry),
     ("reload", "reload of a configuration with 100 lanes under load", reload::reload),
     (
         "handover",
@@ -205,6 +207,13 @@ fn table(release: &Path, title: &str, arguments: &[&str], servers: &[Server]) ->
     Ok(rounds.iter().map(|results| median(results, |result| result.cpu)).collect())
 }
 
+/// Prints the CPU time per request relative to that of the first server.
+fn compare(servers: &[Server], cpu: &[f64]) {
+    for (server, cpu_of) in servers.iter().zip(cpu).skip(1) {
+        println!("{}: {:+.1} % CPU per request", server.name, (cpu_of / cpu[0] - 1.0) * 100.0);
+    }
+}
+
 fn measure(release: &Path, arguments: &[&str], server: &Server) -> Result<Measurement> {
     let before = cpu(server.child.id())?;
     let start = Instant::now();
@@ -255,7 +264,11 @@ fn pointsman(
     policy: &str,
     engine: u16,
 ) -> Result<Server> {
-    let file = configuration(root, folder, name, policy, engine)?;
+    host(release, name, &configuration(root, folder, name, policy, engine)?)
+}
+
+/// Starts a host with this configuration.
+fn host(release: &Path, name: &'static str, file: &Path) -> Result<Server> {
     let port = free_port()?;
     let mut command = Command::new(release.join("pointsman"));
     command.arg("serve").arg(file).args(["--listen", &format!("127.0.0.1:{port}")]);

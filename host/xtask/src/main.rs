@@ -45,8 +45,9 @@ Development tasks of Pointsman:
   cargo xtask plots                Regenerate the plots of the documentation
   cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,
                                    `turns`, `cached`, `policies`, `whole`, `switch` (conversations
-                                   over switches), `keys` (limits and usage), `truth` (simulator
-                                   against host) and `simulation` (speed of the simulator)
+                                   over switches), `keys` (limits and usage), `telemetry` (access
+                                   log, traces), `truth` (simulator against host) and `simulation`
+                                   (speed of the simulator)
   cargo xtask real-vllm [WORD..]   Install vLLM for CPUs (6 GB) and run tests with it: all tests, or
                                    those whose name contains a word
 

@@ -10,7 +10,7 @@ use pointsman_xtask::command::target_dir;
 use pointsman_xtask::sha256;
 
 use super::instructions::instructions;
-use super::{SECRET, Server, configuration, free_port, pointsman, start, table};
+use super::{SECRET, compare, configuration, free_port, pointsman, start, table};
 
 /// Keys beside that of the load generator.
 const KEYS: usize = 10_000;
@@ -54,13 +54,6 @@ pub(super) fn keys(root: &Path) -> Result<()> {
         compare(&servers[1..], &medians[1..]);
     }
     Ok(())
-}
-
-/// Prints the CPU time per request relative to that of the first server.
-fn compare(servers: &[Server], cpu: &[f64]) {
-    for (server, cpu_of) in servers.iter().zip(cpu).skip(1) {
-        println!("{}: {:+.1} % CPU per request", server.name, (cpu_of / cpu[0] - 1.0) * 100.0);
-    }
 }
 
 fn keys_file(limits: &str) -> String {
