@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod lane;
 pub(crate) mod policy;
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     /// Show and cancel requests in flight of a running host.
     #[command(subcommand)]
     Request(request::Request),
+    /// Show why a request was decided as it was, and what became of it.
+    Explain(explain::Explain),
+    /// Show what would be decided about a request now, without sending it.
+    Decide(explain::Decide),
     /// Print what tenants and keys have used of models and lanes.
     Usage(usage::Usage),
     /// Create, list, revoke and rotate the API keys of a keys file.

@@ -83,6 +83,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
         },
         responses: fixed.responses,
         traces: telemetry::export(&config.telemetry).and_then(|export| export.traces),
+        decisions: config.admin.decisions,
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

@@ -9,6 +9,7 @@ mod chains;
 mod check;
 mod cli;
 mod doctor;
+mod explain;
 mod facts;
 mod gateway_settings;
 mod guards;
@@ -71,6 +72,8 @@ fn main() -> ExitCode {
         Command::State(command) => state_command::state(command).map(success),
         Command::Lane(command) => lane_command::lane(command).map(success),
         Command::Request(command) => request_command::request(command).map(success),
+        Command::Explain(options) => explain::explain(&options).map(success),
+        Command::Decide(options) => explain::decide(&options).map(success),
         Command::Usage(options) => usage::usage(&options).map(success),
         Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),

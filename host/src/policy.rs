@@ -7,7 +7,7 @@ mod dev;
 mod formats;
 mod install;
 mod progress;
-mod recorded;
+pub(crate) mod recorded;
 mod report;
 mod shadow_table;
 mod table;
@@ -89,9 +89,19 @@ pub(crate) fn call(
     body: Option<Value>,
 ) -> Result<Value> {
     let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    call_with(&client, method, path, body)
+}
+
+/// Sends a request with this client.
+pub(crate) fn call_with(
+    client: &HostClient,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
-    let body = body.map_or_else(String::new, |body| body.to_string());
     Ok(runtime.block_on(client.call(method, path, body))?)
 }
 

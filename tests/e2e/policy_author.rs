@@ -293,9 +293,12 @@ fn recorded_request_is_traced_and_becomes_a_golden_case() {
     let (code, out, err) = trace("good-1");
     assert_eq!(code, 0, "{err}");
     let traced: Value = serde_json::from_str(&out).unwrap();
-    let call = &traced["calls"][0];
-    assert_eq!((&call["policy"], &call["verdict"]), (&json!("quota"), &json!("same")), "{out}");
-    assert!(!call["host-calls"].as_array().unwrap().is_empty(), "{out}");
+    let call = &traced["policies"][0];
+    let replay = &call["replay"];
+    assert_eq!((&call["policy"], &replay["verdict"]), (&json!("quota"), &json!("same")), "{out}");
+    assert_eq!(call["host_calls"], replay["host_calls"], "{out}");
+    assert!(!call["host_calls"].as_array().unwrap().is_empty(), "{out}");
+    assert_eq!(traced["replay"]["differences"], json!([]), "{out}");
     let (code, _, err) = trace("no-such-request");
     assert!(code == 1 && err.contains("no-such-request"), "{err}");
 

@@ -142,6 +142,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             idempotency: pointsman_gateway::IdempotencySettings::default(),
             responses: limits,
             traces: None,
+            decisions: 500,
             nonce: 0,
             started_at: 0,
         },

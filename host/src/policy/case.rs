@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use pointsman_domain::{ChainLink, Decision, LaneInfo, PolicyCall, Read};
 use pointsman_files::{read_regular_text, write_atomic};
 use pointsman_policy::marks;
+use pointsman_record::RecordedDecision;
 use serde_json::{Map, Value, json};
 
 use super::author::{cannot_load, load};
-use super::recorded::{self, RecordedDecision};
+use super::recorded;
 use crate::cli::policy::Case;
 use crate::facts;
 use crate::output::{print, print_error};

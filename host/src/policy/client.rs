@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use http::header::InvalidHeaderValue;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -63,6 +63,8 @@ pub(crate) enum ClientError {
 pub(crate) struct HostClient {
     target: Target,
     timeout: Duration,
+    /// Further headers of each request.
+    headers: HeaderMap,
 }
 
 /// Where a host is reached.
@@ -83,12 +85,13 @@ impl HostClient {
     /// If the configuration, the URL or the token cannot be used.
     pub(crate) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
         let target = Target::new(address, token_env)?;
-        Ok(Self { target, timeout: RESPONSE_TIMEOUT })
+        Ok(Self { target, timeout: RESPONSE_TIMEOUT, headers: HeaderMap::new() })
     }
 
     /// Creates a client for the host that listens on a socket.
     pub(crate) fn on_socket(path: &Path) -> Self {
-        Self { target: Target::Socket(path.to_owned()), timeout: RESPONSE_TIMEOUT }
+        let (target, headers) = (Target::Socket(path.to_owned()), HeaderMap::new());
+        Self { target, timeout: RESPONSE_TIMEOUT, headers }
     }
 
     /// Sets the maximum time for a response.
@@ -97,11 +100,17 @@ impl HostClient {
         Self { timeout, ..self }
     }
 
+    /// Sets further headers of each request.
+    #[must_use]
+    pub(crate) fn with_headers(self, headers: HeaderMap) -> Self {
+        Self { headers, ..self }
+    }
+
     /// Sends a request and returns the JSON body of the response.
     ///
     /// # Errors
     /// If the host is not reachable, does not respond in time, or rejects the request.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -140,7 +149,7 @@ impl HostClient {
         method: Method,
         path: &str,
     ) -> Result<Value, ClientError> {
-        let (status, body) = self.target.send(method, path, String::new()).await?;
+        let (status, body) = self.target.send(method, path, String::new(), &self.headers).await?;
         let value = serde_json::from_slice(&body);
         let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
         if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
@@ -160,7 +169,7 @@ impl HostClient {
             text if text.is_empty() => Ok(true),
             text => on_text(&text),
         };
-        let request = self.target.request(Method::GET, path, String::new())?;
+        let request = self.target.request(Method::GET, path, String::new(), &self.headers)?;
         match self.target.connect().await? {
             Connection::Socket(stream) => read_stream(stream, request, &mut on_data).await,
             Connection::Port(stream) => read_stream(stream, request, &mut on_data).await,
@@ -173,7 +182,8 @@ impl HostClient {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
-        let response = tokio::time::timeout(self.timeout, self.target.send(method, path, body));
+        let response = self.target.send(method, path, body, &self.headers);
+        let response = tokio::time::timeout(self.timeout, response);
         response.await.map_err(|_| ClientError::Timeout(self.timeout))?
     }
 }
@@ -191,7 +201,7 @@ impl Target {
         }
         // clap ensures that one of the three is given.
         let file = address.config.as_deref().unwrap_or(Path::new(""));
-        let Admin { socket, port } = Admin::find(file)?;
+        let Admin { socket, port, decisions: _ } = Admin::find(file)?;
         match (socket, port) {
             // The socket needs no token, so it is preferred.
             (Some(path), _) => Ok(Self::Socket(path)),
@@ -207,9 +217,10 @@ impl Target {
         method: Method,
         path: &str,
         body: String,
+        headers: &HeaderMap,
     ) -> Result<(StatusCode, Vec<u8>), ClientError> {
         // Built first, so that an invalid token is reported even without a host.
-        let request = self.request(method, path, body)?;
+        let request = self.request(method, path, body, headers)?;
         match self.connect().await? {
             Connection::Socket(stream) => exchange(stream, request).await,
             Connection::Port(stream) => exchange(stream, request).await,
@@ -221,12 +232,15 @@ impl Target {
         method: Method,
         path: &str,
         body: String,
+        headers: &HeaderMap,
     ) -> Result<Request<String>, ClientError> {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         let operator = operator().and_then(|name| HeaderValue::try_from(name).ok());
         let request = operator
             .into_iter()
             .fold(request, |request, name| request.header("x-pointsman-operator", name));
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let request = match self {
             Self::Socket(_) => request,
             Self::Port { token, .. } => {

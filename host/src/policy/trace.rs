@@ -4,22 +4,19 @@ use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use pointsman_domain::Read;
 use pointsman_files::open_regular;
 use pointsman_policy::{CaseResult, ChainSpec, Difference, LogLine};
 use pointsman_record::records;
-use pointsman_replay::{ChainSource, DecisionTrace, Replay, TracedCall};
+use pointsman_replay::{ChainSource, Replay};
 use pointsman_report::table::clean;
 use serde_json::{Value, json};
 
 use super::author::{cannot_load, load};
 use crate::cli::policy::Trace;
+use crate::explain::{explanation, host_calls, section, value_lines};
 use crate::output::print;
 use crate::replay::record_files;
 use crate::{chains, facts, simulate};
-
-/// Maximum length of a value in the text, in characters.
-const MAX_VALUE: usize = 300;
 
 /// Prints the trace of a golden case or of a recorded request.
 pub(super) fn trace(options: &Trace) -> Result<()> {
@@ -62,7 +59,7 @@ fn case_text(case: &CaseResult) -> String {
     let mut text = format!("case {} `{}`: {}\n", case.line, clean(&case.name), case.hook);
     let trace = &case.trace;
     section(&mut text, "lanes", lanes(&trace.lanes));
-    section(&mut text, "read", trace.reads.iter().map(read_line));
+    section(&mut text, "read", host_calls(&trace.reads));
     section(&mut text, "log", case.log.iter().map(log_line));
     section(&mut text, "returned", value_lines(&trace.returned));
     section(&mut text, "dropped", case.dropped.iter().map(|part| clean(part)));
@@ -93,7 +90,7 @@ fn trace_record(options: &Trace) -> Result<String> {
     if options.json {
         return Ok(format!("{:#}\n", json!(trace)));
     }
-    Ok(record_text(trace))
+    Ok(explanation(trace))
 }
 
 fn add_records(replay: &mut Replay<'_>, file: &Path) -> Result<()> {
@@ -107,87 +104,10 @@ fn add_records(replay: &mut Replay<'_>, file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn record_text(trace: &DecisionTrace) -> String {
-    let mut text = format!("request {}\n", clean(&trace.request));
-    section(&mut text, "lanes", lanes(&trace.lanes));
-    for call in &trace.calls {
-        text.push_str(&call_text(call));
-    }
-    section(&mut text, "decided then", value_lines(&trace.recorded));
-    section(&mut text, "decided now", value_lines(&trace.replayed));
-    section(&mut text, "differs", trace.differences.iter().map(|difference| clean(difference)));
-    text
-}
-
-fn call_text(call: &TracedCall) -> String {
-    let version = call.version.as_deref().unwrap_or("not called again");
-    let mut text = format!(
-        "\n{} of {} ({}): {}\n",
-        call.hook,
-        clean(&call.policy),
-        clean(version),
-        call.verdict
-    );
-    section(&mut text, "read", call.reads.iter().map(read_line));
-    section(&mut text, "log", call.log.iter().map(log_line));
-    section(&mut text, "returned", value_lines(&call.returned));
-    section(&mut text, "dropped", call.dropped.iter().map(|part| clean(part)));
-    if let Some(recorded) = call.recorded.as_ref().filter(|_| call.verdict != "same") {
-        section(&mut text, "returned then", value_lines(&json!(recorded.advice)));
-        section(&mut text, "note then", recorded.note.iter().map(|note| clean(note)));
-        section(&mut text, "dropped then", recorded.dropped.iter().map(|part| clean(part)));
-    }
-    section(&mut text, "because", call.because.iter().map(|cause| clean(cause)));
-    text
-}
-
-/// Adds lines under a heading; nothing if there are none.
-fn section(text: &mut String, heading: &str, lines: impl IntoIterator<Item = String>) {
-    let mut lines = lines.into_iter().peekable();
-    if lines.peek().is_none() {
-        return;
-    }
-    text.push_str(&format!("{heading}\n"));
-    for line in lines {
-        text.push_str(&format!("  {line}\n"));
-    }
-}
-
 fn lanes(names: &[String]) -> impl Iterator<Item = String> {
     names.iter().enumerate().map(|(id, name)| format!("{id} {}", clean(name)))
 }
 
-fn read_line(read: &Read) -> String {
-    let args: Vec<String> = read.with.iter().map(ToString::to_string).collect();
-    // Statistics and descriptions of lanes are logged without their results.
-    let result = if read.gave.is_null() && read.call.starts_with("fleet.") {
-        String::new()
-    } else {
-        format!(" -> {}", read.gave)
-    };
-    shortened(&format!("{}({}){result}", read.call, args.join(", ")))
-}
-
 fn log_line(line: &LogLine) -> String {
     format!("{:<5} {}", line.level, clean(&line.message))
-}
-
-/// Returns the fields of an object, one per line, without those that are `null`.
-fn value_lines(value: &Value) -> Vec<String> {
-    match value {
-        Value::Null => Vec::new(),
-        Value::Object(fields) => {
-            let given = fields.iter().filter(|(_, value)| !value.is_null());
-            given.map(|(key, value)| shortened(&format!("{key}: {value}"))).collect()
-        }
-        other => vec![shortened(&other.to_string())],
-    }
-}
-
-fn shortened(text: &str) -> String {
-    let text = clean(text);
-    match text.char_indices().nth(MAX_VALUE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }

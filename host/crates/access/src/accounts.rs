@@ -78,6 +78,13 @@ impl Accounts {
         Ok(Admission { allowance, open: Some(open) })
     }
 
+    /// Returns accounts that have used the same, and on which nothing counts for these.
+    #[must_use]
+    pub fn copy(&self) -> Arc<Self> {
+        let table = self.table.lock().clone();
+        Arc::new(Self { table: Mutex::new(table) })
+    }
+
     /// Returns what is left of the limits of a key.
     pub fn allowance(&self, identity: &Identity, now: Moment) -> Allowance {
         match identity.accounts.is_empty() {

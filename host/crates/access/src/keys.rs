@@ -313,6 +313,23 @@ impl Keys {
         identities.any(|identity| identity.tenant.as_deref() == Some(tenant))
     }
 
+    /// Returns the identity of the key with this name, which is never a part of the secret; `None` if
+    /// there is no such key. That of requests without any credential has a name as well.
+    ///
+    /// # Errors
+    /// If the key has expired.
+    pub fn named(&self, name: &str) -> Result<Option<Arc<Identity>>, Unauthorized> {
+        let set = self.set.load();
+        let mut identities = set.keys.values().map(|entry| &entry.identity).chain(&set.anonymous);
+        let Some(found) = identities.find(|identity| identity.name == name) else {
+            return Ok(None);
+        };
+        match found.expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            true => Err(Unauthorized::ExpiredKey),
+            false => Ok(Some(Arc::clone(found))),
+        }
+    }
+
     /// Returns true if there is a group with this name.
     pub fn has_group(&self, group: &str) -> bool {
         self.set.load().check_group(group).is_ok()

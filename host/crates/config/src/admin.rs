@@ -15,13 +15,24 @@ pub const MAX_SOCKET_PATH: usize = 101;
 /// Minimum length of a token: 64 bits, if it is random and hexadecimal.
 const MIN_TOKEN: usize = 16;
 
-/// The listeners of the admin API. Both are optional.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Requests that have ended and are kept for operators, by default.
+const DEFAULT_DECISIONS: usize = 500;
+
+/// The listeners of the admin API, which are optional, and what it keeps.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Path of the Unix socket.
     pub socket: Option<PathBuf>,
     /// A loopback address, and the token that its clients need.
     pub port: Option<(SocketAddr, Token)>,
+    /// Maximum number of requests that have ended and are kept for operators; 0 keeps none.
+    pub decisions: usize,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: None, port: None, decisions: DEFAULT_DECISIONS }
+    }
 }
 
 /// A secret that is never printed.
@@ -43,7 +54,11 @@ impl std::fmt::Debug for Token {
 
 /// Reads the section. `state` is the state directory, the default location of the socket.
 pub(super) fn read(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Admin {
-    let admin = Admin { socket: socket(section, folder, state), port: port(section, folder) };
+    let admin = Admin {
+        socket: socket(section, folder, state),
+        port: port(section, folder),
+        decisions: section.integer("decisions", 0..=100_000, DEFAULT_DECISIONS),
+    };
     section.report_unknown();
     admin
 }
@@ -119,7 +134,7 @@ impl Admin {
             let section = root.section("admin");
             let socket = socket(&section, folder, state.as_deref());
             let port = if socket.is_none() { port(&section, folder) } else { None };
-            Self { socket, port }
+            Self { socket, port, decisions: DEFAULT_DECISIONS }
         })
     }
 }

@@ -143,6 +143,7 @@ pub const EFFECTS: &[KeyGroup] = &[
         Effect::Handover,
         &["enabled", "max-bytes", "max-age", "min-tokens", "save-timeout", "share-tenants"],
     ),
+    group("admin", Effect::Now, &["decisions"]),
     group("admin", Effect::Handover, &["socket", "listen", "token-env", "token-file"]),
     group("queue", Effect::Now, &["per-lane", "total", "max-wait", "aging"]),
     group(

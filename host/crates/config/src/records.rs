@@ -3,12 +3,9 @@
 use std::path::Path;
 
 use pointsman_domain::PlanLimits;
-use pointsman_record::{Key, Mode, QueueLimits, Redact, Rule, Sample, Settings};
+use pointsman_record::{Key, Mode, PERSONAL_HEADERS, QueueLimits, Redact, Rule, Sample, Settings};
 
 use pointsman_settings::{Code, Section, missing, secret};
-
-/// Default headers to redact: they contain addresses of clients.
-const PERSONAL: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
 /// Reads the section. Returns `None` if records are off, or after reporting an error.
 pub(super) fn read(section: Section<'_>, folder: &Path, limits: PlanLimits) -> Option<Settings> {
@@ -68,7 +65,7 @@ fn read_redact(section: Section<'_>, folder: &Path) -> Option<Redact> {
         );
     }
     let headers =
-        names("headers", &PERSONAL).iter().map(|name| name.to_ascii_lowercase()).collect();
+        names("headers", &PERSONAL_HEADERS).iter().map(|name| name.to_ascii_lowercase()).collect();
     let key = match secret(&section, "key-env", "key-file", folder) {
         Some(secret) => Some(Key::from_secret(&secret)),
         None => Key::random()
@@ -144,7 +141,7 @@ mod tests {
         );
         assert_eq!(
             (redact.headers, redact.fields),
-            (PERSONAL.map(str::to_owned).to_vec(), Vec::<String>::new())
+            (PERSONAL_HEADERS.map(str::to_owned).to_vec(), Vec::<String>::new())
         );
     }
 

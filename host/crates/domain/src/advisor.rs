@@ -45,6 +45,17 @@ pub trait Advisor: Send + Sync + fmt::Debug {
     /// Returns the merged advice about one request, from one snapshot of the fleet.
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised;
 
+    /// Returns the same advice as [`Advisor::advise`] would now, and changes nothing: what policies
+    /// write to their states is dropped, and nothing is counted. May block.
+    fn advise_without_effects(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut Trace,
+    ) -> Advised {
+        self.advise(facts, fleet, trace)
+    }
+
     /// Returns whether [`Advisor::advise`] and [`Advisor::recover`] may take so long for this
     /// request that they must not be called on a thread that serves other requests as well.
     fn may_block(&self, _: &Facts) -> bool {
@@ -94,6 +105,15 @@ pub trait Advisor: Send + Sync + fmt::Debug {
 impl<A: Advisor> Advisor for Arc<A> {
     fn advise(&self, facts: &Facts, fleet: &Arc<FleetView>, trace: &mut Trace) -> Advised {
         self.as_ref().advise(facts, fleet, trace)
+    }
+
+    fn advise_without_effects(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut Trace,
+    ) -> Advised {
+        self.as_ref().advise_without_effects(facts, fleet, trace)
     }
 
     fn may_block(&self, facts: &Facts) -> bool {

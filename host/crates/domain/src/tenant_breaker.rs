@@ -66,7 +66,7 @@ pub struct BreakerChange {
 }
 
 /// A circuit breaker for several tenants.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TenantBreaker {
     rules: &'static TenantBreakerRules,
     all: Guarded,
@@ -75,7 +75,7 @@ pub struct TenantBreaker {
 }
 
 /// The calls of some tenants, and the breaker that stops them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Guarded {
     /// The calls since its breaker opened.
     calls: Window,

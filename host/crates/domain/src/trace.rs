@@ -1,4 +1,4 @@
-//! Trace of a policy evaluation. Only collected for requests that may be recorded.
+//! Trace of a policy evaluation. Only collected for requests that may be recorded or explained.
 
 use std::time::Duration;
 
@@ -48,12 +48,17 @@ pub struct PolicyCall {
     /// belong to the decision. Zeros are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fleet: Vec<LaneStat>,
+    /// Log lines of the call, if it was made without effects; those of other calls are in the log
+    /// of the host. Not part of records.
+    #[serde(skip)]
+    pub log: Vec<String>,
 }
 
-/// Collects the policy calls of one decision, if the decision may be recorded.
+/// Collects the policy calls of one decision, if the decision may be recorded or explained.
 #[derive(Debug, Default)]
 pub struct Trace {
     consulted: Option<Vec<PolicyCall>>,
+    has_reads: bool,
 }
 
 impl Trace {
@@ -62,14 +67,25 @@ impl Trace {
         Self::default()
     }
 
-    /// Creates a trace that collects every call.
+    /// Creates a trace that collects every call, with its host calls.
     pub fn on() -> Self {
-        Self { consulted: Some(Vec::new()) }
+        Self { consulted: Some(Vec::new()), has_reads: true }
+    }
+
+    /// Creates a trace that collects what policies return, but not their host calls, which cost
+    /// more and contain texts of the request.
+    pub fn without_reads() -> Self {
+        Self { consulted: Some(Vec::new()), has_reads: false }
     }
 
     /// Returns true if the trace collects calls.
     pub fn is_on(&self) -> bool {
         self.consulted.is_some()
+    }
+
+    /// Returns true if the trace collects the host calls of each call.
+    pub fn has_reads(&self) -> bool {
+        self.has_reads
     }
 
     /// Adds a call. `call` is not evaluated if the trace is off.

@@ -19,6 +19,9 @@
 //!   GET  /lanes/{name}/logs?lines=9&follow=true   the last lines of its engine
 //!   GET  /requests                             the requests in flight
 //!   DELETE /requests/{id}                      cancel a request
+//!   GET  /decisions?limit=9&before=ID          the requests that have ended, newest first
+//!   GET  /decisions/{id}                       why a request was decided as it was
+//!   POST /decide?endpoint=…&key=…              what would be decided about a request now
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
@@ -30,6 +33,7 @@
 //! include the permission to change policies.
 
 mod conversations;
+mod decisions;
 mod lanes;
 mod operator;
 mod reload;
@@ -211,6 +215,7 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .merge(conversation_routes)
         .merge(lanes::routes().with_state(Arc::clone(gateway.status())))
         .merge(requests::routes().with_state(gateway.pipeline()))
+        .merge(decisions::routes(gateway.pipeline(), Arc::clone(gateway.main_listener())))
         .merge(engine_routes)
         .fallback(unknown_path)
         // Last, so that no route and no fallback responds without authentication.

@@ -31,6 +31,16 @@ impl Attribution {
         Self { policies, decided_by, reason: merged.reason(lane) }
     }
 
+    /// Returns the policy whose advice prevailed; `None` if the host chose between equal lanes.
+    pub(crate) fn decided_by(&self) -> Option<&str> {
+        self.decided_by.as_deref()
+    }
+
+    /// Returns the reason that this policy gave.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
     /// Returns the headers of the response.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let headers = [

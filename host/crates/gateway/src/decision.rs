@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pointsman_access::Rights;
+use pointsman_access::{Identity, Rights};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{
     Advised, Decision, DroppedEdit, Edit, Endpoint, Facts, FleetView, LaneId, Merged, NoLaneReason,
@@ -89,7 +89,7 @@ pub(crate) async fn decide(
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
     let recorder = pipeline.recorder.as_ref();
-    let trace = recording::trace(recorder, &facts);
+    let trace = recording::trace(recorder, &pipeline.decisions, &facts);
     let begun = tracker.age();
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
     tracker.note_policy_call("advise", begun);
@@ -130,7 +130,19 @@ pub(crate) async fn accept(
     tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
     let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
-    tracker.identify(&identity);
+    accept_from(pipeline, endpoint, (id, &identity), parts, body, tracker).await
+}
+
+/// Does the same as [`accept`] for a request of which it is known who has sent it.
+pub(crate) async fn accept_from(
+    pipeline: &Pipeline,
+    endpoint: Endpoint,
+    (id, identity): (&str, &Arc<Identity>),
+    parts: Parts,
+    body: Incoming,
+    tracker: &mut RequestTracker,
+) -> Result<Accepted, RouteError> {
+    tracker.identify(identity);
     let tenant = identity.tenant.clone();
     tracker.span().record("tenant", tenant.as_deref());
     rights::check_endpoint(&identity.rights, endpoint)?;
@@ -151,7 +163,7 @@ pub(crate) async fn accept(
     // The memory of earlier turns.
     let mut earlier = Reservation::new(&pipeline.uploads.memory, tenant.as_deref());
     if let Some(turn) = turn {
-        body = Box::pin(turn.begin(pipeline, body, &identity, &mut earlier)).await?;
+        body = Box::pin(turn.begin(pipeline, body, identity, &mut earlier)).await?;
     }
     let mut headers = detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
@@ -175,6 +187,7 @@ pub(crate) async fn accept(
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
     let (request, load) = parse(pipeline, endpoint, body, head, Arc::clone(&listener)).await?;
+    tracker.in_flight().set_model(request.model());
     let constraint = pipeline.settings.guards.for_request(&request);
     tracker.guard.set(constraint.clone());
     let request = request.with_constraint(constraint);

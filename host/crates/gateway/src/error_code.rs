@@ -233,6 +233,11 @@ error_codes! {
     LaneLoadFailed = "lane_load_failed", CONFLICT, "invalid_request_error", retry_after: false;
     /// Admin: no request in flight has this id.
     RequestNotFound = "request_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// Admin: neither the recent decisions nor the records have a request with this id.
+    DecisionNotFound = "decision_not_found", NOT_FOUND, "invalid_request_error",
+        retry_after: false;
+    /// Admin: no API key has this id.
+    KeyNotFound = "key_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
     /// An internal error of the host; its log has the cause.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
 }

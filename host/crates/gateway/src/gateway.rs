@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pointsman_domain::Guards;
 use pointsman_fleet::Fleet;
@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::client_listener::ClientListener;
 use crate::connection::Timeouts;
 use crate::decision::MAX_PARSERS;
+use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::finished::RequestObserver;
@@ -102,7 +103,12 @@ pub struct Gateway {
     drain: Drain,
     /// The connections of clients, on all listeners.
     connections: Arc<ConnectionPool>,
+    /// The settings of the first listener for clients, with which previews are made.
+    main_listener: MainListener,
 }
+
+/// The settings of the first listener for clients; `None` before it listens.
+pub(crate) type MainListener = Arc<ArcSwapOption<ListenerSettings>>;
 
 /// A listener that listens, and how what it serves is made of a configuration.
 struct Listening {
@@ -139,6 +145,7 @@ impl Gateway {
         let connections = ConnectionPool::new(settings.connections.max);
         let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone());
         let responses = Arc::new(Responses::new(&parts.store, &settings.responses));
+        let decisions = Decisions::new(settings.decisions);
         let pipeline = Pipeline {
             settings,
             idempotency,
@@ -154,6 +161,7 @@ impl Gateway {
             metrics,
             responses,
             in_flight: InFlightRequests::new(drain.aborting().clone()),
+            decisions,
             drain: drain.clone(),
         };
         Self {
@@ -162,6 +170,7 @@ impl Gateway {
             status: Arc::new(status),
             drain,
             connections,
+            main_listener: Arc::default(),
         }
     }
 
@@ -239,6 +248,20 @@ impl Gateway {
         move || status::metrics_text(&*status.upgrade()?)
     }
 
+    /// Returns the settings of the first listener for clients.
+    pub(crate) fn main_listener(&self) -> &MainListener {
+        &self.main_listener
+    }
+
+    /// Notes the settings of a listener, if it is the first one for clients.
+    fn note_listener(&self, settings: &Arc<ListenerSettings>) {
+        let main = self.main_listener.load();
+        let is_main = main.as_ref().is_none_or(|main| main.addresses == settings.addresses);
+        if is_main {
+            self.main_listener.store(Some(Arc::clone(settings)));
+        }
+    }
+
     /// Returns what the status pages show, which the admin API serves as well.
     pub(crate) fn status(&self) -> &Arc<StatusSources> {
         &self.status
@@ -260,6 +283,7 @@ fn make_served(settings: ListenerSettings, ip: Option<IpAddr>) -> MakeServed {
             let addresses = settings.addresses.clone();
             settings = Arc::new(ListenerSettings { addresses, ..changed.clone() });
         }
+        gateway.note_listener(&settings);
         let status = Arc::clone(&gateway.status);
         let router = routes::for_listener(gateway.pipeline(), status, &settings);
         let hosts = ip.map(|ip| gateway.allowed_hosts(ip));

@@ -45,6 +45,11 @@ impl RequestGuard {
         self.constraint = constraint;
     }
 
+    /// Returns what the guards demand; `None` if none applies.
+    pub(crate) fn constraint(&self) -> Option<&Arc<Constraint>> {
+        self.constraint.as_ref()
+    }
+
     /// Returns the names of the guards that apply, for the log and for clients.
     pub(crate) fn names(&self) -> Option<String> {
         self.constraint.as_ref().map(|constraint| constraint.names())

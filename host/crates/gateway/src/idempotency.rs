@@ -43,7 +43,8 @@ const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Maximum length of a key in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
-/// The requests with an idempotency key.
+/// The requests with an idempotency key. A clone shares them.
+#[derive(Clone)]
 pub(crate) struct Idempotency {
     table: Arc<Table>,
     tasks: TaskTracker,

@@ -170,6 +170,16 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
+    /// Returns the id of the request.
+    pub(crate) fn id(&self) -> &str {
+        &self.entry.id
+    }
+
+    /// Returns the model that the request asks for; `None` if it has not been read.
+    pub(crate) fn model(&self) -> Option<Arc<str>> {
+        self.entry.progress.lock().model.clone()
+    }
+
     /// Returns the token that is cancelled when the operator cancels the request, and when the host
     /// aborts what is left.
     pub(crate) fn abort(&self) -> &CancellationToken {
@@ -179,16 +189,6 @@ impl InFlight {
     /// Returns true if the operator has cancelled the request.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.entry.is_cancelled.load(Ordering::Acquire)
-    }
-
-    /// Returns the id of the request.
-    pub(crate) fn id(&self) -> &str {
-        &self.entry.id
-    }
-
-    /// Returns the model that the request asks for, if it is known.
-    pub(crate) fn model(&self) -> Option<Arc<str>> {
-        self.entry.progress.lock().model.clone()
     }
 
     /// Notes who sent the request.

@@ -155,6 +155,12 @@ impl Meter {
         Self { accounts, usage, started: Instant::now() }
     }
 
+    /// Returns a meter whose accounts have used the same, and that counts nothing for this one.
+    pub(crate) fn copy(&self) -> Self {
+        let (accounts, usage) = (self.accounts.copy(), Arc::default());
+        Self { accounts, usage, started: self.started }
+    }
+
     /// Returns what was used.
     pub(crate) fn usage(&self) -> &Arc<UsageBook> {
         &self.usage

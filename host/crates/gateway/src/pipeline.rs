@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pointsman_fleet::Fleet;
 use pointsman_record::Recorder;
 
+use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::finished::RequestObserver;
@@ -40,6 +41,8 @@ pub(crate) struct Pipeline {
     pub(crate) responses: Arc<Responses>,
     /// The requests in flight, and how they are aborted.
     pub(crate) in_flight: InFlightRequests,
+    /// The requests that have ended.
+    pub(crate) decisions: Decisions,
     /// The phases of the shutdown.
     pub(crate) drain: Drain,
 }
@@ -49,6 +52,7 @@ impl Pipeline {
     /// shared with this one.
     pub(crate) fn reconfigured(&self, settings: Settings, recorder: Option<Recorder>) -> Self {
         self.responses.set_max_background(settings.responses.max_background);
+        self.decisions.set_max(settings.decisions);
         Self {
             meter: self.meter.clone(),
             idempotency: self.idempotency.reconfigured(&settings.idempotency),
@@ -64,6 +68,7 @@ impl Pipeline {
             metrics: Arc::clone(&self.metrics),
             responses: Arc::clone(&self.responses),
             in_flight: self.in_flight.clone(),
+            decisions: self.decisions.clone(),
             drain: self.drain.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! A decision record under construction: begun with the routing decision, handed to the recorder
 //! when the request has ended.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +14,29 @@ use pointsman_record::{
     AttemptRecord, Body, DecisionRecord, End, Ended, Entry, Interest, Mode, Recorder, RequestRecord,
 };
 
+use crate::decisions::{DecisionDetail, Decisions};
+
 /// Approximate size in bytes of a request's headers, for the recorder's memory limit.
 const HEADERS_SIZE: usize = 1024;
 
-/// The record of one request that has not ended.
-#[derive(Debug)]
+/// The record of one request that has not ended: for the recorder, for the recent decisions, or for
+/// both.
 pub(crate) struct Recording {
-    recorder: Recorder,
-    entry: Entry,
+    /// `None` unless the request may be recorded.
+    recorder: Option<Recorder>,
     /// The record is discarded unless the request ends in an error.
     only_errors: bool,
+    decision: DecisionRecord,
+    fleet: Arc<FleetView>,
+    chain: Option<Arc<ChainInfo>>,
+    request: Option<(usize, Body)>,
+    has_host_calls: bool,
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("decision", &self.decision).finish_non_exhaustive()
+    }
 }
 
 /// Returns whether the request is one of those that are recorded. Selected by the seed and the
@@ -31,10 +45,11 @@ fn interest(recorder: &Recorder, facts: &Facts) -> Interest {
     recorder.interest(&format!("{:x}-{:x}", facts.seed, facts.now_ms))
 }
 
-/// Returns a trace that collects policy calls if the request with these facts may be recorded.
-pub(crate) fn trace(recorder: Option<&Recorder>, facts: &Facts) -> Trace {
+/// Returns a trace that collects policy calls if the request with these facts may be recorded, or
+/// is one of the recent decisions.
+pub(crate) fn trace(recorder: Option<&Recorder>, decisions: &Decisions, facts: &Facts) -> Trace {
     match recorder.map(|recorder| interest(recorder, facts)) {
-        None | Some(Interest::No) => Trace::off(),
+        None | Some(Interest::No) => decisions.trace(),
         Some(Interest::IfError | Interest::Yes) => Trace::on(),
     }
 }
@@ -49,7 +64,12 @@ impl Recording {
         (fleet, chain): (&Arc<FleetView>, Option<&Arc<ChainInfo>>),
         (merged, decision): (&Merged, &Decision),
     ) -> Option<Self> {
-        let recorder = recorder.filter(|_| trace.is_on())?;
+        if !trace.is_on() {
+            return None;
+        }
+        let interest = recorder.map_or(Interest::No, |recorder| interest(recorder, facts));
+        let recorder = recorder.filter(|_| interest != Interest::No);
+        let has_host_calls = trace.has_reads();
         let decision = DecisionRecord {
             request_id: request.id().into(),
             tenant: request.tenant().map(Arc::from),
@@ -71,45 +91,57 @@ impl Recording {
             outcome: None,
             request: None,
         };
-        let request = match recorder.mode() {
-            Mode::Decisions => None,
-            Mode::Full { max_body } => Some(request_record(request, max_body)),
+        let request = match recorder.map(Recorder::mode) {
+            None | Some(Mode::Decisions) => None,
+            Some(Mode::Full { max_body }) => Some(request_record(request, max_body)),
         };
         Some(Self {
-            recorder: recorder.clone(),
-            only_errors: interest(recorder, facts) == Interest::IfError,
-            entry: Entry { decision, fleet: Arc::clone(fleet), chain: chain.cloned(), request },
+            recorder: recorder.cloned(),
+            only_errors: interest == Interest::IfError,
+            decision,
+            fleet: Arc::clone(fleet),
+            chain: chain.cloned(),
+            request,
+            has_host_calls,
         })
     }
 
     /// Returns true if the record is written however the request ends.
     pub(crate) fn is_certain(&self) -> bool {
-        !self.only_errors
+        self.recorder.is_some() && !self.only_errors
+    }
+
+    /// Returns the trace for policy calls that follow the decision.
+    pub(crate) fn trace(&self) -> Trace {
+        if self.has_host_calls { Trace::on() } else { Trace::without_reads() }
     }
 
     /// Adds the policy calls after a failed attempt.
     pub(crate) fn add_policy_calls(&mut self, calls: Vec<PolicyCall>) {
-        self.entry.decision.consulted.extend(calls);
+        self.decision.consulted.extend(calls);
     }
 
-    /// Hands the record to the recorder after the request has ended. The outcome is `None` without
-    /// an attempt: there is no lane that it could be about.
+    /// Hands the record to the recorder after the request has ended, and returns it for the recent
+    /// decisions. The outcome is `None` without an attempt: there is no lane that it could be about.
     pub(crate) fn finish<'a>(
         mut self,
         result: RequestResult,
         total: Duration,
         attempts: impl Iterator<Item = &'a Attempt>,
         outcome: Option<Outcome>,
-    ) {
+    ) -> DecisionDetail {
         let how = ended(result);
-        if self.only_errors && how != Ended::Error {
-            return;
+        self.decision.tries = attempts.map(attempt_record).collect();
+        self.decision.end = End { how, total };
+        self.decision.outcome = outcome;
+        let (record, fleet) = (Arc::new(self.decision), self.fleet);
+        let is_written = !self.only_errors || how == Ended::Error;
+        if let Some(recorder) = self.recorder.filter(|_| is_written) {
+            let (decision, fleet) = (Arc::clone(&record), Arc::clone(&fleet));
+            let (chain, request) = (self.chain, self.request);
+            recorder.record(Entry { decision, fleet, chain, request });
         }
-        let decision = &mut self.entry.decision;
-        decision.tries = attempts.map(attempt_record).collect();
-        decision.end = End { how, total };
-        decision.outcome = outcome;
-        self.recorder.record(self.entry);
+        DecisionDetail { record, fleet, has_host_calls: self.has_host_calls }
     }
 }
 

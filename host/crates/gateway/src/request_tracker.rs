@@ -13,6 +13,7 @@
 //! id, lane and policy are fields of the span and are not repeated by the events.
 
 mod attempts;
+mod ended;
 mod errors;
 mod finish;
 mod log;
@@ -39,6 +40,7 @@ use tracing::Span;
 use self::finish::Details;
 pub(crate) use self::span::request_span;
 use crate::attribution::Attribution;
+use crate::decisions::Decisions;
 use crate::error::RouteError;
 use crate::guard::RequestGuard;
 use crate::in_flight::InFlight;
@@ -59,6 +61,8 @@ pub(crate) struct RequestTracker {
     span: Span,
     /// What operators see of the request.
     in_flight: InFlight,
+    /// What operators see of it after its end.
+    decisions: Decisions,
     started: Instant,
     nonce: u64,
     flow: RequestFlow,
@@ -91,7 +95,7 @@ struct OutcomeReport {
     watch: Option<Arc<dyn OutcomeWatch>>,
 }
 
-/// Describes a failed request for the log.
+/// Describes a failed request for the log and for operators.
 pub(crate) struct Failure<'a> {
     /// The status that the client gets; `None` if the response has already begun.
     pub(crate) status: Option<u16>,
@@ -123,6 +127,7 @@ impl RequestTracker {
             endpoint,
             span,
             in_flight: pipeline.in_flight.enter(id, endpoint),
+            decisions: pipeline.decisions.clone(),
             started: Instant::now(),
             nonce: settings.nonce,
             flow: RequestFlow::new(Deadline::new(settings.deadline), &settings.plan),
@@ -271,7 +276,6 @@ impl RequestTracker {
         (recording, watch): (Option<Recording>, Option<Arc<dyn OutcomeWatch>>),
     ) {
         self.topology = Some(Arc::clone(topology));
-        self.in_flight.set_model(request.model());
         self.details.is_streaming = request.streaming();
         self.details.request_bytes = request.body().len() as u64;
         let observer = advisor.observes_outcomes().then(|| Arc::clone(advisor));
@@ -311,8 +315,8 @@ impl RequestTracker {
 
     /// Returns the trace for policy calls that follow the decision.
     pub(crate) fn trace(&self) -> Trace {
-        let is_recorded = self.report.as_ref().is_some_and(|report| report.recording.is_some());
-        if is_recorded { Trace::on() } else { Trace::off() }
+        let recording = self.report.as_ref().and_then(|report| report.recording.as_ref());
+        recording.map_or_else(Trace::off, Recording::trace)
     }
 
     /// Adds the policy calls collected by [`RequestTracker::trace`] to the recording.
@@ -410,18 +414,18 @@ impl RequestTracker {
         self.log_end(result, last, total, failure);
         self.tell_observer(result, last, failure);
         self.metering.end(&self.metrics, &self.flow, self.topology.as_deref(), result);
-        let Some(report) = self.report.take() else { return };
-        let OutcomeReport { subject, observer, recording, watch } = *report;
-        let outcome = self.flow.outcome(subject);
-        if let (Some(watch), Some(outcome)) = (watch, &outcome) {
-            watch.ended(outcome);
-        }
-        if let (Some(observer), Some(outcome)) = (observer, &outcome) {
-            observer.ended(outcome);
-        }
-        if let Some(recording) = recording {
-            recording.finish(result, total, self.flow.attempts(), outcome);
-        }
+        let detail = self.report.take().and_then(|report| {
+            let OutcomeReport { subject, observer, recording, watch } = *report;
+            let outcome = self.flow.outcome(subject);
+            if let (Some(watch), Some(outcome)) = (watch, &outcome) {
+                watch.ended(outcome);
+            }
+            if let (Some(observer), Some(outcome)) = (observer, &outcome) {
+                observer.ended(outcome);
+            }
+            Some(recording?.finish(result, total, self.flow.attempts(), outcome))
+        });
+        self.remember(result, total, failure, detail);
     }
 }
 

@@ -21,9 +21,18 @@ pub(crate) fn identify(
 ) -> Result<Arc<Identity>, RouteError> {
     let identity = keys.identity(headers)?;
     let listener = extensions.get::<Arc<ListenerSettings>>();
+    check_listener(&identity.rights, listener.map(|listener| &**listener))?;
+    Ok(identity)
+}
+
+/// Checks that a listener may be used.
+pub(crate) fn check_listener(
+    rights: &Rights,
+    listener: Option<&ListenerSettings>,
+) -> Result<(), RouteError> {
     let addresses = listener.map_or(&[][..], |listener| listener.addresses.as_slice());
-    match identity.rights.allows_listener(addresses) {
-        true => Ok(identity),
+    match rights.allows_listener(addresses) {
+        true => Ok(()),
         false => Err(RouteError::ListenerNotAllowed),
     }
 }

@@ -184,6 +184,8 @@ pub struct Settings {
     pub responses: ResponseLimits,
     /// Which requests are traced; `None` if traces are off, and the headers of clients pass.
     pub traces: Option<TraceSettings>,
+    /// Maximum number of requests that have ended and are kept for operators; 0 keeps none.
+    pub decisions: usize,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

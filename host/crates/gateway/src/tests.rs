@@ -204,6 +204,7 @@ impl TestGateway {
                 responses: ResponseLimits::default(),
                 traces: None,
                 nonce: 0,
+                decisions: 100,
                 started_at: 0,
             },
             keys: Keys::default(),

@@ -40,7 +40,7 @@ const MAX_DECODERS: usize = 64;
 const FIRST_CAPACITY: usize = 8 << 10;
 
 /// The limits of request bodies.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Uploads {
     /// Maximum size of a body in bytes.
     pub(crate) max_body: usize,

@@ -6,6 +6,7 @@ pub(crate) mod baseline;
 pub(crate) mod cases;
 pub(crate) mod evaluate;
 pub(crate) mod link;
+mod preview;
 pub(crate) mod problem;
 pub(crate) mod queues;
 pub(crate) mod schedule;
@@ -30,6 +31,7 @@ use crate::version::call_trace::CallTrace;
 use crate::version::pace::MAX_DEADLINE;
 use crate::version::{Version, policy_span};
 use pointsman_spec::OnError;
+use tracing::subscriber::{NoSubscriber, with_default};
 
 /// Maximum size of a body, in bytes, about which policies are called on the thread that serves the
 /// request. Reading and editing a body of this size takes less than a millisecond.
@@ -219,6 +221,16 @@ impl Advisor for Chain {
         attribution::count_filters(version, &merged);
         let watch = self.watch(consulted, &facts, &merged, fleet);
         Advised { merged, edited, watch }
+    }
+
+    fn advise_without_effects(
+        &self,
+        facts: &Facts,
+        fleet: &Arc<FleetView>,
+        trace: &mut Trace,
+    ) -> Advised {
+        // The log of the host is about requests that there are.
+        with_default(NoSubscriber::new(), || self.preview(facts).advise(facts, fleet, trace))
     }
 
     fn may_block(&self, facts: &Facts) -> bool {

@@ -132,6 +132,21 @@ impl Version {
         Self { has_breakers: false, ..fork }
     }
 
+    /// Creates the same version with copies of its state and of its breakers: a call has the result
+    /// that it would have with this version now, and no effect on it.
+    pub(crate) fn preview(&self) -> Self {
+        let metrics = PolicyMetrics::register(&mut Registry::default());
+        let env = HostEnv {
+            state: Arc::new(self.shared.state.copy()),
+            clock: self.shared.clock.clone(),
+            captured_log: Some(Arc::default()),
+        };
+        let (artifact, config) = (&self.artifact, Arc::clone(&self.config));
+        let preview = Self::new(&self.engine, artifact, config, &metrics, env);
+        let breakers = std::array::from_fn(|hook| Mutex::new(self.breakers[hook].lock().clone()));
+        Self { breakers, has_breakers: self.has_breakers, ..preview }
+    }
+
     /// Returns the component and its manifest.
     pub(crate) fn artifact(&self) -> &PolicyArtifact {
         &self.artifact
@@ -278,6 +293,12 @@ impl Version {
     /// Returns the log lines so far; none if they go to the log of this process.
     pub(crate) fn captured_log(&self) -> Vec<LogLine> {
         self.shared.captured_log().map(CapturedLog::lines).unwrap_or_default()
+    }
+
+    /// Returns the log lines so far as text, for traces; none if they go to the log of this process.
+    pub(crate) fn log_lines(&self) -> Vec<String> {
+        let lines = self.captured_log();
+        lines.into_iter().map(|line| format!("{:<5} {}", line.level, line.message)).collect()
     }
 
     /// Returns the entries of the state.

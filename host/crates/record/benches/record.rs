@@ -52,6 +52,7 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         note: None,
         dropped: Vec::new(),
         fleet: Vec::new(),
+        log: Vec::new(),
     };
     DecisionRecord {
         request_id: "0192f0c1e5a87c3d9b0e6a4f2d1c8b7a".into(),
@@ -103,8 +104,12 @@ fn record(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("create a temporary directory");
     let metrics = RecordMetrics::register(&mut Registry::default());
     let (recorder, writer) = Recorder::start(settings(&dir), metrics).expect("start the recorder");
-    let entry =
-        || Entry { decision: one.clone(), fleet: Arc::clone(&fleet), chain: None, request: None };
+    let entry = || Entry {
+        decision: Arc::new(one.clone()),
+        fleet: Arc::clone(&fleet),
+        chain: None,
+        request: None,
+    };
     criterion.bench_function("decide whether to record", |bencher| {
         bencher.iter(|| recorder.interest(black_box("0192f0c1e5a87c3d9b0e6a4f2d1c8b7a")));
     });

@@ -71,6 +71,10 @@ impl Files {
         Ok(Self { dir, max_size, keep, open: None, has_partial_line: false })
     }
 
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.join(CURRENT_FILE)
     }

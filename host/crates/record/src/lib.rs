@@ -25,7 +25,10 @@
 //!
 //! `host/docs/records.md` describes the format for operators, with an example.
 
+mod error;
+mod explanation;
 mod file;
+mod find;
 mod format;
 mod metrics;
 mod read;
@@ -34,14 +37,20 @@ mod redact;
 mod sample;
 mod weight;
 
+pub use self::error::StartError;
+pub use self::explanation::{
+    CallReplay, DecisionReplay, ExplainedAttempt, ExplainedCall, ExplainedDecision, ExplainedError,
+    ExplainedLane, ExplainedOutcome, Explanation, Source,
+};
 pub use self::file::files;
+pub use self::find::{MissingTopology, RecordedDecision, find};
 pub use self::format::{
     AttemptRecord, DecisionRecord, End, Ended, Record, RequestRecord, TopologyRecord, VERSION,
 };
 pub use self::metrics::RecordMetrics;
 pub use self::read::{ReadError, ReadProblem, records};
-pub use self::recorder::{Body, Entry, Mode, QueueLimits, Recorder, Settings, StartError, Writer};
-pub use self::redact::{Key, Redact, Rule, is_redacted};
+pub use self::recorder::{Body, Entry, Mode, QueueLimits, Recorder, Settings, Writer};
+pub use self::redact::{Key, PERSONAL_HEADERS, Redact, Rule, is_redacted};
 pub use self::sample::{Interest, Sample};
 
 #[cfg(test)]

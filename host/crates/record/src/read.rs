@@ -50,16 +50,25 @@ struct Head {
 /// Lines of unknown kinds are skipped. So is an incomplete last line, which a killed writer leaves
 /// behind.
 pub fn records(input: impl BufRead) -> impl Iterator<Item = Result<Record, ReadError>> {
-    Records { input, line: 0, finished: false }
+    selected_records(input, |_| true)
 }
 
-struct Records<R> {
+/// Returns the records of those lines that `is_wanted`, which is called before they are parsed.
+pub(crate) fn selected_records<R: BufRead>(
     input: R,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> impl Iterator<Item = Result<Record, ReadError>> {
+    Records { input, is_wanted, line: 0, finished: false }
+}
+
+struct Records<R, F> {
+    input: R,
+    is_wanted: F,
     line: u64,
     finished: bool,
 }
 
-impl<R: BufRead> Iterator for Records<R> {
+impl<R: BufRead, F: Fn(&[u8]) -> bool> Iterator for Records<R, F> {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -78,7 +87,7 @@ impl<R: BufRead> Iterator for Records<R> {
                     Err(ReadProblem::TooLong)
                 }
                 Ok(0) => return None,
-                Ok(_) if text.trim_ascii().is_empty() => continue,
+                Ok(_) if text.trim_ascii().is_empty() || !(self.is_wanted)(&text) => continue,
                 Ok(_) => parse(&text),
             };
             match parsed {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::{ChainInfo, FleetView, PlanLimits, Topology};
 
+use crate::error::StartError;
 use crate::file::Files;
 use crate::format::{DecisionRecord, RequestRecord, TopologyRecord, write_line};
 use crate::metrics::{DropReason, RecordMetrics};
@@ -77,8 +78,8 @@ pub type Body = Box<dyn FnOnce() -> RequestRecord + Send>;
 
 /// A record to be written.
 pub struct Entry {
-    /// The record; the writer fills in `fleet` and `request`.
-    pub decision: DecisionRecord,
+    /// The record; the writer fills in `fleet` and `request`. The caller may keep it as well.
+    pub decision: Arc<DecisionRecord>,
     /// Fleet view of the decision.
     pub fleet: Arc<FleetView>,
     /// Policies that made the decision.
@@ -92,22 +93,6 @@ impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry").field("decision", &self.decision).finish_non_exhaustive()
     }
-}
-
-/// The reason why a recorder cannot be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The directory of the records cannot be created.
-    #[error("failed to create the records directory {}: {source}", path.display())]
-    CreateDir {
-        /// The directory.
-        path: PathBuf,
-        /// Error of the operating system.
-        source: io::Error,
-    },
-    /// The writer thread cannot be started.
-    #[error("failed to start the thread that writes records: {0}")]
-    SpawnThread(#[source] io::Error),
 }
 
 /// A handle that accepts records. Cloning is cheap.
@@ -124,6 +109,8 @@ struct Rules {
     errors: bool,
     mode: Mode,
     queue: QueueLimits,
+    redact: Redact,
+    dir: PathBuf,
 }
 
 /// What the handles and the thread share.
@@ -164,8 +151,9 @@ fn prepare(settings: Settings) -> Result<(Rules, Output), StartError> {
     let files = Files::new(dir.clone(), max_size, keep)
         .map_err(|source| StartError::CreateDir { path: dir, source })?;
     let max_batch = usize::try_from(max_size).unwrap_or(usize::MAX).min(MAX_BATCH_BYTES);
-    let output = Output { redact, host, limits, files, max_batch };
-    Ok((Rules { sample, errors, mode, queue }, output))
+    let dir = files.dir().to_owned();
+    let rules = Rules { sample, errors, mode, queue, redact: redact.clone(), dir };
+    Ok((rules, Output { redact, host, limits, files, max_batch }))
 }
 
 impl Recorder {
@@ -216,6 +204,16 @@ impl Recorder {
     /// Returns how much of each request is recorded.
     pub fn mode(&self) -> Mode {
         self.rules.mode
+    }
+
+    /// Returns the redaction rules of the records.
+    pub fn redact(&self) -> &Redact {
+        &self.rules.redact
+    }
+
+    /// Returns the directory of the files.
+    pub fn dir(&self) -> &Path {
+        &self.rules.dir
     }
 
     /// Queues a record. Never blocks: a record that does not fit into the queue is dropped and
@@ -332,7 +330,8 @@ impl Worker {
             Message::Configure(output) => return self.configure(*output),
             Message::Wake => return,
         };
-        let Entry { mut decision, fleet, chain, request } = *entry;
+        let Entry { decision, fleet, chain, request } = *entry;
+        let mut decision = Arc::unwrap_or_clone(decision);
         decision.fleet = fleet.stats().collect();
         decision.request = request.map(|(_, request)| request());
         self.shared.bytes.fetch_sub(weight, Ordering::Relaxed);

@@ -161,7 +161,16 @@ const MAX_MODEL_NAME_BYTES: usize = 64;
 const SECRET_NAME_PARTS: [&str; 9] =
     ["auth", "cookie", "credential", "key", "password", "secret", "session", "signature", "token"];
 
+/// Headers that are redacted by default: they contain addresses of clients.
+pub const PERSONAL_HEADERS: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
 impl Redact {
+    /// Returns the default rules: texts of requests and addresses of clients are redacted.
+    pub fn standard(key: Key) -> Self {
+        let headers = PERSONAL_HEADERS.map(str::to_owned).to_vec();
+        Self { text: Rule::Hash, headers, ..Self::nothing(key) }
+    }
+
     /// Returns rules that redact only headers whose names suggest a secret.
     pub fn nothing(key: Key) -> Self {
         let (headers, fields) = (Vec::new(), Vec::new());

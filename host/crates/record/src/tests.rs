@@ -1,3 +1,4 @@
+mod explanation;
 pub(crate) mod fixtures;
 mod recorder;
 

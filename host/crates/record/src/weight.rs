@@ -99,13 +99,14 @@ impl HeapSize for Read {
 
 impl HeapSize for PolicyCall {
     fn heap_bytes(&self) -> usize {
-        let Self { policy: _, hook, took: _, reads, advice, note, dropped, fleet } = self;
+        let Self { policy: _, hook, took: _, reads, advice, note, dropped, fleet, log } = self;
         hook.heap_bytes()
             + reads.heap_bytes()
             + advice.heap_bytes()
             + note.heap_bytes()
             + dropped.heap_bytes()
             + size_of_val(fleet.as_slice())
+            + log.heap_bytes()
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pointsman_domain::{
-    Allowance, Constraint, DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, LaneState,
-    MessageInfo, PlanLimits, PolicyCall, RequestInfo, RequestView, Topology,
+    Allowance, Constraint, DroppedEdit, Edit, Facts, FieldValue, FleetView, LaneStat, MessageInfo,
+    PlanLimits, PolicyCall, RequestInfo, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::marks;
@@ -64,30 +64,16 @@ impl Topologies {
         self.0.clear();
     }
 
-    /// Returns the lanes of a generation with their recorded metrics; `None` if the generation is
-    /// unknown.
-    pub(crate) fn view(&self, generation: u64, stats: &[LaneStat]) -> Option<Arc<FleetView>> {
-        let (topology, _) = self.0.get(&generation)?;
-        let stat = |lane: &pointsman_domain::LaneInfo| {
-            let found = stats.iter().find(|stat| stat.id == lane.id).copied();
-            found.unwrap_or_else(|| LaneStat::idle(lane.id, LaneState::Down, lane.slots))
-        };
-        let stats = topology.lanes().iter().map(stat).collect();
-        Some(Arc::new(FleetView::new(Arc::clone(topology), stats)))
-    }
-
-    /// Returns the view of a recorded request: the lanes that guards forbid cannot serve it.
+    /// Returns the view of a recorded request, with recorded metrics: the lanes that guards forbid
+    /// cannot serve it. `None` if the generation is unknown.
     pub(crate) fn view_for(
         &self,
         record: &DecisionRecord,
         generation: u64,
         stats: &[LaneStat],
     ) -> Option<Arc<FleetView>> {
-        let view = self.view(generation, stats)?;
-        Some(match &record.guards {
-            Some(constraint) => Arc::new(constraint.restrict(&view)),
-            None => view,
-        })
+        let (topology, _) = self.0.get(&generation)?;
+        Some(Arc::new(record.view_of(topology, stats)))
     }
 
     fn limits(&self, generation: u64) -> Option<&PlanLimits> {

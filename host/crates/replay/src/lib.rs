@@ -29,4 +29,3 @@ pub use self::report::{
     Agreement, CallDivergence, DecisionDivergence, DivergenceKind, MissingInputCount,
     PolicyStatistics, ReplayEffect, ReplayReport,
 };
-pub use self::trace::{DecisionTrace, TracedCall};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use pointsman_policy::Runtime;
-use pointsman_record::{DecisionRecord, Record};
+use pointsman_record::{DecisionRecord, Explanation, Record};
 
 use crate::chain::{ChainSource, ReplayChains, ReplayError};
 use crate::context::{ReplayContext, Topologies};
 use crate::decision::replay_decision;
 use crate::report::ReplayReport;
-use crate::trace::DecisionTrace;
+use crate::trace::trace;
 
 /// A replay of decision records.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Replay<'a> {
     report: ReplayReport,
     /// The request whose decision is traced; all others are skipped.
     traced: Option<String>,
-    trace: Option<DecisionTrace>,
+    trace: Option<Explanation>,
 }
 
 impl<'a> Replay<'a> {
@@ -51,7 +51,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Returns the trace of the request, once its record was replayed.
-    pub fn trace(&self) -> Option<&DecisionTrace> {
+    pub fn trace(&self) -> Option<&Explanation> {
         self.trace.as_ref()
     }
 
@@ -95,7 +95,7 @@ impl<'a> Replay<'a> {
         let recorded_chain = self.chains.recorded(record);
         let replayed = replay_decision(record, &context, &chain, recorded_chain, &self.topologies);
         if self.traced.is_some() {
-            self.trace = Some(DecisionTrace::new(record, &context, &replayed));
+            self.trace = Some(trace(record, &context, &replayed));
         }
         self.report.add(&self.file, record, &context.fleet, replayed);
         Ok(())

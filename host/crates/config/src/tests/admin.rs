@@ -21,6 +21,13 @@ fn socket_defaults_to_the_state_directory() {
 }
 
 #[test]
+fn number_of_decisions_is_limited() {
+    assert_eq!((admin("").decisions, admin("decisions = 0").decisions), (500, 0));
+    let source = format!("[state]\ndir = \"s\"\n[admin]\ndecisions = 100001\n{LANE}");
+    assert_rejects(&source, "admin.decisions", Code::OutOfRange);
+}
+
+#[test]
 fn tcp_listener_requires_loopback_and_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");

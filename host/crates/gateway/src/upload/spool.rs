@@ -19,7 +19,7 @@ use crate::settings::SpoolSettings;
 const WRITE_SIZE: usize = 256 << 10;
 
 /// The folder of the files, and the space that they may take.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Spool {
     folder: Arc<PathBuf>,
     space: Arc<BodyMemory>,

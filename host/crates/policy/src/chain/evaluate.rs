@@ -42,6 +42,7 @@ pub(crate) fn evaluate(
         note: advised.as_ref().err().map(CallError::to_note),
         dropped,
         fleet: Vec::new(),
+        log: version.log_lines(),
     });
     Evaluation { result: advised, defect }
 }
@@ -144,6 +145,7 @@ pub(crate) fn evaluate_recovery(
         }),
         dropped,
         fleet: fleet.stats().collect(),
+        log: version.log_lines(),
     });
     Evaluation { result: recovery, defect }
 }

@@ -41,6 +41,14 @@ impl State {
         Self(Backend::Deterministic(Deterministic::new(clock)))
     }
 
+    /// Returns a state with the same entries, which is independent of this one and not durable.
+    pub(crate) fn copy(&self) -> Self {
+        Self(match &self.0 {
+            Backend::Concurrent(entries) => Backend::Concurrent(entries.copy()),
+            Backend::Deterministic(entries) => Backend::Deterministic(entries.copy()),
+        })
+    }
+
     /// Returns a value; for a counter, its number as little-endian bytes.
     pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
         match &self.0 {

@@ -35,9 +35,9 @@ impl CallTrace {
         (self.duration, self.cpu_time) = (duration, duration);
     }
 
-    /// Creates a trace that logs host calls if the decision is recorded.
+    /// Creates a trace that logs host calls if the decision is recorded with them.
     pub(crate) fn for_decision(trace: &Trace) -> Self {
-        let host_calls = if trace.is_on() {
+        let host_calls = if trace.has_reads() {
             HostCallMode::Record(HostCallLog::default())
         } else {
             HostCallMode::Live

@@ -30,7 +30,7 @@ const MIN_HASH_BLOCK: u64 = 64;
 
 impl Redact {
     /// Redacts a record.
-    pub(crate) fn apply(&self, record: &mut DecisionRecord) {
+    pub fn apply(&self, record: &mut DecisionRecord) {
         let mut names: Vec<(String, String)> = Vec::new();
         let all = record.tenant.as_deref().into_iter().chain(key_names(record));
         for name in all.filter(|name| self.tenant != Rule::Keep && !name.is_empty()) {
@@ -111,8 +111,10 @@ impl Redaction<'_> {
     }
 
     fn consulted(&self, call: &mut PolicyCall) {
-        let PolicyCall { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _ } =
+        let PolicyCall { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _, log } =
             call;
+        // Not part of records.
+        log.clear();
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {
             self.advice(advice);

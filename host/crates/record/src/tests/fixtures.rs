@@ -134,6 +134,7 @@ pub(crate) fn full() -> DecisionRecord {
         note: None,
         dropped: vec!["priority dropped: priority 9 is outside 0 to 3".to_owned()],
         fleet: Vec::new(),
+        log: vec![],
     };
     let plan = Plan {
         steps: vec![
@@ -372,6 +373,7 @@ fn consulted() -> impl Strategy<Value = PolicyCall> {
                 .then(|| LaneStat::idle(LaneId(0), LaneState::Ready, 4))
                 .into_iter()
                 .collect(),
+            log: vec![],
         }
     })
 }

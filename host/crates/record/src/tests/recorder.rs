@@ -84,7 +84,7 @@ impl RecorderHarness {
 
 fn entry(id: &str, generation: u64) -> Entry {
     let decision = DecisionRecord { topology: generation, ..plain(id) };
-    Entry { decision, fleet: fleet(generation), chain: None, request: None }
+    Entry { decision: Arc::new(decision), fleet: fleet(generation), chain: None, request: None }
 }
 
 /// Returns the records of a file: `t3` for topology 3, `p2` for a chain of 2 policies, the request
@@ -309,7 +309,7 @@ fn partial_line_does_not_damage_the_next_one() {
     let nonblock = OFlags::NONBLOCK.bits().cast_signed();
     let mut pipe = OpenOptions::new().read(true).custom_flags(nonblock).open(&file).unwrap();
     let huge = "x".repeat(200 << 10);
-    harness.recorder.record(Entry { decision: plain(&huge), ..entry("", 1) });
+    harness.recorder.record(Entry { decision: Arc::new(plain(&huge)), ..entry("", 1) });
     harness.wait_for(2);
     assert_eq!(harness.metrics.dropped_for(DropReason::Disk), 2);
     let mut text = Vec::new();

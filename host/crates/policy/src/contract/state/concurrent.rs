@@ -92,6 +92,16 @@ impl Default for Concurrent {
 }
 
 impl Concurrent {
+    /// Returns an independent state with the same entries. Values are shared until they are written.
+    /// Iteration neither counts as a use of an entry nor delays its expiry.
+    pub(super) fn copy(&self) -> Self {
+        let (copy, now) = (Self::default(), now_ms());
+        for (key, entry) in &self.entries {
+            copy.entries.insert(String::clone(&key), entry.copy(now));
+        }
+        copy
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {
         Some(match self.entries.get(key)?.value {
             Value::Bytes(bytes) => bytes.to_vec(),
@@ -220,6 +230,19 @@ impl Entry {
         let ttl = (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms.into()));
         let expires_ms = ttl.map(|_| now_ms().saturating_add(ttl_ms.into()));
         Self { value, ttl, expires_ms }
+    }
+
+    /// Returns an independent entry with the same value and the same expiry.
+    fn copy(&self, now: u64) -> Self {
+        let left = self.expires_ms.map(|at| Duration::from_millis(at.saturating_sub(now)));
+        let value = match &self.value {
+            Value::Bytes(bytes) => Value::Bytes(Arc::clone(bytes)),
+            Value::Counter(counter) => Value::Counter(Arc::new(Counter {
+                value: AtomicI64::new(counter.get()),
+                is_marked: AtomicBool::new(false),
+            })),
+        };
+        Self { value, ttl: left, expires_ms: self.expires_ms }
     }
 
     /// Returns what is saved of the entry, after which it is not marked any more.

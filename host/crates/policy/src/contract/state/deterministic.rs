@@ -16,7 +16,7 @@ pub(super) struct Deterministic {
     entries: Mutex<Entries>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Entries {
     entries: BTreeMap<Arc<str>, Entry>,
     /// The keys in the order of their last use: the first one is evicted next.
@@ -28,14 +28,14 @@ struct Entries {
     last_use: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     value: Value,
     expires: Option<Duration>,
     last_use: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Value {
     Bytes(Vec<u8>),
     Counter(i64),
@@ -53,6 +53,12 @@ impl Value {
 impl Deterministic {
     pub(super) fn new(clock: Clock) -> Self {
         Self { clock, entries: Mutex::default() }
+    }
+
+    /// Returns an independent state with the same entries and the same clock.
+    pub(super) fn copy(&self) -> Self {
+        let entries = Mutex::new(self.current().clone());
+        Self { clock: self.clock.clone(), entries }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {

@@ -144,3 +144,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn copy_has_the_entries_and_is_independent() {
+    let clock = Clock::manual();
+    for state in [State::default(), State::deterministic(clock.clone())] {
+        state.put("text".to_owned(), b"one", 60_000).unwrap();
+        state.increment("count".to_owned(), 3, 0).unwrap();
+        let copy = state.copy();
+        assert_eq!(copy.get("text").as_deref(), Some(&b"one"[..]));
+        assert_eq!(copy.increment("count".to_owned(), 1, 0), Ok(4));
+        copy.put("text".to_owned(), b"two", 0).unwrap();
+        copy.put("new".to_owned(), b"x", 0).unwrap();
+        copy.delete("text");
+        assert_eq!(state.get("text").as_deref(), Some(&b"one"[..]));
+        assert_eq!(state.increment("count".to_owned(), 0, 0), Ok(3));
+        assert_eq!(state.get("new"), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! `pointsman explain` and `pointsman decide`: why a request was decided as it was, and what would
+//! be decided about one now.
+
+mod text;
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pointsman_record::Explanation;
+
+pub(crate) use self::text::{explanation, host_calls, section, value_lines};
+use crate::cli::explain::{Decide, Explain};
+use crate::output::print;
+use crate::policy::{HostClient, call_with, percent_encoded, recorded};
+
+/// Maximum bytes of the body of a request, as in a host.
+const MAX_BODY: u64 = 8 << 20;
+/// Headers that have another meaning for the admin API.
+const RESERVED: [HeaderName; 4] =
+    [header::AUTHORIZATION, header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// Prints why a request was decided as it was.
+///
+/// # Errors
+/// If the request is not found, or the host is not reachable.
+pub(crate) fn explain(options: &Explain) -> Result<()> {
+    let source = &options.source;
+    let explained = if source.records.is_empty() {
+        let client = HostClient::new(&source.address(), options.token_env.as_deref())?;
+        let path = format!("/decisions/{}", percent_encoded(&options.id));
+        parse(call_with(&client, Method::GET, &path, String::new())?)?
+    } else {
+        recorded::find(&source.records, &options.id)?.explain()
+    };
+    show(&explained, options.json)
+}
+
+/// Prints what would be decided about a request now.
+///
+/// # Errors
+/// If the file cannot be read, or the host is not reachable.
+pub(crate) fn decide(options: &Decide) -> Result<()> {
+    let body = read_body(&options.body)?;
+    let host = &options.host;
+    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let client = client.with_headers(headers(&options.header)?);
+    let mut path = format!("/decide?endpoint={}", percent_encoded(&options.endpoint));
+    if let Some(key) = &options.key_id {
+        path.push_str(&format!("&key={}", percent_encoded(key)));
+    }
+    let decided = parse(call_with(&client, Method::POST, &path, body)?)?;
+    show(&decided, host.json)
+}
+
+fn parse(value: serde_json::Value) -> Result<Explanation> {
+    serde_json::from_value(value).context("the host is a different version")
+}
+
+fn show(explained: &Explanation, as_json: bool) -> Result<()> {
+    match as_json {
+        true => print(&format!("{:#}\n", serde_json::json!(explained))),
+        false => print(&explanation(explained)),
+    }
+}
+
+fn read_body(file: &Path) -> Result<String> {
+    let mut body = String::new();
+    let failed = || format!("failed to read {}", file.display());
+    let input: Box<dyn std::io::Read> = match file == Path::new("-") {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(file).with_context(failed)?),
+    };
+    input.take(MAX_BODY + 1).read_to_string(&mut body).with_context(failed)?;
+    if body.len() as u64 > MAX_BODY {
+        bail!("{} exceeds {} MiB", file.display(), MAX_BODY >> 20);
+    }
+    Ok(body)
+}
+
+/// Parses headers of the command line.
+fn headers(given: &[String]) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for text in given {
+        let invalid = || format!("invalid header {text:?}: expected \"NAME: VALUE\"");
+        let (name, value) = text.split_once(':').with_context(invalid)?;
+        let name: HeaderName = name.trim().parse().with_context(invalid)?;
+        if RESERVED.contains(&name) {
+            bail!("header `{name}` cannot be set; use --key-id to decide as for a key");
+        }
+        headers.append(name, HeaderValue::from_str(value.trim()).with_context(invalid)?);
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::headers;
+
+    #[test]
+    fn headers_have_a_name_and_are_not_those_of_the_admin_api() {
+        let given = |text: &str| headers(&[text.to_owned()]);
+        assert_eq!(given("X-Team:  search: a ").unwrap()["x-team"], "search: a");
+        for invalid in ["no-colon", ": x", "a b: c", "x: \u{7f}\n", "Authorization: Bearer x"] {
+            assert!(given(invalid).is_err(), "{invalid}");
+        }
+    }
+}
