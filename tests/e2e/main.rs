@@ -18,6 +18,7 @@ mod docs_openai;
 mod doctor;
 mod endpoints;
 mod engine_failures;
+mod explain;
 mod faults;
 mod fidelity;
 mod groups;
