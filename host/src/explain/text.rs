@@ -211,12 +211,12 @@ fn host_call(read: &Read) -> String {
     shortened(&format!("{}({}){result}", read.call, args.join(", ")))
 }
 
-/// Returns the fields of an object, one per line, without those that are `null`.
+/// Returns the fields of an object, one per line, without those that are `null` or empty lists.
 pub(crate) fn value_lines(value: &Value) -> Vec<String> {
     match value {
         Value::Null => Vec::new(),
         Value::Object(fields) => {
-            let given = fields.iter().filter(|(_, value)| !value.is_null());
+            let given = fields.iter().filter(|(_, value)| !is_empty(value));
             given.map(|(key, value)| shortened(&format!("{key}: {value}"))).collect()
         }
         other => vec![shortened(&other.to_string())],

@@ -14,9 +14,8 @@ use pointsman_record::{Explanation, Source};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 use tracing::instrument::WithSubscriber as _;
-use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, Span};
 
 use crate::count_tokens;
 use crate::decision::{Accepted, Incoming, accept_from, decide};
@@ -47,7 +46,7 @@ pub(crate) async fn preview(pipeline: &Pipeline, request: PreviewRequest) -> Exp
     let pipeline = without_effects(pipeline);
     let (id, identity) = (request.id.clone(), request.identity.clone());
     // The log is about requests that there are.
-    let limits = run(&pipeline, request).with_subscriber(NoSubscriber::new()).await;
+    let limits = run(&pipeline, request).with_subscriber(Dispatch::none()).await;
     let ended = pipeline.decisions.last();
     let explained = ended.map(|ended| ended.explain(None, Source::Preview));
     let mut explanation = explained.unwrap_or_else(|| Explanation::empty(&id, Source::Preview));

@@ -31,7 +31,7 @@ use crate::version::call_trace::CallTrace;
 use crate::version::pace::MAX_DEADLINE;
 use crate::version::{Version, policy_span};
 use pointsman_spec::OnError;
-use tracing::subscriber::{NoSubscriber, with_default};
+use tracing::dispatcher::{Dispatch, with_default};
 
 /// Maximum size of a body, in bytes, about which policies are called on the thread that serves the
 /// request. Reading and editing a body of this size takes less than a millisecond.
@@ -230,7 +230,7 @@ impl Advisor for Chain {
         trace: &mut Trace,
     ) -> Advised {
         // The log of the host is about requests that there are.
-        with_default(NoSubscriber::new(), || self.preview(facts).advise(facts, fleet, trace))
+        with_default(&Dispatch::none(), || self.preview(facts).advise(facts, fleet, trace))
     }
 
     fn may_block(&self, facts: &Facts) -> bool {
