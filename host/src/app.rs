@@ -9,7 +9,8 @@ use futures_util::future::{join, join_all, join3};
 use parking_lot::Mutex;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
-    Drain, Gateway, GatewayMetrics, GatewayParts, RequestObserver, StatusPart,
+    AuditLog, Drain, Feed, Gateway, GatewayMetrics, GatewayParts, PolicyAdmin, RequestObserver,
+    StatusPart,
 };
 use pointsman_policy::{
     Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
@@ -62,9 +63,11 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     // On a worker: the kernel ends engines with the thread that started them (PR_SET_PDEATHSIG),
     // and the calling thread is not a worker.
     let (options, log_control, observer) = (options.clone(), log.control(), log.observer());
+    let log_feed = log.feed();
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
-        let source = Source { text, log: log_control, observer, begun, started_as, activated };
+        let log = log_control;
+        let source = Source { text, log, log_feed, observer, begun, started_as, activated };
         tasks.spawn(async move { start(config, &options, source, registry).await });
         tasks.join_next().await
     });
@@ -81,6 +84,7 @@ struct Source {
     log: LogControl,
     /// Writes of requests that have ended.
     observer: Option<Arc<Observer>>,
+    log_feed: Feed,
     /// When the process was started, and how.
     begun: Instant,
     started_as: StartedAs,
@@ -185,6 +189,8 @@ async fn run(
         policies: policy_status(&policies),
         recorder: recorder.clone(),
         observer: source.observer.clone().map(|observer| observer as Arc<dyn RequestObserver>),
+        log: source.log_feed,
+        audit: AuditLog::open(spec.state_dir.as_deref()),
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
@@ -229,8 +235,10 @@ async fn run(
         };
         predecessors.spawn(take_over.succeed(handed, served).await);
     }
+    let backend: Arc<dyn PolicyAdmin> = Arc::new(backend);
+    operators.offer_console(&gateway, &backend);
     server.spawn(async move {
-        let operators = operators.serve(&gateway, Arc::new(backend));
+        let operators = operators.serve(&gateway, backend);
         let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
         let background = join(memory::trim_after_peaks(), tokens.refresh());
         tokio::select! { _ = serve => {}, _ = background => {} }

@@ -10,6 +10,7 @@ pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod simulate;
 pub(crate) mod state;
+pub(crate) mod top;
 pub(crate) mod upgrade;
 pub(crate) mod usage;
 
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Show what would be decided about a request now, without sending it.
     Decide(explain::Decide),
+    /// Show lanes, requests, decisions, policies and the log of a running host in the terminal.
+    Top(top::Top),
     /// Print what tenants and keys have used of models and lanes.
     Usage(usage::Usage),
     /// Create, list, revoke and rotate the API keys of a keys file.

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pointsman_config::{Config, Listener};
 use pointsman_domain::PlanLimits;
 use pointsman_gateway::{
-    ConnectionSettings, Cors, HealthRule, IdempotencySettings, ListenerSettings, ResponseLimits,
-    ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
+    ConnectionSettings, ConsoleSettings, Cors, HealthRule, IdempotencySettings, ListenerSettings,
+    ResponseLimits, ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
 };
 
 use crate::telemetry;
@@ -84,6 +84,10 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
         responses: fixed.responses,
         traces: telemetry::export(&config.telemetry).and_then(|export| export.traces),
         decisions: config.admin.decisions,
+        console: ConsoleSettings {
+            enabled: config.console.enabled,
+            client_listener: config.console.client_listener,
+        },
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

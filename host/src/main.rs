@@ -43,6 +43,7 @@ mod stop_limits;
 mod store;
 mod telemetry;
 mod tokens;
+mod top;
 mod upgrade_command;
 mod usage;
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Request(command) => request_command::request(command).map(success),
         Command::Explain(options) => explain::explain(&options).map(success),
         Command::Decide(options) => explain::decide(&options).map(success),
+        Command::Top(options) => top::top(&options).map(success),
         Command::Usage(options) => usage::usage(&options).map(success),
         Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),

@@ -40,6 +40,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
 use pointsman_config::{Config, LogFormat};
+use pointsman_gateway::Feed;
 
 use self::control::CurrentFormat;
 pub(crate) use self::control::LogControl;
@@ -72,6 +73,7 @@ pub(crate) struct LogHandle {
     access: LogMetrics,
     exports: ExportMetrics,
     observer: Option<Arc<Observer>>,
+    feed: Feed,
 }
 
 impl LogHandle {
@@ -89,6 +91,11 @@ impl LogHandle {
             "Lines of the access log that were not written, by reason",
         );
         self.exports.register(registry);
+    }
+
+    /// Returns the lines as JSON objects, for operators.
+    pub(crate) fn feed(&self) -> Feed {
+        self.feed.clone()
     }
 
     /// Returns what changes the log while the host runs.
@@ -194,16 +201,18 @@ fn subscriber(
     outputs.0.insert(0, Output { sink, style });
     let (filter, handle) = reload::Layer::new(filter);
     let control = LogControl { filter: handle, format: format.clone(), is_overridden: false };
+    let feed = Feed::default();
     let handle = LogHandle {
         outputs: outputs.clone(),
         metrics: metrics.clone(),
         control,
+        feed: feed.clone(),
         files,
         access: LogMetrics::default(),
         exports: ExportMetrics::default(),
         observer: None,
     };
-    let layer = LogLayer { format, limiter, metrics, outputs };
+    let layer = LogLayer { format, limiter, metrics, outputs, feed };
     Ok((tracing_subscriber::registry().with(filter).with(layer), handle))
 }
 

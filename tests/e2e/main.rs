@@ -11,6 +11,7 @@ mod chaos;
 mod check;
 mod clients;
 mod compat;
+mod console;
 mod conversations;
 mod cortex;
 mod docs_links;

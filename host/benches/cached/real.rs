@@ -143,6 +143,7 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
             responses: limits,
             traces: None,
             decisions: 500,
+            console: pointsman_gateway::ConsoleSettings::default(),
             nonce: 0,
             started_at: 0,
         },
@@ -155,6 +156,8 @@ async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, Fle
         config: Box::new(|| Value::Null),
         recorder: None,
         observer: None,
+        log: pointsman_gateway::Feed::default(),
+        audit: pointsman_gateway::AuditLog::default(),
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: Store::open(Options {

@@ -5,9 +5,10 @@
 //! of its own, or control the terminal of an operator.
 
 use std::fmt::Write as _;
+use std::time::UNIX_EPOCH;
 
 use pointsman_config::LogFormat;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
@@ -61,7 +62,7 @@ impl Format {
     pub(super) fn line(self, line: &Line<'_>) -> String {
         let text = match self.format {
             LogFormat::Text => text(line, self.style.has_colors),
-            LogFormat::Json => json(line),
+            LogFormat::Json => json_line(line),
         };
         match self.style.has_priority {
             true => format!("{}{text}", priority(line.level)),
@@ -181,7 +182,7 @@ pub(super) fn is_unsafe(letter: char) -> bool {
 }
 
 /// Event fields are at the top level, so that log processors find them without a path.
-fn json(line: &Line<'_>) -> String {
+fn json_line(line: &Line<'_>) -> String {
     let mut object = Map::new();
     object.insert("timestamp".to_owned(), timestamp().into());
     object.insert("level".to_owned(), line.level.as_str().into());
@@ -211,6 +212,27 @@ fn json(line: &Line<'_>) -> String {
     }
     text.push('\n');
     text
+}
+
+/// Returns a line for the console, as a JSON object. The fields of spans are among those of the
+/// line, which take precedence. A page shows values as text, so that nothing is escaped.
+pub(super) fn feed_entry(line: &Line<'_>) -> String {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+    let mut fields = Map::new();
+    for (_, span) in line.spans {
+        fields.extend(entries(span));
+    }
+    fields.extend(entries(line.fields));
+    let message = fields.remove(MESSAGE).unwrap_or_default();
+    json!({
+        // Saturates after millions of years.
+        "unix_ms": u64::try_from(now).unwrap_or(u64::MAX),
+        "level": line.level.as_str(),
+        "target": line.target,
+        "message": message,
+        "fields": fields,
+    })
+    .to_string()
 }
 
 fn entries(fields: &Fields) -> impl Iterator<Item = (String, Value)> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pointsman_config::LogFormat;
+use pointsman_gateway::Feed;
 use serde_json::Value;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -14,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::control::CurrentFormat;
 use super::fields::{ENGINE, Fields, MESSAGE};
-use super::format::{Format, Line, Style};
+use super::format::{Format, Line, Style, feed_entry};
 use super::metrics::{DropReason, LogMetrics};
 use super::rate_limit::{Admission, Kind, RateLimiter, Suppressed};
 use super::writer::Sink;
@@ -31,6 +32,7 @@ pub(super) struct LogLayer {
     pub(super) limiter: Arc<RateLimiter>,
     pub(super) metrics: LogMetrics,
     pub(super) outputs: Outputs,
+    pub(super) feed: Feed,
 }
 
 /// Where the log is written: standard error, and files.
@@ -98,6 +100,7 @@ where
             .collect();
         let line = Line::new(metadata, &fields, &spans);
         self.outputs.push(self.format.get(), |format| format.line(&line));
+        self.feed.push(feed_entry(&line).into());
     }
 }
 

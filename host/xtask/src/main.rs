@@ -3,6 +3,7 @@
 mod attacks;
 mod bench;
 mod clients;
+mod console;
 mod demo;
 mod deny;
 mod dist;
@@ -26,6 +27,8 @@ Development tasks of Pointsman:
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
   cargo xtask test --clients       Run client libraries of all kinds in front of a host, write the
                                    table of results, and send random requests to all routes
+  cargo xtask test --console       Use every page and action of the console in headless Chromium, and
+                                   take the pictures of its documentation
   cargo xtask test --streams [--release]
                                    Serve a thousand streams at a time for five minutes, and print
                                    figures
@@ -83,6 +86,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test"] => test::test(&root),
         ["test", "--attacks"] => attacks::attacks(&root),
         ["test", "--clients"] => clients::clients(&root),
+        ["test", "--console"] => console::console(&root),
         ["test", "--streams"] => streams::streams(&root, false),
         ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),

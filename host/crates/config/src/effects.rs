@@ -145,6 +145,7 @@ pub const EFFECTS: &[KeyGroup] = &[
     ),
     group("admin", Effect::Now, &["decisions"]),
     group("admin", Effect::Handover, &["socket", "listen", "token-env", "token-file"]),
+    group("console", Effect::Now, &["enabled", "client-listener"]),
     group("queue", Effect::Now, &["per-lane", "total", "max-wait", "aging"]),
     group(
         "switching",

@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod console;
 mod conversations;
 mod difference;
 mod effects;
@@ -37,6 +38,7 @@ pub use pointsman_settings::{FileError as ConfigError, format_duration};
 
 pub use self::access::Access;
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
+pub use self::console::Console;
 pub use self::difference::{ChangeKind, KeyChange, differences};
 pub use self::effects::{EFFECTS, Effect, KeyGroup, effect_of, effects_table};
 pub use self::folders::default_cache;
@@ -80,6 +82,8 @@ pub struct Config {
     pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
     pub admin: Admin,
+    /// Where the console is served.
+    pub console: Console,
     /// True if `state.dir` is not set, so that the state directory is the default one.
     pub has_default_state: bool,
     /// Lanes, groups and the rules of the queue. The program of the keeper is set by the
@@ -251,6 +255,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let keeper = state::read(&state);
     state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
+    let console = console::read(&root.section("console"), &admin);
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
     let guards = guards::read(root);
@@ -297,6 +302,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         usage,
         records,
         admin,
+        console,
         has_default_state,
         fleet,
         needs,

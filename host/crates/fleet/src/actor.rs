@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::lane_factory::{LaneFactory, SupervisorTasks};
 pub(crate) use self::lane_handle::LaneHandle;
+use crate::history::LaneHistory;
 use crate::message::{EngineSource, GrantSender, Message};
 use crate::metrics::FleetMetrics;
 use crate::model_card::ModelCard;
@@ -70,6 +71,7 @@ pub(crate) struct Actor {
     pub(crate) mailbox: UnboundedSender<Message>,
     pub(crate) view: watch::Sender<Arc<FleetView>>,
     pub(crate) metrics: Arc<FleetMetrics>,
+    pub(crate) history: LaneHistory,
 }
 
 impl Actor {
@@ -245,6 +247,9 @@ impl Actor {
             let manual = self.manual_status(stat.id, handle);
             self.metrics.set_mode(stat.id, manual.as_ref().map(|manual| manual.mode));
             handle.status.send_if_modified(|status| {
+                if status.state != stat.state {
+                    self.history.push(&handle.name, stat.state);
+                }
                 let changed = status.state != stat.state
                     || status.engine != engine
                     || status.manual != manual;

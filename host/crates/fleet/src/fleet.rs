@@ -17,6 +17,7 @@ use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
 use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
 use crate::handover::PausedFleet;
+use crate::history::{LaneHistory, LaneTransition};
 use crate::lease::Lease;
 use crate::measurements::{Measurements, MemoryReport};
 use crate::memory::Machine;
@@ -41,6 +42,7 @@ pub struct Fleet {
     conversations: Conversations,
     pub(crate) logs: EngineLogs,
     measurements: Measurements,
+    history: LaneHistory,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -124,7 +126,8 @@ impl Fleet {
             }
             lanes.push(handle);
         }
-        let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
+        let (prefixes, history) =
+            (Arc::new(PrefixIndex::new(spec.lanes.len())), LaneHistory::default());
         let actor = Actor {
             dispatcher,
             prefixes: Arc::clone(&prefixes),
@@ -140,6 +143,7 @@ impl Fleet {
             mailbox: mailbox.clone(),
             view: view_sender,
             metrics: Arc::clone(metrics),
+            history: history.clone(),
         };
         actor.publish_statuses();
         let mut actors = JoinSet::new();
@@ -162,6 +166,7 @@ impl Fleet {
             conversations,
             logs,
             measurements: metrics.measurements.clone(),
+            history,
         };
         (fleet, tasks)
     }
@@ -213,6 +218,11 @@ impl Fleet {
     /// last, some seconds ago.
     pub fn memory_report(&self) -> MemoryReport {
         self.measurements.report()
+    }
+
+    /// Returns the last changes of the states of lanes, oldest first.
+    pub fn history(&self) -> Vec<LaneTransition> {
+        self.history.list()
     }
 
     /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;

@@ -27,6 +27,7 @@ mod footprint;
 mod handover;
 pub mod hardware;
 mod health;
+mod history;
 mod hub_cache;
 mod lane_config;
 mod launch;
@@ -84,6 +85,7 @@ pub use self::footprint::{
 pub use self::handover::{
     ForeignRequest, PausedFleet, PausedRequests, Refusal, SlotMessage, SlotReply, Successor,
 };
+pub use self::history::LaneTransition;
 pub use self::hub_cache::hub_snapshot;
 pub use self::launch_memory::DeviceMemory;
 pub use self::lease::Lease;

@@ -17,6 +17,10 @@
 //!   POST /lanes/{name}/unload?hold=true        unload it, until it is loaded by hand
 //!   POST /lanes/{name}/drain?undo=true         send it no more requests; end that
 //!   GET  /lanes/{name}/logs?lines=9&follow=true   the last lines of its engine
+//!   GET  /lane-history                         the last changes of the states of lanes
+//!   GET  /events                               all of that, the log and decisions, as they change
+//!   GET  /actions                              what operators have done
+//!   POST /playground/{endpoint}                a request of an operator, as one of a client
 //!   GET  /requests                             the requests in flight
 //!   DELETE /requests/{id}                      cancel a request
 //!   GET  /decisions?limit=9&before=ID          the requests that have ended, newest first
@@ -30,39 +34,45 @@
 //! ```
 //!
 //! The admin API never shares a listener with clients: the permission to send requests does not
-//! include the permission to change policies.
+//! include the permission to change policies. The console (`admin/console.rs`) is a page that uses
+//! the same routes with a session; it can be served to clients, too, where it needs the token.
 
+mod audit;
+mod console;
 mod conversations;
 mod decisions;
+mod events;
+mod gate;
 mod lanes;
 mod operator;
+mod playground;
 mod reload;
 mod requests;
 mod respond;
+mod same_origin;
+mod snapshot;
 mod state;
 mod upgrade;
 mod usage;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
-use http::HeaderMap;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
-use tracing::Instrument as _;
 
-use self::operator::{OnSocket, Operator};
+use self::console::{Access, Console};
+use self::gate::authenticate;
+use self::operator::Operator;
 use self::reload::reload;
 use self::respond::respond;
 pub use self::state::StateAdmin;
@@ -77,12 +87,10 @@ use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
 use crate::served::{Served, ServedSlot};
 use crate::socket::SocketFile;
-use crate::upstream_routes::{self, Access};
-use crate::{listen, request_id, status};
-use pointsman_access::{ApiKey, Keys, Unauthorized};
+use crate::upstream_routes;
+use crate::{listen, status};
+use pointsman_access::{ApiKey, Keys};
 
-/// Pause after a wrong token, for all requests of the listener: ten guesses per second.
-const GUESS_DELAY: Duration = Duration::from_millis(100);
 /// Open connections of a listener.
 const MAX_CONNECTIONS: usize = 64;
 /// Bytes of a command's body.
@@ -153,19 +161,34 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// Lets listeners for clients serve the console if the configuration says so, to operators with
+    /// the token of the port. Has to be called before these listeners serve.
+    pub fn offer_console(&self, gateway: &Gateway, policies: &Arc<dyn PolicyAdmin>) {
+        let Some((_, token)) = &self.port else { return };
+        let access = Access::new(Keys::new([ApiKey::new(token, "operator")]));
+        let policies = Arc::clone(policies);
+        gateway.set_console(Box::new(move |gateway, listener, has_tls| {
+            let api = api(gateway, Arc::clone(&policies));
+            let prefix = listener.path_prefix.clone();
+            console::routes(Console::for_clients(api, access.clone(), &prefix, has_tls))
+        }));
+    }
+
     /// Serves until the drain is closed.
     pub async fn serve(self, gateway: &Gateway, policies: Arc<dyn PolicyAdmin>) {
         let socket = async {
             if let Some(socket) = self.socket {
                 // Without keys: the file mode restricts the socket to the host's user and root.
-                let served = served(gateway, &policies, Keys::default(), None);
+                // Host names are checked as on a loopback port, because a tunnel may make it one.
+                let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+                let served = served(gateway, &policies, Keys::default(), ip);
                 listen::listen(socket, served, fixed(gateway)).await;
             }
         };
         let port = async {
             if let Some((listener, token)) = self.port {
                 let keys = Keys::new([ApiKey::new(&token, "operator")]);
-                let served = served(gateway, &policies, keys, Some(address_of(&listener)));
+                let served = served(gateway, &policies, keys, address_of(&listener));
                 listen::listen(listener, served, fixed(gateway)).await;
             }
         };
@@ -178,19 +201,37 @@ fn fixed(gateway: &Gateway) -> Fixed {
     gateway.fixed(ConnectionPool::new(MAX_CONNECTIONS), Protocols::default())
 }
 
-/// Adds a listener. `ip` is its address if it is a port.
-fn served(gateway: &Gateway, policies: &Policies, keys: Keys, ip: Option<IpAddr>) -> ServedSlot {
-    let (policies, gate) = (Arc::clone(policies), Arc::new(Gate::new(keys)));
+/// Adds a listener with this address.
+fn served(gateway: &Gateway, policies: &Policies, keys: Keys, ip: IpAddr) -> ServedSlot {
+    let (policies, access) = (Arc::clone(policies), Access::new(keys));
     gateway.add_listener(Box::new(move |gateway, _| {
-        let router = router(gateway, Arc::clone(&policies), Arc::clone(&gate));
-        let hosts = ip.map(|ip| gateway.allowed_hosts(ip));
-        Served::new(router, gateway.timeouts(), hosts)
+        let router = router(gateway, Arc::clone(&policies), &access);
+        Served::new(router, gateway.timeouts(), Some(gateway.allowed_hosts(ip)))
     }))
 }
 
 type Policies = Arc<dyn PolicyAdmin>;
 
-fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
+/// Returns the routes of a listener.
+fn router(gateway: &Gateway, policies: Policies, access: &Access) -> Router {
+    let (api, audit) = (api(gateway, policies), gateway.status().audit.clone());
+    let engine_routes =
+        upstream_routes::routes(upstream_routes::Access::Operator).with_state(gateway.pipeline());
+    let routes = api
+        .clone()
+        .merge(engine_routes.layer(middleware::from_fn_with_state(audit.clone(), audit::note)))
+        .fallback(unknown_path)
+        // Last, so that no route and no fallback responds without authentication.
+        .layer(middleware::from_fn_with_state(Arc::clone(access.gate()), authenticate));
+    match gateway.pipeline().settings.console.enabled {
+        true => routes.merge(console::routes(Console::for_operators(api, access.clone()))),
+        false => routes,
+    }
+}
+
+/// Returns the routes that the console uses as well, which authenticates requests by itself. Those
+/// of engines are not among them: what engines respond must not count as a page of the console.
+fn api(gateway: &Gateway, policies: Policies) -> Router {
     let host_routes = Router::new()
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
@@ -201,7 +242,6 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
     let conversation_routes = Router::new()
         .route("/conversations", only("DELETE", delete(conversations::erase)))
         .with_state(gateway.status().fleet.clone());
-    let engine_routes = upstream_routes::routes(Access::Operator).with_state(gateway.pipeline());
     Router::new()
         .route("/policies", only("GET, HEAD", get(list)))
         .route("/policies/{name}", only("GET, HEAD", get(show)))
@@ -216,61 +256,10 @@ fn router(gateway: &Gateway, policies: Policies, gate: Arc<Gate>) -> Router {
         .merge(lanes::routes().with_state(Arc::clone(gateway.status())))
         .merge(requests::routes().with_state(gateway.pipeline()))
         .merge(decisions::routes(gateway.pipeline(), Arc::clone(gateway.main_listener())))
-        .merge(engine_routes)
-        .fallback(unknown_path)
-        // Last, so that no route and no fallback responds without authentication.
-        .layer(middleware::from_fn_with_state(gate, authenticate))
-}
-
-/// The token of a listener, and what slows guesses down.
-#[derive(Debug)]
-struct Gate {
-    keys: Keys,
-    /// When the next token may be compared: [`GUESS_DELAY`] after one was wrong.
-    next_check: Mutex<Instant>,
-}
-
-impl Gate {
-    fn new(keys: Keys) -> Self {
-        Self { keys, next_check: Mutex::new(Instant::now()) }
-    }
-
-    /// Checks the token of a request. All requests of a listener take turns, so that neither more
-    /// connections nor leaving early makes guesses faster.
-    async fn check(&self, headers: &HeaderMap) -> Result<(), Unauthorized> {
-        if self.keys.is_open() {
-            return Ok(());
-        }
-        // Held while waiting, so that the guesses of many connections wait one after the other.
-        let mut next_check = self.next_check.lock().await;
-        tokio::time::sleep_until(*next_check).await;
-        let checked = self.keys.identity(headers).map(drop);
-        if checked.is_err() {
-            *next_check = Instant::now() + GUESS_DELAY;
-        }
-        checked
-    }
-}
-
-/// Rejects requests without a valid token, and runs all others inside a span with their id.
-async fn authenticate(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let request_id = request_id::ensure(&mut parts);
-    let span = tracing::info_span!("admin", request_id, method = %parts.method);
-    let on_socket = gate.keys.is_open();
-    let listener = if on_socket { "socket" } else { "port" };
-    let operator = Operator::from_headers(&parts.headers, listener);
-    parts.extensions.insert(operator);
-    parts.extensions.insert(OnSocket(on_socket));
-    let request = Request::from_parts(parts, body);
-    async {
-        match gate.check(request.headers()).await {
-            Ok(()) => next.run(request).await,
-            Err(unauthorized) => error(request, unauthorized.into()),
-        }
-    }
-    .instrument(span)
-    .await
+        .merge(events::routes(gateway))
+        .merge(audit::routes().with_state(Arc::clone(gateway.status())))
+        .merge(playground::routes(gateway.pipeline(), Arc::clone(gateway.main_listener())))
+        .layer(middleware::from_fn_with_state(gateway.status().audit.clone(), audit::note))
 }
 
 async fn list(State(policies): State<Policies>, request: Request) -> Response {

@@ -113,7 +113,6 @@ impl Decisions {
     }
 
     /// Returns a channel that gets each request that ends from now on, while requests are kept.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the events of the admin API"))]
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<EndedRequest>> {
         self.0.ended.subscribe()
     }

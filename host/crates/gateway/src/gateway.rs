@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::Router;
 use parking_lot::Mutex;
 use pointsman_domain::Guards;
 use pointsman_fleet::Fleet;
@@ -12,12 +13,14 @@ use pointsman_record::Recorder;
 use pointsman_store::Store;
 use prometheus_client::registry::Registry;
 
+use crate::audit_log::AuditLog;
 use crate::client_listener::ClientListener;
 use crate::connection::Timeouts;
 use crate::decision::MAX_PARSERS;
 use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
+use crate::feed::Feed;
 use crate::finished::RequestObserver;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
@@ -32,10 +35,14 @@ use crate::protocols::Protocols;
 use crate::responses::Responses;
 use crate::routes;
 use crate::served::{Served, ServedSlot};
-use crate::settings::{AdvisorSlot, ListenerSettings, Settings, StatusPart};
+use crate::settings::{AdvisorSlot, ConsoleSettings, ListenerSettings, Settings, StatusPart};
 use crate::status::{self, StatusSources};
 use crate::upload::Uploads;
 use pointsman_access::{Accounts, Keys, UsageBook};
+use tokio::sync::Semaphore;
+
+/// Event streams of operators at a time.
+const MAX_EVENT_STREAMS: usize = 16;
 
 /// The components that a gateway is made of.
 pub struct GatewayParts {
@@ -59,6 +66,10 @@ pub struct GatewayParts {
     pub recorder: Option<Recorder>,
     /// Receives each request that has ended.
     pub observer: Option<Arc<dyn RequestObserver>>,
+    /// The live log, for operators: JSON objects.
+    pub log: Feed,
+    /// What operators have done.
+    pub audit: AuditLog,
     /// Metrics of the gateway.
     pub metrics: Arc<GatewayMetrics>,
     /// Metrics of all components, for `/metrics`.
@@ -105,6 +116,8 @@ pub struct Gateway {
     connections: Arc<ConnectionPool>,
     /// The settings of the first listener for clients, with which previews are made.
     main_listener: MainListener,
+    /// Makes the console of a listener for clients, once operators are served.
+    console: Arc<OnceLock<MakeConsole>>,
 }
 
 /// The settings of the first listener for clients; `None` before it listens.
@@ -127,6 +140,11 @@ struct Listeners {
 /// Makes what a listener serves with. The settings are those of the listeners for clients.
 pub(crate) type MakeServed = Box<dyn FnMut(&Gateway, &[ListenerSettings]) -> Served + Send>;
 
+/// Makes the routes of the console for a listener for clients. The boolean says whether the
+/// listener has TLS.
+pub(crate) type MakeConsole =
+    Box<dyn Fn(&Gateway, &ListenerSettings, bool) -> Router + Send + Sync>;
+
 impl Gateway {
     /// Creates a gateway, which gives each of its parts what it needs.
     pub fn new(parts: GatewayParts) -> Self {
@@ -139,6 +157,9 @@ impl Gateway {
             registry: parts.registry,
             keys: keys.clone(),
             stop: drain.stopping().clone(),
+            log: parts.log,
+            audit: parts.audit,
+            event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         };
         let gauges = (metrics.body_bytes.clone(), metrics.spool_bytes.clone());
         let uploads = Uploads::new(&settings, gauges, drain.stopping().clone());
@@ -171,6 +192,7 @@ impl Gateway {
             drain,
             connections,
             main_listener: Arc::default(),
+            console: Arc::default(),
         }
     }
 
@@ -216,12 +238,27 @@ impl Gateway {
         let protocols = listener.protocols().clone();
         let tls = protocols.tls.clone();
         let fixed = self.fixed(Arc::clone(&self.connections), protocols);
-        let served = self.add_listener(make_served(settings, listener.ip()));
+        let make = make_served(settings, listener.ip(), tls.is_some());
+        let served = self.add_listener(make);
         let serve = listen::listen(listener, served, fixed);
         match tls {
             Some(tls) => tokio::select! { () = serve => {}, () = tls.reload_on_changes() => {} },
             None => serve.await,
         }
+    }
+
+    /// Sets what makes the console of listeners for clients: before they are added. A second call
+    /// has no effect.
+    pub(crate) fn set_console(&self, make: MakeConsole) {
+        // Fails only if it is set.
+        self.console.set(make).ok();
+    }
+
+    /// Returns the console of a listener for clients; `None` unless it is served there.
+    fn console_of(&self, listener: &ListenerSettings, has_tls: bool) -> Option<Router> {
+        let ConsoleSettings { enabled, client_listener } = self.pipeline.load().settings.console;
+        let make = self.console.get().filter(|_| enabled && client_listener)?;
+        Some(make(self, listener, has_tls))
     }
 
     /// Returns the names by which a listener may be addressed.
@@ -274,7 +311,7 @@ impl Gateway {
 }
 
 /// Returns what makes the snapshots of a listener for clients.
-fn make_served(settings: ListenerSettings, ip: Option<IpAddr>) -> MakeServed {
+fn make_served(settings: ListenerSettings, ip: Option<IpAddr>, has_tls: bool) -> MakeServed {
     let mut settings = Arc::new(settings);
     Box::new(move |gateway, all| {
         let changed = all.iter().find(|new| new.addresses.first() == settings.addresses.first());
@@ -285,7 +322,8 @@ fn make_served(settings: ListenerSettings, ip: Option<IpAddr>) -> MakeServed {
         }
         gateway.note_listener(&settings);
         let status = Arc::clone(&gateway.status);
-        let router = routes::for_listener(gateway.pipeline(), status, &settings);
+        let console = gateway.console_of(&settings, has_tls);
+        let router = routes::for_listener(gateway.pipeline(), status, &settings, console);
         let hosts = ip.map(|ip| gateway.allowed_hosts(ip));
         let cors = settings.cors.clone().map(Arc::new);
         Served { cors, ..Served::new(router, gateway.timeouts(), hosts) }

@@ -29,6 +29,7 @@ use crate::finished::ClientAddress;
 use crate::http_version::{http1, http2};
 use crate::idle::IdleConnections;
 use crate::metrics::GatewayMetrics;
+use crate::peer::PeerUid;
 use crate::protocols::{Established, HttpVersion, Protocols};
 use crate::response;
 use crate::served::{Served, ServedSlot};
@@ -56,7 +57,7 @@ pub(crate) struct Listener {
 /// Serves a connection until it ends, has to make room for another one, or is cut by the drain.
 pub(crate) async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    client: Option<IpAddr>,
+    (client, peer): (Option<IpAddr>, Option<PeerUid>),
     listener: Arc<Listener>,
 ) {
     let _open = listener.metrics.open_connection();
@@ -71,7 +72,7 @@ pub(crate) async fn serve_connection(
     let serve = async {
         match listener.protocols.establish(stream, client).await {
             Ok(Established { stream, version, client }) => {
-                serve_requests(stream, (version, client), &listener, &activity).await;
+                serve_requests(stream, version, (client, peer), &listener, &activity).await;
             }
             Err(error) => {
                 listener.metrics.refused_connection(error.reason());
@@ -94,7 +95,8 @@ pub(crate) async fn serve_connection(
 
 async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    (version, client): (HttpVersion, Option<IpAddr>),
+    version: HttpVersion,
+    (client, peer): (Option<IpAddr>, Option<PeerUid>),
     listener: &Arc<Listener>,
     activity: &Arc<Activity>,
 ) {
@@ -103,6 +105,9 @@ async fn serve_requests(
         service_fn(move |mut request: Request<Incoming>| {
             if let Some(client) = client {
                 request.extensions_mut().insert(ClientAddress(client));
+            }
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
             }
             let (listener, request_guard) = (Arc::clone(&listener), activity.begin());
             async move {

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use pointsman_access::Identity;
 use pointsman_domain::dispatch::Ticket;
 use pointsman_domain::request_flow::Action;
 use pointsman_domain::{Endpoint, LaneId, Topology};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// All requests in flight. Clones share the requests.
@@ -32,7 +31,7 @@ struct Table {
 struct Entry {
     id: String,
     endpoint: Endpoint,
-    started: Instant,
+    arrived: SystemTime,
     abort: CancellationToken,
     is_cancelled: AtomicBool,
     /// Events with content that the engine has sent so far.
@@ -91,7 +90,8 @@ pub(crate) struct RequestStatus {
     pub(crate) stage: Stage,
     /// The ticket of the wait for a slot.
     pub(crate) ticket: Option<Ticket>,
-    pub(crate) age: Duration,
+    /// The time of its arrival.
+    pub(crate) arrived: SystemTime,
     /// Tokens of the response so far, if it is a stream.
     pub(crate) tokens: Option<u64>,
 }
@@ -107,7 +107,7 @@ impl InFlightRequests {
         let entry = Arc::new(Entry {
             id: id.to_owned(),
             endpoint,
-            started: Instant::now(),
+            arrived: SystemTime::now(),
             abort: self.abort.child_token(),
             is_cancelled: AtomicBool::new(false),
             tokens: AtomicU64::new(0),
@@ -149,7 +149,7 @@ impl Entry {
             lane: lane.map(|(topology, lane)| topology.name(*lane).to_owned()),
             stage: progress.stage,
             ticket: progress.ticket.filter(|_| progress.stage == Stage::Queued),
-            age: self.started.elapsed(),
+            arrived: self.arrived,
             tokens: (tokens > 0).then_some(tokens),
         }
     }
@@ -239,6 +239,8 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -23,6 +23,7 @@ mod admin;
 mod admin_error;
 mod attempt;
 mod attribution;
+mod audit_log;
 mod body;
 mod client_listener;
 mod compression;
@@ -42,6 +43,7 @@ mod execute;
 mod exposition;
 mod failure;
 mod fair_permits;
+mod feed;
 mod finished;
 mod gateway;
 mod guard;
@@ -67,6 +69,7 @@ mod ollama;
 mod once;
 mod pace;
 mod paths;
+mod peer;
 mod pipeline;
 mod policy_threads;
 mod preview;
@@ -98,19 +101,21 @@ mod wait;
 
 pub use self::admin::{Admin, PolicyAdmin, PolicyCommand, StateAdmin};
 pub use self::admin_error::AdminError;
+pub use self::audit_log::AuditLog;
 pub use self::client_listener::{ClientListener, ListenAddress};
 pub use self::cors::{Cors, CorsHeaders};
 pub use self::descriptors::raise_descriptor_limit;
 pub use self::drain::{Drain, PredecessorGuard};
 pub use self::early::EarlyConnection;
 pub use self::error_code::ErrorCode;
+pub use self::feed::Feed;
 pub use self::finished::{FinishedRequest, RequestObserver};
 pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};
 pub use self::metrics::GatewayMetrics;
 pub use self::responses::{ResponseLimits, response_namespace};
 pub use self::settings::{
-    AdvisorSlot, ConnectionSettings, HealthRule, IdempotencySettings, ListenerSettings,
-    ResponseModel, Settings, SpoolSettings, StatusPart,
+    AdvisorSlot, ConnectionSettings, ConsoleSettings, HealthRule, IdempotencySettings,
+    ListenerSettings, ResponseModel, Settings, SpoolSettings, StatusPart,
 };
 pub use self::socket::{ListenerCopy, SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};

@@ -18,6 +18,7 @@ use crate::drain::Drain;
 use crate::http_connection::{Listener, serve_connection};
 use crate::idle::ConnectionPool;
 use crate::metrics::GatewayMetrics;
+use crate::peer::PeerUid;
 use crate::protocols::Protocols;
 use crate::served::ServedSlot;
 
@@ -39,6 +40,11 @@ pub(crate) trait Acceptor: Send + Sync {
     /// Returns the address of the client of a connection; `None` without one, or if the client has
     /// gone.
     fn client(connection: &Self::Connection) -> Option<IpAddr>;
+
+    /// Returns the user at the other end of a connection, if that is known.
+    fn peer(_connection: &Self::Connection) -> Option<PeerUid> {
+        None
+    }
 }
 
 impl Acceptor for TcpListener {
@@ -84,7 +90,7 @@ pub(crate) struct Fixed {
 
 /// Serves what `served` has until the drain is closed, and then closes all connections. If the
 /// drain retires, ends with the last connection. Dropping the future closes them, too.
-pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: Fixed) {
+pub(crate) async fn listen<A: Acceptor>(acceptor: A, served: ServedSlot, fixed: Fixed) {
     let Fixed { pool, protocols, drain, metrics } = fixed;
     let retiring = drain.retiring().clone();
     let tasks = TaskTracker::new();
@@ -104,8 +110,8 @@ pub(crate) async fn listen(acceptor: impl Acceptor, served: ServedSlot, fixed: F
             match acceptor.accept().await {
                 Ok(stream) => {
                     let permit = pool.make_room().await;
-                    let client = client_of(&acceptor, &stream);
-                    let connection = serve_connection(stream, client, Arc::clone(&listener));
+                    let peer = (client_of(&acceptor, &stream), A::peer(&stream));
+                    let connection = serve_connection(stream, peer, Arc::clone(&listener));
                     let close = close.clone();
                     tasks.spawn(async move {
                         close.run_until_cancelled(connection).await;

@@ -31,6 +31,7 @@ pub(crate) fn for_listener(
     pipeline: Arc<Pipeline>,
     host: Arc<StatusSources>,
     settings: &Arc<ListenerSettings>,
+    console: Option<Router>,
 ) -> Router {
     let native = native::default_lane(&pipeline.fleet.view().topology, settings);
     let is_native = native.is_some();
@@ -40,8 +41,14 @@ pub(crate) fn for_listener(
     // A fallback, because routes are chosen before middlewares could change the path.
     let all = Router::new().fallback(move |request: Request| {
         let (routes, listener) = (routes.clone(), Arc::clone(&listener));
+        let console = console.clone();
         let request = with_key_in_header(&keys, request);
-        async move { with_normal_path(routes, &listener, is_native, request).await }
+        async move {
+            match console.zip(console_path(&request, &listener)) {
+                Some((console, path)) => at_path(console, path, request).await,
+                None => with_normal_path(routes, &listener, is_native, request).await,
+            }
+        }
     });
     let all = match settings.compression {
         true => all.layer(middleware::from_fn_with_state(Encoders::default(), compress)),
@@ -69,10 +76,10 @@ fn with_key_in_header(keys: &Keys, mut request: Request) -> Request {
 
 /// Passes a request to its route, whichever form its path has.
 async fn with_normal_path(
-    mut routes: Router,
+    routes: Router,
     listener: &ListenerSettings,
     is_native: bool,
-    mut request: Request,
+    request: Request,
 ) -> Response {
     if request.method() == Method::OPTIONS && request.uri().path() == "*" {
         return allowed("GET, HEAD, POST");
@@ -83,6 +90,11 @@ async fn with_normal_path(
     let Some(path) = native.or_else(|| listener.route(given)) else {
         return unknown_path(request).await;
     };
+    at_path(routes, path, request).await
+}
+
+/// Passes a request to the route of this path.
+async fn at_path(mut routes: Router, path: String, mut request: Request) -> Response {
     if path != request.uri().path() {
         let Some(uri) = paths::replace(request.uri(), path) else {
             return unknown_path(request).await;
@@ -90,6 +102,12 @@ async fn with_normal_path(
         *request.uri_mut() = uri;
     }
     routes.call(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// Returns the path below the prefix of the listener if it is one of the console.
+fn console_path(request: &Request, listener: &ListenerSettings) -> Option<String> {
+    let path = request.uri().path().strip_prefix(&listener.path_prefix)?;
+    (path == "/console" || path.starts_with("/console/")).then(|| path.to_owned())
 }
 
 #[cfg(test)]

@@ -154,6 +154,21 @@ impl Default for IdempotencySettings {
     }
 }
 
+/// Where the console is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsoleSettings {
+    /// On the listeners of the admin API.
+    pub enabled: bool,
+    /// On the listeners for clients, too.
+    pub client_listener: bool,
+}
+
+impl Default for ConsoleSettings {
+    fn default() -> Self {
+        Self { enabled: true, client_listener: false }
+    }
+}
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -186,6 +201,8 @@ pub struct Settings {
     pub traces: Option<TraceSettings>,
     /// Maximum number of requests that have ended and are kept for operators; 0 keeps none.
     pub decisions: usize,
+    /// Where the console is served.
+    pub console: ConsoleSettings,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

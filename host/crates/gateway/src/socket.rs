@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::listen::{Acceptor, limit_send_buffer};
+use crate::peer::PeerUid;
 
 /// An error in creating a socket.
 #[derive(Debug, thiserror::Error)]
@@ -246,6 +247,10 @@ impl Acceptor for SocketFile {
 
     fn client(_connection: &UnixStream) -> Option<IpAddr> {
         None
+    }
+
+    fn peer(connection: &UnixStream) -> Option<PeerUid> {
+        PeerUid::from_stream(connection)
     }
 }
 

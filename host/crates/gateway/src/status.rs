@@ -24,10 +24,13 @@ use pointsman_domain::{LaneStat, LaneState};
 use pointsman_fleet::{Fleet, LaneStatus, ManualStatus};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit_log::AuditLog;
 use crate::error::RouteError;
 use crate::exposition::Exposition;
+use crate::feed::Feed;
 use crate::memory_status::{groups, lane_memory, machine};
 use crate::response::{check_result, error, json, typed};
 use crate::rights;
@@ -44,6 +47,12 @@ pub(crate) struct StatusSources {
     pub(crate) keys: Keys,
     /// Cancelled when the gateway stops.
     pub(crate) stop: CancellationToken,
+    /// The live log.
+    pub(crate) log: Feed,
+    /// What operators have done.
+    pub(crate) audit: AuditLog,
+    /// Limits the event streams of operators.
+    pub(crate) event_streams: Arc<Semaphore>,
 }
 
 pub(crate) async fn live() -> Response {
@@ -104,6 +113,11 @@ fn public_part(policy: &Value) -> Value {
 
 /// The whole status, for operators.
 pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Response {
+    json(operator_status(&host).to_string())
+}
+
+/// Returns the whole status.
+pub(crate) fn operator_status(host: &StatusSources) -> Value {
     let view = host.fleet.view();
     let memory = host.fleet.memory_report();
     let lanes: Vec<Value> = host
@@ -137,11 +151,13 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
                 "running": stat.map(|stat| stat.running),
                 "queued": stat.map(|stat| stat.queued),
                 "slots_free": stat.map(|stat| stat.slots_free),
+                "slots": view.topology.lane(lane.lane).map(|lane| lane.slots),
+                "models": view.topology.lane(lane.lane).map(|lane| &lane.models),
                 "conversations": conversations(&host.fleet, &lane.name),
             })
         })
         .collect();
-    let body = json!({
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "stopping": host.stop.is_cancelled(),
         "lanes": lanes,
@@ -150,8 +166,7 @@ pub(crate) async fn full_status(State(host): State<Arc<StatusSources>>) -> Respo
         "config": (host.config)(),
         "policies": (host.policies)(),
         "tokens": host.keys.token_status(),
-    });
-    json(body.to_string())
+    })
 }
 
 /// Returns what an operator has commanded of a lane, while it is not done.

@@ -7,7 +7,7 @@ use crate::error_code::ErrorCode;
 use crate::tests::TestGateway;
 
 /// Two policies, of which only `one` accepts commands.
-struct TestPolicies;
+pub(super) struct TestPolicies;
 
 impl PolicyAdmin for TestPolicies {
     fn list(&self) -> Value {
@@ -69,8 +69,8 @@ async fn send(
     body: &'static str,
 ) -> (StatusCode, Value) {
     let test = TestGateway::new(BuiltIn).await;
-    let gate = Arc::new(Gate::new(keys.clone()));
-    let mut router = router(&test.gateway, Arc::new(TestPolicies), gate);
+    let access = Access::new(keys.clone());
+    let mut router = router(&test.gateway, Arc::new(TestPolicies), &access);
     let mut request = Request::builder().method(method).uri(path);
     if let Some(header) = header {
         request = request.header("authorization", header);
@@ -236,25 +236,6 @@ async fn port_requires_token_for_every_path() {
         assert_eq!(status == StatusCode::NOT_FOUND, path == "/nothing", "{method} {path}");
         assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn guesses_take_turns_even_if_the_client_leaves() {
-    let keys = Keys::new([pointsman_access::ApiKey::new("t0ken", "operator")]);
-    let gate = Gate::new(keys);
-    let headers = |token: &str| {
-        let value = format!("Bearer {token}").parse().unwrap();
-        HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
-    };
-    let begun = tokio::time::Instant::now();
-    for _ in 0..10 {
-        assert_eq!(gate.check(&headers("guess")).await, Err(Unauthorized::UnknownKey));
-        // The client does not wait for the pause, and guesses again.
-    }
-    assert_eq!(gate.check(&headers("t0ken")).await, Ok(()));
-    assert_eq!(begun.elapsed(), 10 * GUESS_DELAY);
-    assert_eq!(gate.check(&headers("t0ken")).await, Ok(()));
-    assert_eq!(begun.elapsed(), 10 * GUESS_DELAY, "the right token is not delayed");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ impl TestGateway {
     ) -> (u16, HeaderMap, Bytes) {
         let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
         let settings = Arc::new(settings.clone());
-        let mut router = routes::for_listener(pipeline, Arc::clone(status), &settings);
+        let mut router = routes::for_listener(pipeline, Arc::clone(status), &settings, None);
         let request = request.header("content-type", "application/json").body(body.into()).unwrap();
         let (head, body) = router.call(request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
