@@ -1,4 +1,5 @@
-// Fails in `advise` and `observe`, at the lines with a marker. Types have no lines in the bundle.
+// Prints the time, and fails in `advise` and `observe`, at the lines with a marker. Types have no
+// lines in the bundle.
 
 import { any } from "../sdk/pointsman.js";
 import type { Advice, Call, LaneId } from "../sdk/pointsman.js";
@@ -15,6 +16,7 @@ const shortest: Measure = (lanes) => {
 
 class Advisor {
   advise(call: Call): Advice {
+    console.log("called at", new Date());
     shortest(call.fleet.candidates() as unknown as Lanes);
     return any();
   }

@@ -29,7 +29,7 @@ fn line_with(source: &str, marker: &str) -> u64 {
 }
 
 /// Starts a host with the broken policy of a language.
-fn start_broken(language: &str) -> Deployment {
+pub(crate) fn start_broken(language: &str) -> Deployment {
     let name = format!("broken-{language}");
     let fresh = prepared_dir("POINTSMAN_FRESH_GUESTS", "target/guests/fresh");
     let dir = tempfile::tempdir().unwrap();

@@ -48,7 +48,7 @@ pub(crate) fn write_case(folder: &Path, lane: &str) {
 }
 
 /// Returns the report and the text of a simulation of one policy.
-fn simulate(dir: &Path, policy: &str, objectives: &[&str]) -> (i32, Value, String) {
+pub(crate) fn simulate(dir: &Path, policy: &str, objectives: &[&str]) -> (i32, Value, String) {
     let scenario = dir.join("scenario.toml");
     let toml = format!(
         "title = \"one lane\"\nduration = \"1m\"\nseeds = 1\nobjectives = {objectives:?}\n\

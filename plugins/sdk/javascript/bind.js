@@ -1,6 +1,7 @@
 // The exports of a policy component, independent of the source of the host's functions: a component
 // passes its imports, and tests pass a fake host.
 
+import { begin } from "./ambient.js";
 import { PolicyError } from "./config.js";
 import { MethodError, messageOf, reportFault } from "./fault.js";
 import { state } from "./state.js";
@@ -17,6 +18,10 @@ export function bind(policy, imports) {
   const configured = () => {
     if (advisor === null) throw new Error("called before configure");
     return advisor;
+  };
+  const beginCall = (context) => {
+    call.context = context;
+    begin(host, context.nowMs, context.seed);
   };
   // Converts exceptions to contract errors. An uncaught exception would be a trap, which costs the
   // instance.
@@ -40,24 +45,26 @@ export function bind(policy, imports) {
     describe: () => ({ name: policy.name, version: policy.version, hints: policy.hints ?? [] }),
     configure: (config) =>
       guarded(() => {
+        begin(host, null, 0);
         advisor = checkAdvisor(method(policy, "policy", "configure")(config, host), policy);
       }),
   };
   const onRequest = {
     advise: (context) => {
-      call.context = context;
+      beginCall(context);
       return guarded(() => checkAdvice(configured().advise(call), advisor.advise));
     },
   };
   const onFailure = {
     recover: (context, failed) => {
-      call.context = context;
+      beginCall(context);
       return guarded(() => checkRecovery(configured().recover?.(call, failed), advisor.recover));
     },
   };
   const onComplete = {
     observe: (nowMs, done) => {
       reported(() => {
+        begin(host, nowMs, nowMs);
         const result = configured().observe?.(nowMs, done, host);
         checkSynchronous(result, "observe", advisor.observe);
       });
@@ -65,7 +72,10 @@ export function bind(policy, imports) {
   };
   const onTick = {
     tick: (nowMs, seed) =>
-      reported(() => checkHints(configured().tick?.(nowMs, seed, host), advisor.tick)),
+      reported(() => {
+        begin(host, nowMs, seed);
+        return checkHints(configured().tick?.(nowMs, seed, host), advisor.tick);
+      }),
   };
   return { lifecycle, onRequest, onFailure, onComplete, onTick };
 }

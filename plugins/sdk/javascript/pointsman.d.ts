@@ -315,3 +315,29 @@ export class Random {
   next(): bigint;
   below(n: number): number;
 }
+
+// The globals that a component has besides those of ECMAScript.
+declare global {
+  /** Writes to the policy's log: `log` and `info` with the level `info`. */
+  interface Console {
+    debug(...values: any[]): void;
+    error(...values: any[]): void;
+    info(...values: any[]): void;
+    log(...values: any[]): void;
+    trace(...values: any[]): void;
+    warn(...values: any[]): void;
+  }
+  var console: Console;
+
+  interface TextEncoder {
+    readonly encoding: string;
+    encode(text?: string): Uint8Array;
+  }
+  var TextEncoder: { prototype: TextEncoder; new (): TextEncoder };
+
+  interface TextDecoder {
+    readonly encoding: string;
+    decode(bytes?: ArrayBuffer | ArrayBufferView): string;
+  }
+  var TextDecoder: { prototype: TextDecoder; new (encoding?: string): TextDecoder };
+}

@@ -1,5 +1,4 @@
-// Random numbers from the request's seed. `Math.random()` is frozen when a component is built, so
-// every instance would draw the same numbers. All Pointsman SDKs use splitmix64.
+// Random numbers from a seed, such as the request's. All Pointsman SDKs use splitmix64.
 
 const STEP = 0x9e3779b97f4a7c15n;
 const MASK = 0xffffffffffffffffn;

@@ -9,6 +9,7 @@ from componentize_py_types import Err
 from wit_world.exports import lifecycle
 from wit_world.imports import fleet, log, metrics, request, state, types
 
+from . import clock
 from .fault import message_of, report_fault
 from .hooks import Hooks
 from .policy import Call, Host, Policy
@@ -20,6 +21,9 @@ _CONTRACT_ERRORS = (
     types.PolicyError_OutOfBudget,
     types.PolicyError_Other,
 )
+
+# The entry module imports this module before the policy.
+clock.install()
 
 _log = CheckedLog(log)
 _policy: Optional[Policy] = None
@@ -42,6 +46,7 @@ class Lifecycle:
         assert _policy is not None, "bind() has to be called first"
         with _Guard():
             restrict(_log)
+            clock.begin(None, 0)
             _hooks = Hooks(_policy, config)
 
 
@@ -60,12 +65,14 @@ class OnFailure:
 class OnComplete:
     def observe(self, now_ms: int, done: List[types.Outcome]) -> None:
         with _Reported():
+            clock.begin(now_ms, now_ms)
             _configured().observe(now_ms, done, _host())
 
 
 class OnTick:
     def tick(self, now_ms: int, seed: int) -> List[types.LaneWish]:
         with _Reported():
+            clock.begin(now_ms, seed)
             return _configured().tick(now_ms, seed, _host())
 
 
@@ -76,6 +83,7 @@ def _configured() -> Hooks:
 
 
 def _call(context: types.Context) -> Call:
+    clock.begin(context.now_ms, context.seed)
     return Call(context, request, fleet, _log, metrics, state)
 
 

@@ -1,8 +1,4 @@
-"""Random numbers from the request's seed.
-
-The standard module `random` is frozen when a component is built: every instance would draw the same
-numbers. All Pointsman SDKs use splitmix64.
-"""
+"""Random numbers from a seed, such as the request's. All Pointsman SDKs use splitmix64."""
 
 _MASK = (1 << 64) - 1
 

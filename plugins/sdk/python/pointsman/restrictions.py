@@ -2,13 +2,10 @@
 
 import builtins
 import sys
-import time
 from importlib.machinery import PathFinder
 from typing import Any
 
 from wit_world.imports import types
-
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")
 
 
 class CheckedLog:
@@ -36,11 +33,5 @@ def restrict(log: Any) -> None:
         log.write(types.Level.INFO, (" " if sep is None else sep).join(map(str, values)))
 
     builtins.print = print_to_log
-    for name in _CLOCKS:
-        setattr(time, name, _no_clock)
     # All modules that a component has were imported at its start: there are no files to search.
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not PathFinder]
-
-
-def _no_clock(*_arguments: Any) -> Any:
-    raise RuntimeError("a policy has no clock; use `now_ms` of the call")

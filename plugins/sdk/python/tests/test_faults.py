@@ -29,6 +29,7 @@ class Reports(unittest.TestCase):
         self.log = guest.log = Log()
         # Natively, modules and clocks are needed after the start.
         guest.restrict = lambda _log: None
+        guest.clock.begin = lambda *_: None
         guest.bind(Policy("p", "1", lambda _: advisor(**hooks)))
         guest.Lifecycle().configure("{}")
         return guest
