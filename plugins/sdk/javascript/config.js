@@ -70,6 +70,19 @@ export class Config {
     return map;
   }
 
+  /** Reads an object with integers from `min` to `max` as a `Map`, which may be empty, too. */
+  integerMap(key, bounds = {}) {
+    const section = this.section(key);
+    const map = new Map();
+    for (const name of section.keys()) map.set(name, section.integer(name, null, bounds));
+    return map;
+  }
+
+  /** Returns all keys. Those that are not read are rejected by `finish()`. */
+  keys() {
+    return Object.keys(this.#object);
+  }
+
   /** Returns a nested object, which is empty if the key is absent. */
   section(key) {
     this.#read.add(key);

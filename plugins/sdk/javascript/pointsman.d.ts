@@ -301,6 +301,9 @@ export class Config {
   strings(key: string): string[] | null;
   strings(key: string, defaultValue: string[]): string[];
   stringMap(key: string): Map<string, string>;
+  integerMap(key: string, bounds?: { min?: number; max?: number }): Map<string, number>;
+  /** Returns all keys. Those that are not read are rejected by `finish`. */
+  keys(): string[];
   section(key: string): Config;
   /** Rejects keys that were not read. */
   finish(): void;

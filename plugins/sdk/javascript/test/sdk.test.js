@@ -108,6 +108,7 @@ test("configuration errors name the key", () => {
     config.boolean("on");
     config.strings("list");
     config.stringMap("map");
+    config.integerMap("budgets", { max: 9 });
     const inner = config.section("inner");
     inner.boolean("deep");
     inner.finish();
@@ -124,6 +125,7 @@ test("configuration errors name the key", () => {
     ['{"on": "yes"}', 'on: expected a boolean, found "yes"'],
     ['{"list": ["a", 5]}', "list: expected a list of strings, found a list"],
     ['{"map": {"a": 5}}', "map.a: expected a string, found 5"],
+    ['{"budgets": {"a": 10}}', "budgets.a: expected an integer from 0 to 9, found 10"],
     ['{"inner": {"shallow": true}}', "inner.shallow: unknown key"],
     ['{"inner": []}', "inner: expected an object, found a list"],
   ]) {
@@ -134,6 +136,9 @@ test("configuration errors name the key", () => {
       '{"name": "", "count": 9, "on": false, "list": [], "map": {}, "inner": {"deep": true}}',
     ),
   );
+  const config = Config.parse('{"budgets": {"a": 1, "b": 2}}');
+  assert.deepEqual(config.keys(), ["budgets"]);
+  assert.deepEqual([...config.integerMap("budgets")], [["a", 1], ["b", 2]]);
 });
 
 test("exceptions become contract errors", () => {

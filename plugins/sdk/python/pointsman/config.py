@@ -1,7 +1,7 @@
 """A reader for a policy's configuration. Every error names its key."""
 
 import json
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, overload
 
 from componentize_py_types import Err
 from wit_world.imports import types
@@ -46,13 +46,32 @@ class Config:
         self._path = path
         self._read: set[str] = set()
 
+    @overload
+    def string(self, key: str, default: None = None) -> Optional[str]: ...
+    @overload
+    def string(self, key: str, default: str) -> str: ...
+
     def string(self, key: str, default: Optional[str] = None) -> Optional[str]:
         """Read a string. Return `default` if the key is absent."""
         return self._value(key, default, _is_string, "a string")
 
+    @overload
+    def boolean(self, key: str, default: None = None) -> Optional[bool]: ...
+    @overload
+    def boolean(self, key: str, default: bool) -> bool: ...
+
     def boolean(self, key: str, default: Optional[bool] = None) -> Optional[bool]:
         """Read a boolean. Return `default` if the key is absent."""
         return self._value(key, default, lambda value: isinstance(value, bool), "a boolean")
+
+    @overload
+    def integer(
+        self, key: str, default: None = None, *, minimum: int = 0, maximum: int = MAX_U32
+    ) -> Optional[int]: ...
+    @overload
+    def integer(
+        self, key: str, default: int, *, minimum: int = 0, maximum: int = MAX_U32
+    ) -> int: ...
 
     def integer(
         self, key: str, default: Optional[int] = None, *, minimum: int = 0, maximum: int = MAX_U32
@@ -66,6 +85,11 @@ class Config:
 
         return self._value(key, default, is_valid, f"an integer from {minimum} to {maximum}")
 
+    @overload
+    def strings(self, key: str, default: None = None) -> Optional[List[str]]: ...
+    @overload
+    def strings(self, key: str, default: List[str]) -> List[str]: ...
+
     def strings(self, key: str, default: Optional[List[str]] = None) -> Optional[List[str]]:
         """Read a list of strings. Return `default` if the key is absent."""
 
@@ -77,7 +101,21 @@ class Config:
     def string_map(self, key: str) -> Dict[str, str]:
         """Read an object with string values. It is empty if the key is absent."""
         section = self.section(key)
-        return {name: section.string(name) or "" for name in section._values}
+        return {name: section.string(name, "") for name in section.keys()}
+
+    def integer_map(
+        self, key: str, *, minimum: int = 0, maximum: int = MAX_U32
+    ) -> Dict[str, int]:
+        """Read an object with integers. It is empty if the key is absent."""
+        section = self.section(key)
+        return {
+            name: section.integer(name, 0, minimum=minimum, maximum=maximum)
+            for name in section.keys()
+        }
+
+    def keys(self) -> List[str]:
+        """Return all keys. Those that are not read are rejected by `finish()`."""
+        return list(self._values)
 
     def section(self, key: str) -> "Config":
         """Return a nested object. It is empty if the key is absent."""

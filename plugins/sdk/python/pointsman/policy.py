@@ -5,27 +5,29 @@ from typing import Any, Callable, List
 
 from wit_world.imports import types
 
+from .interfaces import Fleet, Log, Metrics, Request, State
+
 
 @dataclass
 class Call:
     """The argument of a call about a request: numeric facts, and the contract's interfaces."""
 
     context: types.Context
-    request: Any
-    fleet: Any
-    log: Any
-    metrics: Any
-    state: Any
+    request: Request
+    fleet: Fleet
+    log: Log
+    metrics: Metrics
+    state: State
 
 
 @dataclass
 class Host:
     """The argument of the hooks that are not about a request: the contract's interfaces."""
 
-    fleet: Any
-    log: Any
-    metrics: Any
-    state: Any
+    fleet: Fleet
+    log: Log
+    metrics: Metrics
+    state: State
 
 
 @dataclass

@@ -117,6 +117,12 @@ class Sdk(unittest.TestCase):
             reject(429, "slow", "later", 3).reject, types.Rejection(429, "slow", "later", 3)
         )
 
+    def test_objects_of_the_configuration_are_maps(self):
+        config = Config.parse('{"budgets": {"a": 1, "b": 2}}')
+        self.assertEqual(config.keys(), ["budgets"])
+        self.assertEqual(config.integer_map("budgets"), {"a": 1, "b": 2})
+        config.finish()
+
     def test_configuration_errors_name_the_key(self):
         def read(text):
             config = Config.parse(text)
@@ -125,6 +131,7 @@ class Sdk(unittest.TestCase):
             config.boolean("on")
             config.strings("list")
             config.string_map("map")
+            config.integer_map("budgets", maximum=9)
             inner = config.section("inner")
             inner.boolean("deep")
             inner.finish()
@@ -142,6 +149,7 @@ class Sdk(unittest.TestCase):
             ('{"on": "yes"}', 'on: expected a boolean, found "yes"'),
             ('{"list": ["a", 5]}', "list: expected a list of strings, found a list"),
             ('{"map": {"a": 5}}', "map.a: expected a string, found 5"),
+            ('{"budgets": {"a": 10}}', "budgets.a: expected an integer from 0 to 9, found 10"),
             ('{"inner": {"shallow": true}}', "inner.shallow: unknown key"),
             ('{"inner": []}', "inner: expected an object, found a list"),
         ]:
