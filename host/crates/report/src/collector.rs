@@ -307,6 +307,7 @@ impl Collector {
             policies: by_count(self.policies),
             problems: self.problems.most_common(),
             policy_calls: Vec::new(),
+            warnings: Vec::new(),
         };
         let histograms = |counters: RequestCounters| LatencyHistograms {
             wait: counters.wait,

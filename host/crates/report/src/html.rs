@@ -243,8 +243,8 @@ fn grid(
 fn side_by_side(report: &Report) -> Markup {
     let comparison = Comparison::new(&report.summaries());
     let first = comparison.variants.iter().take(1).cloned();
-    // The column of differences that follows each of the other variants has no name.
-    let others = comparison.variants.iter().skip(1).flat_map(|name| [name.clone(), String::new()]);
+    let difference = |name: &String| [name.clone(), "difference".to_owned()];
+    let others = comparison.variants.iter().skip(1).flat_map(difference);
     let head: Vec<String> =
         std::iter::once("metric".to_owned()).chain(first).chain(others).collect();
     let mut rows = Vec::new();
@@ -341,6 +341,7 @@ fn details(variant: &VariantReport) -> Markup {
                     (event_counts("rejections and errors, first seed", &run.problems))
                 }
             }
+            @for warning in &run.warnings { p class="note" { "Warning: " (Text(warning)) } }
         }
     }
 }

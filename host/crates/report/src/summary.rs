@@ -52,6 +52,9 @@ pub struct Summary {
     pub problems: Vec<EventCount>,
     /// The calls of each policy of the chain, in its order.
     pub policy_calls: Vec<PolicyCalls>,
+    /// What the scenario or its traffic has that the run did not represent, or that the run had to
+    /// make up.
+    pub warnings: Vec<String>,
 }
 
 /// The calls of one policy in a run.

@@ -150,6 +150,9 @@ fn remarks(variant: &VariantReport) -> String {
             ));
         }
         text.push_str(&policy_problems(run));
+        for warning in &run.warnings {
+            text.push_str(&format!("warning: {}\n", clean(warning)));
+        }
     }
     text
 }
@@ -219,15 +222,19 @@ fn comparison_tables(comparison: &Comparison) -> String {
             }
             let unit = line.unit();
             let difference = line.cells[index].difference;
+            let size = difference.and_then(|difference| plus_minus(unit, &difference));
+            let verdict = match difference {
+                None => "",
+                // What is too small to be shown is not called better or worse.
+                Some(_) if size.is_none() => "equal",
+                Some(difference) => difference.verdict.label(),
+            };
             rows.push(vec![
                 clean(&line.name()),
                 numbers::optional(unit, before),
                 numbers::optional(unit, after),
-                difference.map_or_else(
-                    || "-".to_owned(),
-                    |difference| plus_minus(unit, &difference).unwrap_or_else(|| "0".to_owned()),
-                ),
-                difference.map_or("", |difference| difference.verdict.label()).to_owned(),
+                size.unwrap_or_else(|| difference.map_or("-", |_| "0").to_owned()),
+                verdict.to_owned(),
             ]);
         }
         tables.push(format!("{name} vs. {first}\n{}", aligned(&rows)));

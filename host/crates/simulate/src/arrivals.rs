@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use self::conversations::{Conversations, Turn};
 pub use self::error::{TraceError, TraceLineError};
-use self::generator::RequestGenerator;
+use self::generator::{Gaps, RequestGenerator};
 use self::rows::{SortedRows, TraceRow};
 pub use self::spec::{
     ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
@@ -106,6 +106,12 @@ impl Arrivals {
     /// Returns the error that ended the traffic early, if a trace file could not be read further.
     pub fn error(&self) -> Option<&TraceError> {
         self.error.as_ref()
+    }
+
+    /// Returns what the trace files do not say of the requests so far, and what was used instead.
+    pub fn warnings(&self) -> Vec<String> {
+        let streams = self.streams.iter().enumerate();
+        streams.flat_map(|(index, stream)| stream.warnings(index)).collect()
     }
 }
 
@@ -205,6 +211,30 @@ impl StreamState {
                 Ok(Some(request))
             }
         }
+    }
+
+    fn warnings(&self, index: usize) -> Vec<String> {
+        let rows = match &self.source {
+            SourceState::Rows { .. } => self.generator.gaps(),
+            SourceState::Conversations { .. } => {
+                Gaps { requests: self.count.saturating_sub(1), ..Gaps::default() }
+            }
+            SourceState::Open(_) | SourceState::Sessions(_) => return Vec::new(),
+        };
+        if rows.requests == 0 {
+            return vec![format!("traffic[{index}]: the file has no requests for this simulation")];
+        }
+        let gaps = [
+            (rows.texts, "text: policies see generated words"),
+            (rows.prompts, "prompt length: drawn from `prompt`"),
+            (rows.outputs, "response length: drawn from `output`"),
+        ];
+        let gaps = gaps.into_iter().filter(|(count, _)| *count > 0);
+        let all = rows.requests;
+        gaps.map(|(count, what)| {
+            format!("traffic[{index}]: {count} of {all} requests without {what}")
+        })
+        .collect()
     }
 
     fn follow_up(&mut self, request: &SimRequest, ended_at: Duration) -> Option<SimRequest> {

@@ -368,6 +368,8 @@ impl Case {
         on_progress(1.0);
         let mut run = collector.finish(seed, totals.accepted, totals.ended_at);
         run.summary.policy_calls = advisor.policy_calls();
+        run.summary.warnings = host.warnings();
+        run.summary.warnings.extend(arrivals.warnings());
         Ok(run)
     }
 }

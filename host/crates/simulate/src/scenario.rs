@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_policy::{ChainSpec, PolicySpec};
+use pointsman_policy::{ChainSpec, PolicySpec, Rollout};
 use pointsman_settings::{
     Code, Diagnostic, FileError, InvalidPath, Location, Override, Problem, Section, chain,
     folder_of, missing, nearest,
@@ -148,6 +148,24 @@ pub struct Host {
     pub fleet: Fleet,
     /// The policies.
     pub chain: ChainSpec,
+    /// Sections of the host configuration that a simulation does not represent.
+    pub ignored: Vec<&'static str>,
+}
+
+impl Host {
+    /// Returns what a simulation of this host leaves out.
+    pub fn warnings(&self) -> Vec<String> {
+        let ignored = self.ignored.iter().map(|what| format!("not simulated: {what}"));
+        let staged = self.chain.policies.iter().filter_map(|policy| match policy.rollout {
+            Rollout::Replace => None,
+            rollout @ (Rollout::Shadow | Rollout::Canary { .. }) => Some(format!(
+                "not simulated: the rollout `{}` of policy `{}`",
+                rollout.name(),
+                policy.name
+            )),
+        });
+        ignored.chain(staged).collect()
+    }
 }
 
 impl Scenario {
@@ -202,7 +220,7 @@ impl Scenario {
             Some(policies) => ChainSpec { policies: policies.clone(), ..config.chain },
             None => config.chain,
         };
-        Ok(Host { fleet, chain })
+        Ok(Host { fleet, chain, ignored: config.ignored })
     }
 
     /// Returns the faults to inject into the engines of these lanes.

@@ -28,6 +28,16 @@ pub(super) struct RequestGenerator {
     models: Random,
     prompts: Random,
     outputs: Random,
+    gaps: Gaps,
+}
+
+/// What a trace file does not say of its requests, with the number of such requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Gaps {
+    pub(super) requests: u64,
+    pub(super) texts: u64,
+    pub(super) prompts: u64,
+    pub(super) outputs: u64,
 }
 
 impl RequestGenerator {
@@ -41,7 +51,13 @@ impl RequestGenerator {
         let random = |what| Random::new(seed, &format!("{name} {what}"));
         let (tenants, models) = (random("tenants"), random("models"));
         let (prompts, outputs) = (random("prompts"), random("outputs"));
-        Self { stream, first_session, class, seed, name, tenants, models, prompts, outputs }
+        let gaps = Gaps::default();
+        Self { stream, first_session, class, seed, name, tenants, models, prompts, outputs, gaps }
+    }
+
+    /// Returns what the trace file did not say of the requests so far.
+    pub(super) fn gaps(&self) -> Gaps {
+        self.gaps
     }
 
     /// Returns the maximum number of rows to read from the stream's trace file.
@@ -144,6 +160,10 @@ impl RequestGenerator {
         number: u64,
         row: TraceRow,
     ) -> SimRequest {
+        self.gaps.requests += 1;
+        self.gaps.texts += u64::from(row.body.is_none());
+        self.gaps.prompts += u64::from(row.prompt.is_none());
+        self.gaps.outputs += u64::from(row.output.is_none());
         // Always drawn, so that the random numbers of a row do not depend on earlier rows' values.
         let output = self.output();
         let prompt = tokens(&self.stream.prompt, &mut self.prompts);

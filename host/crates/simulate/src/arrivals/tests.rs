@@ -354,6 +354,27 @@ fn decision_records_keep_their_recorded_properties() {
     );
 }
 
+#[test]
+fn what_a_trace_does_not_say_is_a_warning() {
+    let warnings = |keys: &str| {
+        let mut arrivals = trace(keys).traffic(1).unwrap();
+        while arrivals.next().is_some() {}
+        arrivals.warnings()
+    };
+    // One request has neither a text nor a complete response.
+    let found = warnings("file = \"records.jsonl\"\nformat = \"records\"\noutput = 77");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|warning| warning.contains("1 of 3")), "{found:?}");
+    // Such traces have lengths only.
+    let found = warnings("file = \"azure.csv\"\nformat = \"azure\"\nmodel = \"a\"");
+    assert!(found.len() == 1 && found[0].starts_with("traffic[0]"), "{found:?}");
+    let mut empty = tempfile::NamedTempFile::new().unwrap();
+    empty.write_all(b"TIMESTAMP,ContextTokens,GeneratedTokens\n").unwrap();
+    let path = empty.path().to_str().unwrap();
+    let found = warnings(&format!("file = \"{path}\"\nformat = \"azure\"\nmodel = \"a\""));
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
 /// Returns the first error in a file with this content.
 fn trace_error(format: &str, content: &[u8]) -> Option<Diagnostic> {
     let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -31,6 +31,8 @@ pub struct HostConfig {
     pub deadline: Duration,
     /// The policies.
     pub chain: ChainSpec,
+    /// Sections of the host configuration that a simulation does not represent.
+    pub ignored: Vec<&'static str>,
 }
 
 /// The configuration of one lane.
@@ -120,6 +122,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Option<FleetSource> 
         guards: Guards::default(),
         deadline,
         chain: ChainSpec::default(),
+        ignored: Vec::new(),
     })))
 }
 

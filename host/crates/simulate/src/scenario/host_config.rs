@@ -22,6 +22,14 @@ pub(crate) fn load_host_config(file: &Path, set: &toml::Table) -> Result<HostCon
             .filter(|stall| !stall.is_zero())
             .unwrap_or(Duration::MAX),
     };
+    let ignored = [
+        (!config.keys.is_empty(), "`[[keys]]`: their limits, weights and priorities"),
+        (
+            config.access.keys.is_some(),
+            "`[access] keys`: the limits, weights and priorities of the keys file",
+        ),
+        (config.tokens.is_some(), "`[tokens]`: the rights and limits of tokens"),
+    ];
     let groups = config.fleet.groups.iter().map(|group| GroupSetup { budget: group.budget });
     Ok(HostConfig {
         lanes: config.fleet.lanes.iter().map(lane).collect(),
@@ -34,6 +42,7 @@ pub(crate) fn load_host_config(file: &Path, set: &toml::Table) -> Result<HostCon
         guards: config.guards,
         deadline: config.server.deadline,
         chain: config.policies.chain,
+        ignored: ignored.into_iter().filter(|(is_set, _)| *is_set).map(|(_, what)| what).collect(),
     })
 }
 
@@ -82,6 +91,18 @@ mod tests {
         let summary = &report.variants[0].runs[0].summary;
         assert!(summary.accepted > 0, "the lane `a` of the host configuration serves requests");
         assert_eq!(summary.lost, 0);
+    }
+
+    #[test]
+    fn parts_that_are_not_simulated_are_warnings() {
+        let key = "[[keys]]\ntenant = \"t\"\nenv = \"K\"\n";
+        for (host, count) in [(HOST.to_owned(), 0), (format!("{HOST}{key}"), 1)] {
+            let (_folder, experiment) = scenario(&host, "", "a");
+            let report = experiment.unwrap().run().unwrap();
+            let warnings = &report.variants[0].runs[0].summary.warnings;
+            assert_eq!(warnings.len(), count, "{warnings:?}");
+            assert!(warnings.iter().all(|warning| warning.contains("keys")), "{warnings:?}");
+        }
     }
 
     #[test]
