@@ -70,11 +70,26 @@ impl Document {
     /// of lists are addressed by their index or by their `name`, `class` or `lane`. A value that is
     /// not valid TOML is taken as a string.
     ///
+    /// Keys of `policies` are those of the host's chain if the scenario has no policies of its own.
+    ///
     /// # Errors
     /// If `path` is not a dotted path. Whether the key exists is checked by [`Document::scenario`].
     pub fn set(&mut self, path: &str, value: &str) -> Result<(), InvalidPath> {
-        self.overrides.push(Override::key(path, value)?);
+        let path = match path.strip_prefix("policies.") {
+            Some(rest) if self.has_policies_of_host() => {
+                format!("fleet.set.policies.chain.{rest}")
+            }
+            Some(_) | None => path.to_owned(),
+        };
+        self.overrides.push(Override::key(&path, value)?);
         Ok(())
+    }
+
+    /// Returns whether the policies are those of a host configuration.
+    fn has_policies_of_host(&self) -> bool {
+        let Ok(table) = self.source.parse::<toml::Table>() else { return false };
+        let config = table.get("fleet").and_then(|fleet| fleet.get("config"));
+        config.is_some() && !table.contains_key("policies")
     }
 
     /// Parses the document.

@@ -339,6 +339,22 @@ fn host_configuration_is_read_by_the_resolver() {
 }
 
 #[test]
+fn keys_of_policies_are_those_of_the_chain_in_use() {
+    let host = "duration = \"1h\"\n[fleet]\nconfig = \"host.toml\"\n[[traffic]]\nmodel = \"a\"\n\
+                rate = \"1/s\"\nprompt = 1\noutput = 1\n";
+    let own = "[[policies]]\nname = \"quota\"\ndir = \"quota\"\n";
+    for (source, is_of_host) in [(host.to_owned(), true), (format!("{host}{own}"), false)] {
+        let mut document = Document::new(source, Path::new("/conf/day.toml"));
+        document.set("policies.quota.config.limit", "5").unwrap();
+        let FleetSource::Config { set, .. } = document.scenario().unwrap().fleet else {
+            panic!("no host configuration")
+        };
+        let limit = set.get("policies").map(|policies| &policies["chain"]["quota"]["config"]);
+        assert_eq!(limit.is_some(), is_of_host, "{set}");
+    }
+}
+
+#[test]
 fn document_keys_can_be_overridden() {
     let mut document = Document::new(COMPLETE.to_owned(), Path::new("/conf/day.toml"));
     for (path, value) in [
