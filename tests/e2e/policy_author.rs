@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pointsman_tests::guests::{Guest, build};
+use pointsman_tests::guests::{Guest, build, module};
 use pointsman_tests::host::root;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -320,4 +320,25 @@ fn recorded_request_is_traced_and_becomes_a_golden_case() {
     let first: Value = serde_json::from_str(cases.lines().next().unwrap()).unwrap();
     assert!(first["request"]["facts"]["prompt-tokens"].as_u64().unwrap() > 0, "{first:#}");
     assert_eq!(first["config"]["default"], json!({ "requests": 9 }));
+}
+
+#[test]
+fn core_module_of_another_language_becomes_a_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "cp module.bin $POINTSMAN_COMPONENT";
+    let manifest = format!(
+        "name = \"other\"\nversion = \"1\"\napi = \"0.1\"\n\
+         [build]\ncommand = [\"sh\", \"-c\", {script:?}]\n"
+    );
+    fs::write(dir.path().join("policy.toml"), manifest).unwrap();
+    let code = fs::read_to_string(root().join("tests/guests/no-opinion.wat")).unwrap();
+    fs::write(dir.path().join("module.bin"), module("other", &code)).unwrap();
+    let case = json!({
+        "name": "no opinion", "request": request(), "fleet": two_lanes(), "expect": { "lane": "a" },
+    });
+    write_cases(dir.path(), &[case]);
+    let (code, out, err) = policy(&["build", text(dir.path())]);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, report) = test_json(dir.path());
+    assert_eq!((code, report["cases"].as_array().unwrap().len()), (0, 1), "{report:#}");
 }

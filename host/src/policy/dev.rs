@@ -126,5 +126,8 @@ fn has_source(dir: &Path) -> Result<bool> {
     let file = dir.join("policy.toml");
     let text = pointsman_files::read_regular_text(&file, pointsman_policy::MAX_MANIFEST_BYTES)?;
     let manifest: toml::Table = text.parse().with_context(|| file.display().to_string())?;
-    Ok(manifest.get("build").is_some_and(|build| build.get("language").is_some()))
+    let build = manifest.get("build");
+    Ok(["language", "command"]
+        .iter()
+        .any(|key| build.is_some_and(|build| build.get(key).is_some())))
 }

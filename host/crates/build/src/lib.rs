@@ -8,6 +8,7 @@
 mod c;
 mod command;
 mod component;
+mod custom;
 mod embedded;
 mod error;
 mod hooks;
@@ -35,7 +36,7 @@ pub use crate::tools::Tools;
 pub use crate::vendor::vendor;
 
 use crate::inputs::Inputs;
-use crate::manifest::Plan;
+use crate::manifest::BuildPlan;
 
 /// File name of the component in a policy folder.
 const COMPONENT: &str = "policy.wasm";
@@ -59,13 +60,16 @@ pub struct Built {
 /// # Errors
 /// Returns an error if the manifest is invalid.
 pub fn current_component(folder: &Path) -> Result<Option<PathBuf>, BuildError> {
-    let plan = Plan::load(folder)?;
-    let is_current = match plan.language {
-        Language::JavaScript | Language::Python => {
+    let language = match BuildPlan::load(folder)? {
+        BuildPlan::Language(plan) => Some(plan.language),
+        BuildPlan::Command(_) => None,
+    };
+    let is_current = match language {
+        Some(Language::JavaScript | Language::Python) => {
             inputs::changes(folder).is_some_and(|changes| changes.is_empty())
         }
         // May have sources in other folders.
-        Language::Rust | Language::C => false,
+        Some(Language::Rust | Language::C) | None => false,
     };
     Ok(is_current.then(|| folder.join(COMPONENT)))
 }
@@ -80,13 +84,16 @@ pub fn current_component(folder: &Path) -> Result<Option<PathBuf>, BuildError> {
 /// Returns an error if the manifest is invalid, or a tool is missing or fails.
 pub fn build(folder: &Path, tools: &Tools, log: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
     let start = Instant::now();
-    let plan = Plan::load(folder)?;
+    let plan = BuildPlan::load(folder)?;
     let inputs = Inputs::read(folder);
-    let bytes = match plan.language {
-        Language::Rust => rust::build(&plan, tools, log)?,
-        Language::JavaScript => javascript::build(&plan, tools, log)?,
-        Language::Python => python::build(&plan, tools, log)?,
-        Language::C => c::build(&plan, tools, log)?,
+    let bytes = match &plan {
+        BuildPlan::Command(plan) => custom::build(plan, log)?,
+        BuildPlan::Language(plan) => match plan.language {
+            Language::Rust => rust::build(plan, tools, log)?,
+            Language::JavaScript => javascript::build(plan, tools, log)?,
+            Language::Python => python::build(plan, tools, log)?,
+            Language::C => c::build(plan, tools, log)?,
+        },
     };
     component::check(&bytes)?;
     let component = folder.join(COMPONENT);

@@ -26,9 +26,7 @@ pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
             fs::remove_dir_all(&old).map_err(BuildError::file(&old))?;
         }
     }
-    for (name, text) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
-        write(&folder.join("wit").join(name), text)?;
-    }
+    write_contract(&folder.join("wit"))?;
     for (name, text) in sdk(language).iter().filter(|(name, _)| is_needed(name)) {
         let text = match (language, *name) {
             (Language::Rust, "Cargo.toml") => standalone(text)?,
@@ -41,6 +39,14 @@ pub fn vendor(folder: &Path, language: Language) -> Result<(), BuildError> {
         // For editors; a build generates its own.
         fs::create_dir_all(folder.join(".build")).map_err(BuildError::file(folder))?;
         c::write_bindings(&folder.join(".build"), &Hooks::default())?;
+    }
+    Ok(())
+}
+
+/// Writes the files of the contract to `folder`.
+pub(crate) fn write_contract(folder: &Path) -> Result<(), BuildError> {
+    for (name, text) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
+        write(&folder.join(name), text)?;
     }
     Ok(())
 }

@@ -128,3 +128,40 @@ fn language_aliases_are_accepted() {
     let error = "go".parse::<Language>().unwrap_err();
     assert!(matches!(&error, BuildError::Usage(text) if text.contains("`go`")), "{error}");
 }
+
+/// Returns a folder whose component is written by this shell command.
+fn folder_with_command(script: &str) -> tempfile::TempDir {
+    folder(&format!("[build]\ncommand = [\"sh\", \"-c\", {script:?}]"))
+}
+
+#[test]
+fn command_of_the_author_writes_the_component() {
+    let dir =
+        folder_with_command("test -e $POINTSMAN_WIT/types.wit && cp a.bin $POINTSMAN_COMPONENT");
+    let write = |wat: &str| fs::write(dir.path().join("a.bin"), wat::parse_str(wat).unwrap());
+    let tools = Tools::from_environment();
+    write("(component)").unwrap();
+    let built = build(dir.path(), &tools, &mut |_| {}).unwrap();
+    assert_eq!(fs::read(built.component).unwrap(), wat::parse_str("(component)").unwrap());
+    // A core module has to export what the contract's world does.
+    write("(module)").unwrap();
+    let error = build_error(dir.path(), &tools);
+    assert!(matches!(&error, BuildError::Component(_)), "{error}");
+}
+
+#[test]
+fn failing_commands_are_reported() {
+    let tools = Tools::from_environment();
+    let error = build_error(folder_with_command("exit 7").path(), &tools);
+    assert!(matches!(&error, BuildError::ToolFailed { tool, .. } if tool == "sh"), "{error}");
+    let error = build_error(folder_with_command("true").path(), &tools);
+    let names_variable =
+        matches!(&error, BuildError::Usage(text) if text.contains("POINTSMAN_COMPONENT"));
+    assert!(names_variable, "{error}");
+    for invalid in ["command = []", "command = [\"true\"]\nlanguage = \"c\""] {
+        let error = build_error(folder(&format!("[build]\n{invalid}")).path(), &tools);
+        let names_key = matches!(&error, BuildError::Manifest { problem, .. }
+            if problem.contains("build.command"));
+        assert!(names_key, "{error}");
+    }
+}

@@ -112,7 +112,9 @@ pub(crate) struct Build {
     #[expect(dead_code, reason = "read by the build tools")]
     language: Option<String>,
     #[expect(dead_code, reason = "read by the build tools")]
-    source: String,
+    source: Option<String>,
+    #[expect(dead_code, reason = "read by the build tools")]
+    command: Option<Vec<String>>,
     #[expect(dead_code, reason = "read by the build tools")]
     world: Option<String>,
     #[expect(dead_code, reason = "read by the build tools")]
