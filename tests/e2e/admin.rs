@@ -170,6 +170,16 @@ fn second_host_does_not_take_over_socket() {
 }
 
 #[test]
+fn host_with_a_broken_configuration_is_reached_by_its_socket() {
+    let host = start("");
+    fs::write(config(&host), "not TOML").unwrap();
+    let (code, _, err) = policy(&["list", "--config", &config(&host)]);
+    assert!(code != 0 && err.contains("--socket"), "{err}");
+    let (code, out, err) = policy(&["list", "--socket", socket(&host).to_str().unwrap()]);
+    assert!(code == 0 && lists_active_cortex(&out), "{out}{err}");
+}
+
+#[test]
 fn stale_socket_of_killed_host_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();

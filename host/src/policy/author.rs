@@ -39,8 +39,22 @@ impl fmt::Display for PolicyLoadError {
         let (dir, error) = (self.dir.display().to_string(), self.error.to_string());
         // Most errors begin with a file in the folder.
         let prefix = if error.starts_with(&dir) { String::new() } else { format!("{dir}: ") };
-        let text = format!("{prefix}{error}").replace(&dir, &self.shown.display().to_string());
-        write!(f, "{text} [{}]", self.error.code())
+        let shown = self.shown.display();
+        let text = format!("{prefix}{error}").replace(&dir, &shown.to_string());
+        write!(f, "{text}")?;
+        if self.is_unbuilt() {
+            write!(f, "; build it with `{} policy build {shown}`", invocation())?;
+        }
+        write!(f, " [{}]", self.error.code())
+    }
+}
+
+impl PolicyLoadError {
+    /// Returns whether the folder has a policy, but not its component.
+    fn is_unbuilt(&self) -> bool {
+        self.error.code() == "file_missing"
+            && self.dir.join("policy.toml").exists()
+            && !self.dir.join("policy.wasm").exists()
     }
 }
 

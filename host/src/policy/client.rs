@@ -10,12 +10,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use pointsman_config::Admin;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::cli::policy::HostAddress;
-use pointsman_config::Admin;
+use crate::output::print_error;
 
 /// Long, because the host may compile a large policy before it responds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -201,7 +202,9 @@ impl Target {
         }
         // clap ensures that one of the three is given.
         let file = address.config.as_deref().unwrap_or(Path::new(""));
-        let Admin { socket, port, decisions: _ } = Admin::find(file)?;
+        let Admin { socket, port, decisions: _ } = Admin::find(file).inspect_err(|_| {
+            print_error("hint: a host with a broken configuration is reached with --socket".into());
+        })?;
         match (socket, port) {
             // The socket needs no token, so it is preferred.
             (Some(path), _) => Ok(Self::Socket(path)),

@@ -32,7 +32,7 @@ struct Session<'a> {
     chain: Option<ChainSpec>,
     /// Files or folders of decision records.
     records: Vec<PathBuf>,
-    /// Whether the folder was built by this process.
+    /// Whether this process has built the component, or found it up to date.
     has_built: bool,
 }
 
@@ -110,6 +110,11 @@ impl<'a> Session<'a> {
                 && pointsman_build::changed_since_build(dir).is_empty()
         };
         if is_current() || !has_source(dir)? {
+            return Ok(());
+        }
+        // Another build of the same source would be another version for a host.
+        if !self.has_built && pointsman_build::current_component(dir)?.is_some() {
+            self.has_built = true;
             return Ok(());
         }
         // Until it succeeds, each change is a reason to build.
