@@ -54,19 +54,20 @@ impl Watched {
         for folder in self.folders.difference(&wanted) {
             watcher.unwatch(folder).ok(); // Fails if the folder was removed.
         }
-        // Watches are renewed on every call: a folder that was replaced by another one of the same
-        // name is not watched any more.
-        self.folders = wanted
-            .into_iter()
-            .filter(|folder| match watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => true,
-                Err(error) => {
-                    let folder = folder.display();
-                    tracing::debug!(%folder, %error, "cannot watch the folder; polling it");
-                    false
-                }
-            })
-            .collect();
+        self.folders = wanted;
+        self.renew();
+    }
+
+    /// Watches folders that have appeared since, or have replaced others of the same name, of which
+    /// only the old ones are watched.
+    pub(super) fn renew(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for folder in &self.folders {
+            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                let folder = folder.display();
+                tracing::trace!(%folder, %error, "cannot watch the folder; polling it");
+            }
+        }
     }
 }
 
@@ -104,9 +105,34 @@ fn places(file: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
     use notify::event::{CreateKind, DataChange, RenameMode};
 
     use super::*;
+
+    #[test]
+    fn folder_that_appears_or_is_replaced_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("policy");
+        let file = folder.join("policy.toml");
+        let (send, events) = channel();
+        let mut watched = Watched::new(move |event| {
+            send.send(event).ok(); // Fails when the test ends.
+        });
+        watched.watch(&[&file], std::iter::once(dir.path().to_owned()));
+        let next = || events.recv_timeout(Duration::from_secs(60)).unwrap();
+        for replaced in ["first", "second"] {
+            fs::create_dir(&folder).unwrap();
+            next();
+            watched.renew();
+            fs::write(&file, "name").unwrap();
+            while !next().is_complete {}
+            fs::rename(&folder, dir.path().join(replaced)).unwrap();
+        }
+    }
 
     #[test]
     fn completion_of_the_file_is_told_from_other_changes() {

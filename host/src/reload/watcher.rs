@@ -95,6 +95,8 @@ impl ConfigWatcher {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     next_poll = Instant::now() + self.poll_interval;
+                    // Before the scan, so that no change between the two is missed.
+                    self.watched.renew();
                     // A writer that works slowly sends no events that tell when it is done.
                     settling = match self.look(Cause::Settled) {
                         Looked::Done(chain) => {
