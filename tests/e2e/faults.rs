@@ -2,9 +2,10 @@
 //! the list of policies and in `policy test`.
 
 use std::fs;
+use std::process::Command;
 
 use pointsman_tests::deployment::{Deployment, chain};
-use pointsman_tests::host::root;
+use pointsman_tests::host::{program, root};
 use pointsman_tests::wait_until;
 use serde_json::{Value, json};
 
@@ -45,6 +46,11 @@ pub(crate) fn start_broken(language: &str) -> Deployment {
     let chain = chain(&[&name], "on-error = \"skip\"");
     let lane = lane("a", &["auto"], &[]);
     let config = format!("[policies]\ncache = {cache:?}\n{chain}{lane}");
+    // Compiles CPython if it is not in the cache, which may take longer than a start may.
+    let file = dir.path().join("check.toml");
+    fs::write(&file, &config).unwrap();
+    let check = Command::new(program(FAKE_ENGINE)).arg("check").arg(&file).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
     Deployment::start(FAKE_ENGINE, dir, &config)
 }
 

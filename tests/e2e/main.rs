@@ -27,6 +27,7 @@ mod guards;
 mod handover;
 mod hostile_policies;
 mod idempotency;
+mod inner_loop;
 mod keeper;
 mod keys;
 mod languages;

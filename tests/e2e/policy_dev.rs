@@ -10,7 +10,7 @@ use crate::policy_simulation::{command, guest, pointsman, text, write_case};
 use crate::replay::recorded_dir;
 
 /// A process that is killed when it is dropped.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
