@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use pointsman_tests::client::{Response, send};
 use pointsman_tests::host::{Host, program, root};
+use pointsman_xtask::setup::GUEST_WHEELS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -210,6 +211,22 @@ fn templates_pass_their_golden_cases() {
         let out = String::from_utf8_lossy(&checked.stdout).into_owned();
         assert!(out.contains(&format!("{name}@0.1.0+")), "{language}: {out}");
     }
+}
+
+/// New policies get the versions of the tools that these tests use.
+#[test]
+fn templates_name_the_tested_tools() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let template = |file: &str| read(&format!("host/crates/build/templates/{file}"));
+    let json = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+    let tested = json(read("tests/node/package.json"));
+    let tools = &json(template("javascript/package.json"))["devDependencies"];
+    assert_eq!(tools.as_object().unwrap().len(), 2);
+    for (name, version) in tools.as_object().unwrap() {
+        assert_eq!(tested["dependencies"][name], *version, "{name}");
+    }
+    let wheels = ["python", "c"].map(|name| template(&format!("{name}/requirements.txt")));
+    assert_eq!(wheels.map(|text| text.trim().to_owned()), GUEST_WHEELS);
 }
 
 #[test]
