@@ -32,7 +32,12 @@ use crate::output;
 pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
     match command {
         Policy::New { name, lang, dir } => author::new(&dir, &name, lang),
-        Policy::Build { dir, verbose, force } => author::build(&dir, verbose, force),
+        Policy::Build { dir, verbose, force, update_sdk } => {
+            if update_sdk {
+                pointsman_build::update_sdk(&dir)?;
+            }
+            author::build(&dir, verbose, force)
+        }
         Policy::Test(options) => return test::test(&options),
         Policy::Dev(options) => return dev::dev(&options),
         Policy::Trace(options) => trace::trace(&options),

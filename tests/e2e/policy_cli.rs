@@ -308,6 +308,12 @@ fn new_policy_is_built_and_tested() {
     let (code, _, err) = policy(&["build", text(&folder), "--verbose"]);
     assert!(code == 0 && !err.contains("componentize-qjs"), "{err}");
     assert_eq!(fs::read(folder.join("policy.wasm")).unwrap(), built);
+    // The SDK of an earlier program is replaced by the one of this program.
+    let sdk = folder.join("sdk/random.js");
+    let current = fs::read_to_string(&sdk).unwrap();
+    fs::write(&sdk, "// old").unwrap();
+    let (code, _, err) = policy(&["build", text(&folder), "--update-sdk"]);
+    assert_eq!((code, fs::read_to_string(&sdk).unwrap()), (0, current), "{err}");
     let (code, _, err) = policy(&["build", text(&folder), "--verbose", "--force"]);
     assert!(code == 0 && err.contains("componentize-qjs"), "{err}");
     let (code, out, err) = policy(&["test", text(&folder)]);

@@ -31,6 +31,9 @@ pub(crate) enum Policy {
         /// tool: in JavaScript and Python, each build is a new version.
         #[arg(long)]
         force: bool,
+        /// Replace the SDK and the contract in the folder by those of this program first.
+        #[arg(long)]
+        update_sdk: bool,
     },
     /// Run a policy's golden cases as a host does before it activates the policy, and show
     /// differences; then run the scenarios in its folder `scenarios`.

@@ -74,6 +74,23 @@ pub fn current_component(folder: &Path) -> Result<Option<PathBuf>, BuildError> {
     Ok(is_current.then(|| folder.join(COMPONENT)))
 }
 
+/// Replaces the SDK and the contract in the folder of a policy by those of this program.
+///
+/// # Errors
+/// Returns an error if the manifest is invalid, if the folder has no SDK, or if a file cannot be
+/// written.
+pub fn update_sdk(folder: &Path) -> Result<(), BuildError> {
+    match BuildPlan::load(folder)? {
+        BuildPlan::Language(plan) => {
+            plan.require("sdk")?;
+            vendor(&plan.folder, plan.language)
+        }
+        BuildPlan::Command(_) => {
+            Err(BuildError::Usage("a policy with `build.command` has no SDK".to_owned()))
+        }
+    }
+}
+
 /// Builds the policy in `folder` as described by its manifest and writes the component. `log`
 /// receives the commands and their output.
 ///
