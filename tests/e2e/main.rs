@@ -34,6 +34,7 @@ mod languages;
 mod limits;
 mod listeners;
 mod messages;
+mod metrics;
 mod middleware;
 mod model_names;
 mod models;

@@ -18,7 +18,7 @@ fn rows(page: &str) -> Vec<Vec<&str>> {
 }
 
 /// Returns all Rust files of a folder and of the folders below it.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -58,6 +58,43 @@ pub fn debian_install(packages: &[&str]) -> Result<()> {
     run(&mut install)
 }
 
+/// Unpacks Prometheus's `promtool` into a folder of the cache, where the tests find it. The Debian
+/// package is not installed: it would start a service. Returns the folder.
+///
+/// # Errors
+/// If the package cannot be downloaded or unpacked.
+pub fn promtool() -> Result<PathBuf> {
+    let folder = match std::env::var_os("POINTSMAN_PROMTOOL") {
+        Some(folder) => PathBuf::from(folder),
+        None => cache_dir()?.join("promtool"),
+    };
+    let program = folder.join("promtool");
+    if output(Command::new(&program).arg("--version")).is_some() {
+        return Ok(folder);
+    }
+    println!("unpacking promtool into {}", folder.display());
+    fs::create_dir_all(&folder)?;
+    let download = || {
+        run(Command::new("apt-get").args(["download", "-qq", "prometheus"]).current_dir(&folder))
+    };
+    if download().is_err() {
+        // The lists of packages are missing or old.
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        download()?;
+    }
+    for entry in fs::read_dir(&folder)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            let unpacked = folder.join("unpacked");
+            run(Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked))?;
+            fs::rename(unpacked.join("usr/bin/promtool"), &program)?;
+            fs::remove_dir_all(&unpacked)?;
+            fs::remove_file(&package)?;
+        }
+    }
+    Ok(folder)
+}
+
 /// Creates the virtual environment with the engine, the model and optionally the client. Returns
 /// its folder.
 ///

@@ -18,6 +18,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     println!("== dependencies of the tests");
     let venv = setup::venv(true)?;
     let node = setup::node_modules(root)?;
+    let promtool = setup::promtool()?;
 
     println!("== format, lints, documentation");
     run(cargo(root)?.args(["fmt", "--all", "--check"]))?;
@@ -56,6 +57,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
         command
             .env("POINTSMAN_VENV", &venv)
             .env("POINTSMAN_NODE", &node)
+            .env("POINTSMAN_PROMTOOL", &promtool)
             .env("POINTSMAN_FRESH_GUESTS", &fresh);
     };
     let mut doctests = cargo(root)?;

@@ -35,8 +35,8 @@ impl Exposition {
         }
     }
 
-    /// Converts OpenMetrics, in which the counter `x` has the sample `x_total`. In the older format,
-    /// the description of a counter has the name of the sample.
+    /// Converts OpenMetrics, in which the counter `x` has the sample `x_total`. In the older
+    /// format, the description of a counter has the name of the sample.
     pub(crate) fn convert(self, openmetrics: String) -> String {
         match self {
             Self::OpenMetrics => openmetrics,

@@ -154,7 +154,8 @@ proptest! {
             write(&root, path, &text);
         }
         let hardware = Hardware::read(root.path());
-        prop_assert!(hardware.gpus.iter().all(|gpu| gpu.busy_percent.is_none_or(|busy| busy <= 100)));
+        let is_valid = |gpu: &Gpu| gpu.busy_percent.is_none_or(|busy| busy <= 100);
+        prop_assert!(hardware.gpus.iter().all(is_valid));
         let memory = Processes::read(&Machine::new(root.path())).tree(100);
         prop_assert!(memory.is_some_and(|memory| memory.processes >= 1));
     }
