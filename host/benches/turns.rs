@@ -21,13 +21,13 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::{
-    Advisor, Decision, Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, OnTimeout, Plan,
+    Advisor, Decision, Endpoint, EngineKind, FleetView, LaneId, LaneInfo, OnTimeout, Plan,
     PlanLimits, Step, Switching, Topology, Trace, Triggers,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{Policies, PolicySpec, RuntimeSettings};
 
-use self::shared::{load, policies, policy_dir};
+use self::shared::{arrived, load, policies, policy_dir};
 use self::world::{Client, Discipline, Outcome, run, s};
 
 const ORCHESTRATOR: LaneId = LaneId(0);
@@ -138,7 +138,7 @@ fn advised(chain: &dyn Advisor, lane: LaneId, view: &Arc<FleetView>, now: Durati
         Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default());
     let request = Arc::new(request.expect("valid request"));
     let now_ms = u64::try_from(now.as_millis()).unwrap_or_default();
-    let facts = Facts { request, now_ms, seed: 1, age: Duration::ZERO, attempt: 0 };
+    let facts = arrived(request, now_ms, 1);
     // Only the deadline of the policy's calls is in real time. On a busy machine a call may exceed
     // it, so it is repeated.
     let mut calls = (0..1000).map(|_| chain.advise(&facts, view, &mut Trace::off()).merged);

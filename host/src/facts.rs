@@ -35,5 +35,7 @@ pub(crate) fn from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
         seed: case.seed,
         age: Duration::ZERO,
         attempt: 0,
+        time_left: None,
+        lanes_left: None,
     })
 }

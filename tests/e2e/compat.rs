@@ -10,6 +10,9 @@ use pointsman_xtask::sha256;
 
 use crate::FAKE_ENGINE;
 
+/// The versions of the contract of which policies are preserved.
+const VERSIONS: [&str; 2] = ["0.1.0", "0.1.2"];
+
 /// Returns the preserved files and their digests.
 fn preserved_files() -> Vec<(String, String)> {
     let list = fs::read_to_string(directory().join("compat.sha256")).unwrap();
@@ -63,23 +66,28 @@ fn policies_of_released_contract_versions_pass_golden_cases() {
         let passed = out.lines().filter(|line| line.starts_with("ok ")).count();
         assert_eq!(passed, cases.lines().count(), "{policy}: {out}");
     }
-    assert!(policies.iter().any(|policy| policy.starts_with("0.1.0/")), "{policies:?}");
+    for version in VERSIONS {
+        assert!(policies.iter().any(|policy| policy.starts_with(version)), "{policies:?}");
+    }
 }
 
 /// Otherwise a change could break a part of the contract unnoticed.
 #[test]
 fn preserved_policies_use_whole_contract() {
-    let has = |text: &str, part: &str| text.contains(&format!("pointsman:policy/{part}@0.1.0"));
-    let components: Vec<String> = preserved_files()
-        .iter()
-        .filter(|(file, _)| file.starts_with("0.1.0/") && file.ends_with(".wasm"))
-        .map(|(file, _)| {
-            String::from_utf8_lossy(&fs::read(directory().join(file)).unwrap()).into_owned()
-        })
-        .collect();
     let interfaces = ["types", "request", "fleet", "log", "metrics", "state", "lifecycle"];
-    for part in interfaces.into_iter().chain(["on-request", "on-failure", "on-complete", "on-tick"])
-    {
-        assert!(components.iter().any(|component| has(component, part)), "no policy uses {part}");
+    let hooks = ["on-request", "on-failure", "on-complete", "on-tick"];
+    for version in VERSIONS {
+        let components: Vec<String> = preserved_files()
+            .iter()
+            .filter(|(file, _)| file.starts_with(version) && file.ends_with(".wasm"))
+            .map(|(file, _)| {
+                String::from_utf8_lossy(&fs::read(directory().join(file)).unwrap()).into_owned()
+            })
+            .collect();
+        for part in interfaces.into_iter().chain(hooks) {
+            let name = format!("pointsman:policy/{part}@{version}");
+            let uses = components.iter().any(|component| component.contains(&name));
+            assert!(uses, "no policy uses {name}");
+        }
     }
 }

@@ -175,7 +175,7 @@ fn oversized_or_foreign_components_are_not_compiled() {
         ("modules", with_modules("modules", "(module)", 65), "component_too_large", "64"),
         ("functions", with_modules("functions", &functions, 1), "component_too_large", "100000"),
         ("function", with_modules("function", &function, 1), "component_too_large", "1048576"),
-        ("wrong-world", wrong, "contract_mismatch", "0.1.2"),
+        ("wrong-world", wrong, "contract_mismatch", "0.1.3"),
         ("cwasm", elf, "component_invalid", ".cwasm"),
     ];
     let names: Vec<&str> = table.iter().map(|(name, ..)| *name).chain(["good"]).collect();

@@ -49,6 +49,7 @@ mod policy_cli;
 mod policy_dev;
 mod policy_hooks;
 mod policy_install;
+mod policy_outcomes;
 mod policy_prints;
 mod policy_simulation;
 mod policy_state;

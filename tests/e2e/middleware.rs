@@ -251,7 +251,7 @@ fn invalid_middlewares_are_not_loaded() {
     // The policy, its component, its link, the code of the error, and a value in its message.
     let table: [(&str, Vec<u8>, &str, &str, &str); 3] = [
         ("foreign", middleware("foreign"), "", "import_forbidden", "test:other/thing@1.0.0"),
-        ("no-opinion", build("no-opinion"), "", "import_forbidden", "pointsman:policy/types@0.1.2"),
+        ("no-opinion", build("no-opinion"), "", "import_forbidden", "pointsman:policy/types@0.1.3"),
         ("continue", middleware("continue"), config, "config_invalid", "config"),
     ];
     for (name, component, link, code, value) in table {

@@ -198,7 +198,7 @@ fn invalid_policies_are_not_loaded_and_are_reported() {
     };
     let newer = importing(r#""pointsman:policy/request@0.1.9" "id" (func (param i32))"#);
     let newer = component(&newer, "newer", |wit| {
-        wit.replace("0.1.2;", "0.1.9;") + "\nworld newer { import request; }"
+        wit.replace("0.1.3;", "0.1.9;") + "\nworld newer { import request; }"
     });
     let wasi = component(&importing(r#""wasi:http/outgoing@0.2.0" "send" (func)"#), "w", |_| {
         "package wasi:http@0.2.0;\ninterface outgoing { send: func(); }\n\

@@ -237,7 +237,7 @@ fn invalid_folders() -> Vec<(&'static str, Damage, &'static str, &'static str)> 
         Box::new(move |folder: &Path| replace_file(&folder.join("policy.toml"), text.as_bytes()))
     };
     let half = good().build();
-    let looping = "(func (export \"pointsman:policy/lifecycle@0.1.2#configure\") (param i32 i32) \
+    let looping = "(func (export \"pointsman:policy/lifecycle@0.1.3#configure\") (param i32 i32) \
         (result i32)\n\
                    (loop $again (br $again)) (i32.const 0))";
     vec![

@@ -1,3 +1,3 @@
 ;; without configure
-(func (export "pointsman:policy/lifecycle@0.1.2#configure") (param i32 i32) (result i32) unreachable)
+(func (export "pointsman:policy/lifecycle@0.1.3#configure") (param i32 i32) (result i32) unreachable)
 (ADVISE (i32.const 1024))

@@ -23,20 +23,20 @@ const POLICY_PARTS: [(&str, &str); 4] = [
              "\40\00\00\00\NAME_LENGTH\00\00\00\80\00\00\00\01\00\00\00"
              "\00\00\00\00\00\00\00\00")
            (data (i32.const 64) "NAME") (data (i32.const 128) "1")
-           (func (export "pointsman:policy/lifecycle@0.1.2#describe") (result i32)
+           (func (export "pointsman:policy/lifecycle@0.1.3#describe") (result i32)
              (i32.const 16))"#,
     ),
     // Returns a pointer to zeros, which is `ok`.
     (
         "configure",
-        r#"(func (export "pointsman:policy/lifecycle@0.1.2#configure") (param i32 i32) (result i32)
+        r#"(func (export "pointsman:policy/lifecycle@0.1.3#configure") (param i32 i32) (result i32)
              (i32.const 1024))"#,
     ),
 ];
 
 /// The head of the function `advise`: the fifteen numbers of the context, and a pointer to the
 /// advice. Zeros are advice without an opinion. It replaces `(ADVISE` in the text.
-const ADVISE: &str = r#"(func (export "pointsman:policy/on-request@0.1.2#advise")
+const ADVISE: &str = r#"(func (export "pointsman:policy/on-request@0.1.3#advise")
     (param i64 i64 i64 i64 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32) (result i32)"#;
 
 /// The default parts of a guest that is a middleware for vLLM Router.
@@ -151,12 +151,12 @@ pub fn module(name: &str, text: &str) -> Vec<u8> {
 
 /// Builds a component for a world of the contract, whose text `change` may modify.
 pub fn component(module: &[u8], world: &str, change: impl Fn(String) -> String) -> Vec<u8> {
-    let mut wit = String::from("package pointsman:policy@0.1.2;\n");
+    let mut wit = String::from("package pointsman:policy@0.1.3;\n");
     for file in ["types", "host", "policy"] {
         let text = std::fs::read_to_string(root().join(format!("wit/0.1/{file}.wit"))).unwrap();
         wit.push_str(
             &text
-                .replace("package pointsman:policy@0.1.2;", "")
+                .replace("package pointsman:policy@0.1.3;", "")
                 .replace("/// The contract between", "// The contract between"),
         );
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{
-    Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, Topology,
+    Endpoint, EngineKind, Facts, FleetView, LaneId, LaneInfo, LaneState, RequestView, Topology,
 };
 use pointsman_openai::{Head, Request};
 use pointsman_policy::{
@@ -27,7 +27,7 @@ pub(crate) fn facts_from_case(case: &CaseRequest) -> Result<Facts, FactsError> {
     let head = Head { id: "case".into(), tenant, headers, ..Head::default() };
     let request = Request::parse(case.endpoint, case.body.get().to_owned().into(), head)?;
     let (now_ms, seed) = (case.now_ms, case.seed);
-    Ok(Facts { request: Arc::new(request), now_ms, seed, age: Duration::ZERO, attempt: 0 })
+    Ok(arrived(Arc::new(request), now_ms, seed))
 }
 
 /// Returns the facts of a chat request for `model` with a prompt of about `prompt_bytes` bytes.
@@ -39,7 +39,7 @@ pub(crate) fn facts(model: &str, prompt_bytes: usize) -> Facts {
     let request =
         Request::parse(Endpoint::ChatCompletions, body.to_string().into(), Head::default())
             .unwrap();
-    Facts { request: Arc::new(request), now_ms: 1, seed: 1, age: Duration::ZERO, attempt: 0 }
+    arrived(Arc::new(request), 1, 1)
 }
 
 /// Returns a view of `lanes` ready, idle lanes. The first five have the names of Cortex's lanes,
@@ -84,4 +84,10 @@ pub(crate) fn load(policies: &Policies, specs: Vec<PolicySpec>) {
     for policy in policies.status() {
         assert_eq!(policy.state, "active", "{policy:?}");
     }
+}
+
+/// Returns the facts of a request that has just arrived.
+pub(crate) fn arrived(request: Arc<dyn RequestView>, now_ms: u64, seed: u64) -> Facts {
+    let (time_left, lanes_left) = (Some(Duration::from_secs(60)), None);
+    Facts { request, now_ms, seed, age: Duration::ZERO, attempt: 0, time_left, lanes_left }
 }

@@ -59,6 +59,15 @@ void exports_pointsman_policy_on_complete_observe(
 }
 #endif
 
+#ifdef PM_ON_OUTCOME
+void exports_pointsman_policy_on_outcome_learn(
+    uint64_t now_ms, exports_pointsman_policy_on_outcome_list_finished_t *done) {
+  pm_arena_begin();
+  if (configured && pm_self.learn != NULL) pm_self.learn(now_ms, done->ptr, done->len);
+  pm_arena_end();
+}
+#endif
+
 #ifdef PM_ON_TICK
 void exports_pointsman_policy_on_tick_tick(
     uint64_t now_ms, uint64_t seed, exports_pointsman_policy_on_tick_list_lane_wish_t *hints) {

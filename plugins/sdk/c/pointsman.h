@@ -29,11 +29,13 @@ typedef pointsman_policy_types_policy_error_t pm_error;
 typedef pointsman_policy_types_failure_t pm_failure;
 typedef pointsman_policy_types_recovery_t pm_recovery;
 typedef pointsman_policy_types_outcome_t pm_outcome;
+typedef pointsman_policy_types_finished_t pm_finished;
+typedef pointsman_policy_types_text_match_t pm_match;
 typedef pointsman_policy_types_lane_wish_t pm_lane_hint;
 
-/// A policy: name and version as in the manifest, and the hooks. `recover`, `observe` and `tick`
-/// may be null; they are called if `policy.toml` lists their hooks. A function that returns false
-/// has set `error`.
+/// A policy: name and version as in the manifest, and the hooks. `recover`, `observe`, `learn` and
+/// `tick` may be null; they are called if `policy.toml` lists their hooks. A function that returns
+/// false has set `error`.
 typedef struct {
   const char *name;
   const char *version;
@@ -44,6 +46,8 @@ typedef struct {
   bool (*recover)(const pm_context *context, const pm_failure *failed, pm_recovery *recovery,
                   pm_error *error);
   void (*observe)(uint64_t now_ms, const pm_outcome *done, size_t count);
+  /// Gets all attempts and the policy's own notes, in addition to the outcome.
+  void (*learn)(uint64_t now_ms, const pm_finished *done, size_t count);
   /// Sets `*hints` to an array allocated with `pm_alloc` and returns its length.
   size_t (*tick)(uint64_t now_ms, uint64_t seed, pm_lane_hint **hints);
 } pm_policy;
@@ -196,6 +200,33 @@ static inline pm_text pm_header(const char *name) {
 static inline bool pm_contains(const char *needle, bool ignore_case) {
   pm_text text = pm_literal(needle);
   return pointsman_policy_request_contains(&text, ignore_case);
+}
+
+/// Finds where each of `count` patterns that occurs in a message occurs first, and returns the
+/// number of those that were found. Sets `*matches` to an array of them. At most 256 patterns with
+/// 8 KiB together.
+static inline size_t pm_find_any(const char *const *patterns, size_t count, bool ignore_case,
+                                 pm_match **matches) {
+  pm_text *texts = pm_alloc(count * sizeof *texts);
+  for (size_t at = 0; at < count; at++) texts[at] = pm_literal(patterns[at]);
+  policy_list_string_t list = {texts, count};
+  pointsman_policy_request_list_text_match_t found;
+  pointsman_policy_request_find_any(&list, ignore_case, &found);
+  *matches = found.ptr;
+  return found.len;
+}
+
+/// Sets `*ms` to the milliseconds until the host gives up on the request. Returns false if that is
+/// not known.
+static inline bool pm_deadline_ms(uint32_t *ms) {
+  return pointsman_policy_request_deadline_ms(ms);
+}
+
+/// Returns the candidates that the filters of earlier policies leave.
+static inline pm_lane_list pm_lanes_left(void) {
+  pointsman_policy_fleet_list_lane_id_t list;
+  pointsman_policy_fleet_lanes_left(&list);
+  return (pm_lane_list){list.ptr, list.len};
 }
 
 static inline pm_lane_list pm_candidates(void) {

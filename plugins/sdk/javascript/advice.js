@@ -127,7 +127,8 @@ export const edits = {
   removeHeader: (name) => ({ tag: "remove-header", val: name }),
 };
 
-function scalar(key, value) {
+/** Converts the value of a note or hint. */
+export function scalar(key, value) {
   if (typeof value === "boolean") return { tag: "flag", val: value };
   if (typeof value === "string") return { tag: "text", val: value };
   if (Number.isSafeInteger(value)) return { tag: "int", val: value };

@@ -70,6 +70,14 @@ export function bind(policy, imports) {
       });
     },
   };
+  const onOutcome = {
+    learn: (nowMs, done) => {
+      reported(() => {
+        const result = configured().learn?.(nowMs, done, host);
+        checkSynchronous(result, "learn", advisor.learn);
+      });
+    },
+  };
   const onTick = {
     tick: (nowMs, seed) =>
       reported(() => {
@@ -77,7 +85,7 @@ export function bind(policy, imports) {
         return checkHints(configured().tick?.(nowMs, seed, host), advisor.tick);
       }),
   };
-  return { lifecycle, onRequest, onFailure, onComplete, onTick };
+  return { lifecycle, onRequest, onFailure, onComplete, onOutcome, onTick };
 }
 
 function method(object, owner, name) {

@@ -13,6 +13,15 @@ function parts(content) {
 export const texts = (body) =>
   body.messages.map(({ content }) => parts(content).filter((part) => part !== null).join(""));
 
+/** Returns the first occurrence of each pattern, with its offset in bytes. */
+export const findAny = (patterns, texts) =>
+  patterns.flatMap((text, pattern) => {
+    const message = texts.findIndex((searched) => searched.includes(text));
+    if (message < 0) return [];
+    const before = texts[message].slice(0, texts[message].indexOf(text));
+    return [{ pattern, message, offset: byteLength(before) }];
+  });
+
 /** Returns the contract's `message-info` of each message. */
 export const messageInfos = (body) =>
   body.messages.map(({ role, content }) => {

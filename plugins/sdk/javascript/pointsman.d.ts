@@ -127,6 +127,20 @@ export interface RequestView {
   keyName(): string | null;
   /** What the limits of the key, its groups and its tenant leave. */
   allowance(): Allowance;
+  /** Milliseconds until the host gives up on the request. */
+  deadlineMs(): number | null;
+  /**
+   * Where each pattern that occurs in a message occurs first, in the order of the patterns: at most
+   * 256 with 8 KiB together.
+   */
+  findAny(patterns: string[], ignoreCase: boolean): TextMatch[];
+}
+
+/** An occurrence: indices of the pattern and the message, and the byte at which it begins. */
+export interface TextMatch {
+  readonly pattern: number;
+  readonly message: number;
+  readonly offset: number;
 }
 
 /** All lanes, as one snapshot for the duration of a call. */
@@ -138,6 +152,8 @@ export interface FleetView {
   info(lane: LaneId): LaneInfo | null;
   find(name: string): LaneId | null;
   withLabel(key: string, value: string): LaneId[];
+  /** The candidates that the filters of earlier policies leave. */
+  lanesLeft(): LaneId[];
 }
 
 export interface Host {
@@ -191,6 +207,29 @@ export interface Outcome {
   readonly outputTokens: number;
 }
 
+export interface Attempt {
+  readonly lane: LaneId;
+  readonly ended: TryResult;
+  readonly status: number;
+  readonly queueMs: number;
+  readonly tookMs: number;
+}
+
+/** A finished request, with all attempts and the notes of this policy's advice. */
+export interface Finished {
+  readonly outcome: Outcome;
+  readonly attempts: Attempt[];
+  readonly notes: Note[];
+}
+
+export interface Note {
+  readonly key: string;
+  readonly value:
+    | { readonly tag: "flag"; readonly val: boolean }
+    | { readonly tag: "int"; readonly val: number }
+    | { readonly tag: "text"; readonly val: string };
+}
+
 export type Recovery =
   { tag: "planned" } | { tag: "retry"; val: FallbackStep } | { tag: "give-up"; val: Rejection };
 
@@ -205,6 +244,7 @@ export interface Advisor {
   advise(call: Call): Advice;
   recover?(call: Call, failed: Failure): Recovery;
   observe?(nowMs: number, done: Outcome[], host: Host): void;
+  learn?(nowMs: number, done: Finished[], host: Host): void;
   tick?(nowMs: number, seed: number, host: Host): LaneWish[];
 }
 

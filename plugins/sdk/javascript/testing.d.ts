@@ -3,8 +3,10 @@
 import type {
   Advice,
   Allowance,
+  Attempt,
   Context,
   Failure,
+  Finished,
   Level,
   LaneInfo,
   LaneStat,
@@ -24,6 +26,7 @@ export type FakeLane = {
 export interface FakeFleet {
   lanes: FakeLane[];
   topology: number;
+  lanesLeft: string[] | null;
 }
 /** A message; parts without a text count as media. */
 export interface FakeMessage {
@@ -38,10 +41,22 @@ export interface FakeRequest {
   keyGroup: string | null;
   keyName: string | null;
   allowance: Allowance;
+  deadlineMs: number | null;
   context: Partial<Context>;
 }
 
-export function fakeFleet(lanes: (string | FakeLane)[], topology?: number): FakeFleet;
+export function fakeFleet(
+  lanes: (string | FakeLane)[],
+  topology?: number,
+  lanesLeft?: string[] | null,
+): FakeFleet;
+export function fakeFinished(
+  outcome?: Partial<Outcome>,
+  more?: {
+    attempts?: (Pick<Attempt, "lane" | "ended"> & Partial<Attempt>)[];
+    notes?: Record<string, boolean | number | string>;
+  },
+): Finished;
 export function fakeRequest(
   content: string | FakeMessage[],
   more?: {
@@ -52,6 +67,7 @@ export function fakeRequest(
     keyGroup?: string | null;
     keyName?: string | null;
     allowance?: Partial<Allowance>;
+    deadlineMs?: number | null;
     context?: Partial<Context>;
     /** Further fields of the body, such as `stream` and `tools`. */
     body?: Record<string, unknown>;
@@ -72,5 +88,6 @@ export function configure(
   advise(request: FakeRequest, fleet: FakeFleet): Advice;
   recover(request: FakeRequest, fleet: FakeFleet, failed: Failure): Recovery;
   observe(nowMs: number, done: Outcome[]): void;
+  learn(nowMs: number, done: Finished[]): void;
   tick(nowMs: number, seed: number): LaneWish[];
 };

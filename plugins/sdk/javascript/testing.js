@@ -1,13 +1,46 @@
 // Fake requests, fleets and hosts for tests in Node. They behave as the contract specifies.
 
 import { bind } from "./bind.js";
-import { FakeState, facts, messageInfos, texts } from "./fakes.js";
+import { scalar } from "./advice.js";
+import { FakeState, facts, findAny, messageInfos, texts } from "./fakes.js";
 
-/** Creates a fleet. Lanes are names, or objects with fields of `lane-info` and `lane-stat`. */
-export function fakeFleet(lanes, topology = 1) {
+/**
+ * Creates a fleet. Lanes are names, or objects with fields of `lane-info` and `lane-stat`.
+ * `lanesLeft` are the names of those that the filters of earlier policies leave; null for all.
+ */
+export function fakeFleet(lanes, topology = 1, lanesLeft = null) {
   return {
     lanes: lanes.map((lane) => (typeof lane === "string" ? { name: lane } : lane)),
     topology,
+    lanesLeft,
+  };
+}
+
+/** Creates a finished request of one attempt, for `learn`. `outcome` has fields of `outcome`. */
+export function fakeFinished(outcome = {}, { attempts = null, notes = {} } = {}) {
+  const full = {
+    requestId: "test",
+    tenant: null,
+    model: "auto",
+    lane: 0,
+    topology: 1,
+    ended: "ok",
+    tries: attempts?.length ?? 1,
+    queueMs: 0,
+    ttftMs: 0,
+    totalMs: 0,
+    promptTokens: 0,
+    cachedTokens: 0,
+    outputTokens: 0,
+    ...outcome,
+  };
+  const single = { lane: full.lane, ended: full.ended, status: full.ended === "ok" ? 200 : 0 };
+  const all = attempts ?? [{ ...single, queueMs: full.queueMs, tookMs: full.totalMs }];
+  const fill = (attempt) => ({ status: 0, queueMs: 0, tookMs: 0, ...attempt });
+  return {
+    outcome: full,
+    attempts: all.map(fill),
+    notes: Object.entries(notes).map(([key, value]) => ({ key, value: scalar(key, value) })),
   };
 }
 
@@ -22,6 +55,7 @@ export function fakeRequest(
     keyGroup = null,
     keyName = null,
     allowance = {},
+    deadlineMs = null,
     context = {},
     body = {},
   } = {},
@@ -35,6 +69,7 @@ export function fakeRequest(
     keyGroup,
     keyName,
     allowance: { requests: null, tokens: null, budget: null, ...allowance },
+    deadlineMs,
     context,
   };
 }
@@ -55,6 +90,7 @@ export function configure(policy, config = {}, { state = {} } = {}) {
     recover: (request, fleet, failed) =>
       exports.onFailure.recover(host.begin(request, fleet), failed),
     observe: (nowMs, done) => exports.onComplete.observe(host.at(nowMs), done),
+    learn: (nowMs, done) => exports.onOutcome.learn(host.at(nowMs), done),
     tick: (nowMs, seed) => exports.onTick.tick(host.at(nowMs), seed),
   };
 }
@@ -142,17 +178,25 @@ class FakeHost {
       keyGroup: () => this.#request.keyGroup,
       keyName: () => this.#request.keyName,
       allowance: () => this.#request.allowance,
+      deadlineMs: () => this.#request.deadlineMs,
+      findAny: (patterns, ignoreCase) =>
+        ignoreCase
+          ? findAny(patterns.map(lower), this.#texts().map(lower))
+          : findAny(patterns, this.#texts()),
     };
   }
 
   #fleetInterface() {
     const lanes = () => this.#fleet.lanes;
     const ids = (matches) => lanes().flatMap((lane, id) => (matches(lane) ? [id] : []));
+    const candidates = () =>
+      ids((lane) => (lane.models ?? [lane.name, "auto"]).includes(this.#request.body.model));
+    const isLeft = (id) => this.#fleet.lanesLeft?.includes(lanes()[id].name) ?? true;
     return {
       stats: () => lanes().map(stat),
       stat: (id) => (id < lanes().length ? stat(lanes()[id], id) : null),
-      candidates: () =>
-        ids((lane) => (lane.models ?? [lane.name, "auto"]).includes(this.#request.body.model)),
+      candidates: () => candidates(),
+      lanesLeft: () => candidates().filter(isLeft),
       info: (id) => (id < lanes().length ? info(lanes()[id], id) : null),
       find: (name) => ids((lane) => lane.name === name)[0] ?? null,
       withLabel: (key, value) => ids((lane) => lane.labels?.[key] === value),

@@ -24,7 +24,7 @@ fn policy_names(deployment: &Deployment) -> Vec<String> {
 
 /// Code that returns the configuration of the policy as the reason.
 const RETURNS_CONFIG: &str = r#"
-(func (export "pointsman:policy/lifecycle@0.1.2#configure") (param i32 i32) (result i32)
+(func (export "pointsman:policy/lifecycle@0.1.3#configure") (param i32 i32) (result i32)
   (call $why_text (local.get 0) (local.get 1)) (i32.const 1024))"#;
 
 #[test]

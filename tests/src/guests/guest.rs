@@ -42,7 +42,7 @@ const SCORE: u32 = 2208;
 const TEXTS: u32 = 4096;
 
 /// The host functions that guests may import, with their core types.
-const IMPORTS: [(&str, &str); 17] = [
+const IMPORTS: [(&str, &str); 20] = [
     ("state.increment", "(param i32 i32 i64 i32 i32)"),
     ("state.get", "(param i32 i32 i32)"),
     ("state.put", "(param i32 i32 i32 i32 i32 i32)"),
@@ -60,19 +60,23 @@ const IMPORTS: [(&str, &str); 17] = [
     ("request.key-group", "(param i32)"),
     ("request.key-name", "(param i32)"),
     ("request.allowance", "(param i32)"),
+    ("request.deadline-ms", "(param i32)"),
+    ("request.find-any", "(param i32 i32 i32 i32)"),
+    ("fleet.lanes-left", "(param i32)"),
 ];
 
 /// The heads of the optional hooks: macro, interface, function and its core type.
-const HOOKS: [(&str, &str, &str, &str); 3] = [
+const HOOKS: [(&str, &str, &str, &str); 4] = [
     ("(RECOVER", "on-failure", "recover", "(param $failure i32) (result i32)"),
     ("(OBSERVE", "on-complete", "observe", "(param $now i64) (param $done i32) (param $count i32)"),
+    ("(LEARN", "on-outcome", "learn", "(param $now i64) (param $done i32) (param $count i32)"),
     ("(TICK", "on-tick", "tick", "(param $now i64) (param $seed i64) (result i32)"),
 ];
 
 /// The parts that every guest has.
 const PRELUDE: &str = r#"
     (memory (export "memory") 32)
-    (func (export "pointsman:policy/lifecycle@0.1.2#describe") (result i32) (i32.const 16))
+    (func (export "pointsman:policy/lifecycle@0.1.3#describe") (result i32) (i32.const 16))
     (func $why_text (param i32 i32)
       (i32.store8 (i32.const 2192) (i32.const 2))
       (i32.store (i32.const 2200) (local.get 0))
@@ -97,7 +101,7 @@ const REALLOC: &str = r#"
       (local.get $at))"#;
 /// The default `configure`, which accepts every configuration.
 const CONFIGURE: &str = r#"
-    (func (export "pointsman:policy/lifecycle@0.1.2#configure") (param i32 i32) (result i32)
+    (func (export "pointsman:policy/lifecycle@0.1.3#configure") (param i32 i32) (result i32)
       (i32.const 1024))"#;
 
 /// The texts in the memory of a guest, from the address [`TEXTS`].
@@ -208,7 +212,7 @@ impl Guest {
         for (word, interface, function, kind) in HOOKS {
             if code.contains(word) {
                 let head = format!(
-                    "(func (export \"pointsman:policy/{interface}@0.1.2#{function}\") {kind}"
+                    "(func (export \"pointsman:policy/{interface}@0.1.3#{function}\") {kind}"
                 );
                 code = code.replace(word, &head);
                 world += &format!("  export {interface};\n");
@@ -216,7 +220,7 @@ impl Guest {
         }
         let default = |marker: &str, part| if code.contains(marker) { "" } else { part };
         let realloc = default("\"cabi_realloc\"", REALLOC);
-        let configure = default("lifecycle@0.1.2#configure", CONFIGURE);
+        let configure = default("lifecycle@0.1.3#configure", CONFIGURE);
         let texts = bytes(&texts.0);
         let text = format!(
             "(module {imports} {PRELUDE} {realloc} {configure} {data} \
@@ -310,7 +314,7 @@ fn expand_imports(code: &str) -> (String, String) {
             IMPORTS.iter().find(|(known, _)| *known == function).expect("a function of the host");
         let (interface, function) = function.split_once('.').expect("an interface");
         imports += &format!(
-            "(import \"pointsman:policy/{interface}@0.1.2\" \"{function}\" (func {name} {kind})) "
+            "(import \"pointsman:policy/{interface}@0.1.3\" \"{function}\" (func {name} {kind})) "
         );
         rest += after;
     }

@@ -53,9 +53,9 @@ pub(crate) fn contract(hooks: &Hooks) -> String {
     let mut text = String::new();
     for (name, file) in WIT.iter().filter(|(name, _)| name.ends_with(".wit")) {
         // A document has one package statement; the text before it documents the package.
-        let (_, rest) = file.split_once("package pointsman:policy@0.1.2;").unwrap_or(("", file));
+        let (_, rest) = file.split_once("package pointsman:policy@0.1.3;").unwrap_or(("", file));
         if text.is_empty() {
-            text.push_str("package pointsman:policy@0.1.2;\n");
+            text.push_str("package pointsman:policy@0.1.3;\n");
         }
         text.push_str(&format!("// {name}\n{rest}\n"));
     }

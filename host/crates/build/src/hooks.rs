@@ -16,6 +16,7 @@ use crate::manifest::MAX_MANIFEST_BYTES;
 pub(crate) enum Hook {
     OnFailure,
     OnComplete,
+    OnOutcome,
     OnTick,
 }
 
@@ -40,6 +41,7 @@ impl Hook {
         match self {
             Self::OnFailure => "on-failure",
             Self::OnComplete => "on-complete",
+            Self::OnOutcome => "on-outcome",
             Self::OnTick => "on-tick",
         }
     }
@@ -150,10 +152,10 @@ mod tests {
 
     #[test]
     fn exports_have_the_names_of_each_language() {
-        let hooks: Hooks = [Hook::OnComplete, Hook::OnTick, Hook::OnComplete].into_iter().collect();
-        assert_eq!(hooks.exports(camel_case), "lifecycle, onRequest, onComplete, onTick");
-        assert_eq!(hooks.exports(pascal_case), "Lifecycle, OnRequest, OnComplete, OnTick");
-        assert_eq!(hooks.macros().collect::<Vec<_>>(), ["PM_ON_COMPLETE", "PM_ON_TICK"]);
+        let hooks: Hooks = [Hook::OnOutcome, Hook::OnTick, Hook::OnOutcome].into_iter().collect();
+        assert_eq!(hooks.exports(camel_case), "lifecycle, onRequest, onOutcome, onTick");
+        assert_eq!(hooks.exports(pascal_case), "Lifecycle, OnRequest, OnOutcome, OnTick");
+        assert_eq!(hooks.macros().collect::<Vec<_>>(), ["PM_ON_OUTCOME", "PM_ON_TICK"]);
         assert!(!hooks.world().contains("on-failure"), "a hook that is not listed is not exported");
     }
 }

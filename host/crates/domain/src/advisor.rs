@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::advice::Note;
 use crate::chain::ChainInfo;
 use crate::facts::{Facts, RequestView};
 use crate::fleet_view::FleetView;
-use crate::merge::{Merge, Merged, OnConflict};
+use crate::merge::{Merge, Merged, OnConflict, PolicyRef};
 use crate::outcome::{FailureReport, Outcome, Recovered};
 use crate::trace::Trace;
 
@@ -97,6 +98,11 @@ pub trait Advisor: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Returns the notes of a decision that [`Advisor::ended`] needs with its outcome.
+    fn kept_notes(&self, _: &Merged) -> Vec<(PolicyRef, Note)> {
+        Vec::new()
+    }
+
     /// Reports the end of a request that this advisor decided about, if at least one lane was
     /// attempted. Must return quickly: processing happens in the background.
     fn ended(&self, _: &Outcome) {}
@@ -144,6 +150,10 @@ impl<A: Advisor> Advisor for Arc<A> {
 
     fn observes_outcomes(&self) -> bool {
         self.as_ref().observes_outcomes()
+    }
+
+    fn kept_notes(&self, merged: &Merged) -> Vec<(PolicyRef, Note)> {
+        self.as_ref().kept_notes(merged)
     }
 
     fn ended(&self, outcome: &Outcome) {

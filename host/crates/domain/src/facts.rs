@@ -5,6 +5,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::advice::Edit;
 use crate::allowance::Allowance;
 use crate::constraint::Constraint;
 use crate::endpoint::Endpoint;
+use crate::fleet_view::LaneId;
 
 /// One request as an advisor sees it.
 #[derive(Debug, Clone)]
@@ -28,6 +30,11 @@ pub struct Facts {
     pub age: Duration,
     /// 0 for the first decision about the request, 1 for the first retry, and so on.
     pub attempt: u32,
+    /// Time until the host gives up on the request; `None` if that is not known.
+    pub time_left: Option<Duration>,
+    /// The lanes that the filters of earlier policies leave, or, after a failed attempt, those of
+    /// all policies; `None` if there are no filters, so that all candidates are left.
+    pub lanes_left: Option<Arc<[LaneId]>>,
 }
 
 impl Facts {
@@ -103,6 +110,10 @@ pub trait RequestView: Any + Send + Sync + fmt::Debug {
     /// Returns true if the text of any message contains `needle`. `ignore_case` folds ASCII letters
     /// only.
     fn contains(&self, needle: &str, ignore_case: bool) -> bool;
+    /// Passes all texts to `visit`, in the order of the prompt, until it breaks: the index of the
+    /// message, the byte of the message's text at which the text begins, and the text. A message
+    /// has several texts if it has several parts.
+    fn visit_texts(&self, visit: &mut dyn FnMut(u32, u64, &str) -> ControlFlow<()>);
     /// Returns the hashes of the leading blocks of the prompt (see [`fnv1a_chain`]).
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64>;
     /// Returns the request with `edits` applied in order, and the edits that could not be applied.
@@ -155,6 +166,18 @@ pub struct MessageInfo {
     pub parts: u32,
     /// Number of content parts that are not text.
     pub media_parts: u32,
+}
+
+/// The first occurrence of a pattern in the texts of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TextMatch {
+    /// Index of the pattern.
+    pub pattern: u32,
+    /// Index of the message.
+    pub message: u32,
+    /// Byte of the message's text at which the occurrence begins.
+    pub offset: u64,
 }
 
 /// The author of a chat message.

@@ -58,8 +58,8 @@ pub use constraint::{AppliedGuard, Constraint, GuardRules};
 pub use context_need::ContextNeed;
 pub use endpoint::{Endpoint, EndpointSet, Serving};
 pub use facts::{
-    DroppedEdit, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, char_slice,
-    fnv1a_chain,
+    DroppedEdit, Facts, FieldValue, MessageInfo, RequestInfo, RequestView, Role, TextMatch,
+    char_slice, fnv1a_chain,
 };
 pub use fleet_view::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Permille, Topology,

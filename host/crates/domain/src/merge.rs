@@ -195,11 +195,22 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// Returns the candidates that pass all filters so far, in id order.
+    pub fn lanes_left(&self) -> Vec<LaneId> {
+        self.left().map(|index| self.merged.candidates[index]).collect()
+    }
+
+    /// Returns the indices of the candidates that pass all filters.
+    fn left(&self) -> impl Iterator<Item = usize> {
+        (0..self.merged.candidates.len())
+            .filter(|index| self.filters.iter().all(|filter| filter.keep[*index]))
+    }
+
     /// Resolves conflicting filters and returns the merged advice.
     pub fn finish(mut self, conflict: OnConflict) -> Merged {
         self.merged.lanes = loop {
-            let left: Vec<(LaneId, i64)> = (0..self.merged.candidates.len())
-                .filter(|index| self.filters.iter().all(|filter| filter.keep[*index]))
+            let left: Vec<(LaneId, i64)> = self
+                .left()
                 .map(|index| (self.merged.candidates[index], self.scores[index]))
                 .collect();
             if !left.is_empty() || conflict == OnConflict::Refuse || !self.ignore_filter() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::advice::{FallbackStep, Rejection, Trigger};
+use crate::advice::{FallbackStep, Note, Rejection, Trigger};
 use crate::fleet_view::LaneId;
 use crate::merge::PolicyRef;
 
@@ -139,6 +139,9 @@ pub struct OutcomeSubject {
     pub topology: u64,
     /// The host's estimate of the prompt tokens, before any edits.
     pub prompt_tokens: u32,
+    /// The notes of the decision that policies get with the outcome, see
+    /// [`Advisor::kept_notes`](crate::Advisor::kept_notes).
+    pub notes: Vec<(PolicyRef, Note)>,
 }
 
 /// A failed attempt, as reported to `on-failure`.
@@ -184,7 +187,7 @@ pub struct Recovered {
     pub by: Option<PolicyRef>,
 }
 
-/// The outcome of one request, as reported to `on-complete`.
+/// The outcome of one request, as reported to `on-complete` and `on-outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Outcome {
@@ -220,4 +223,11 @@ pub struct Outcome {
     pub cached_tokens: u32,
     /// Output tokens; 0 if the engine reported none.
     pub output_tokens: u32,
+    /// All attempts, in order. Records have them already.
+    #[serde(skip)]
+    pub attempts: Vec<Attempt>,
+    /// The notes of policies that get them with the outcome, in chain order. Records have them with
+    /// the advice.
+    #[serde(skip)]
+    pub notes: Vec<(PolicyRef, Note)>,
 }

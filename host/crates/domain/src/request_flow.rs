@@ -156,6 +156,8 @@ impl RequestFlow {
             },
             cached_tokens: usage.cached,
             output_tokens: usage.output,
+            attempts: self.attempts().copied().collect(),
+            notes: subject.notes,
         })
     }
 

@@ -26,7 +26,7 @@ use crate::models::{endpoint_not_supported, unknown_model};
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::recording::{self, Recording};
-use crate::request_tracker::RequestTracker;
+use crate::request_tracker::{Observed, RequestTracker};
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
@@ -51,6 +51,8 @@ pub(crate) enum Incoming {
 pub(crate) struct RoutingDecision {
     /// The policies that took part in the decision.
     pub(crate) attribution: Arc<Attribution>,
+    /// The lanes that the filters of all policies left.
+    pub(crate) lanes_left: Arc<[LaneId]>,
     /// Is consulted again after a failed attempt, and receives the outcome.
     pub(crate) advisor: AdvisorHandle,
     /// The request with the policies' edits.
@@ -112,12 +114,14 @@ pub(crate) async fn decide(
         (&fleet, advisor.chain()),
         (&merged, &decision),
     );
-    tracker.set_decision(&advisor, &request, &fleet.topology, (recording, watch));
+    let observed = Observed { notes: advisor.kept_notes(&merged), recording, watch };
+    tracker.set_decision(&advisor, &request, &fleet.topology, observed);
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
     let action = tracker.on(decided);
     let edited = edited?;
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
-    Ok(RoutingDecision { attribution, advisor, request: edited, slot_request, turn })
+    let lanes_left = merged.lanes.iter().map(|(lane, _)| *lane).collect();
+    Ok(RoutingDecision { attribution, lanes_left, advisor, request: edited, slot_request, turn })
 }
 
 /// Returns a valid request for a model that a lane serves.
@@ -391,12 +395,15 @@ fn check_model(
 pub(crate) fn facts(request: &Request, tracker: &RequestTracker) -> Facts {
     // A clock before 1970 gives 0, and one beyond the year 500 million saturates.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let age = tracker.age();
     Facts {
         request: Arc::new(request.clone()),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         seed: tracker.seed(request.id()),
-        age: tracker.age(),
+        age,
         attempt: tracker.flow().attempt_count(),
+        time_left: Some(tracker.flow().time_left(age)),
+        lanes_left: None,
     }
 }
 

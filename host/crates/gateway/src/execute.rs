@@ -1,8 +1,10 @@
 //! Executes a decision: feeds what happens to a request to its flow, and carries out the effects,
 //! until an engine responds or the request fails.
 
+use std::sync::Arc;
+
 use pointsman_domain::request_flow::{Action, Declined, End, EngineFailure, ErrorAnswer, Event};
-use pointsman_domain::{FailureReport, PolicyRef, Recovery, Rejection, SlotRequest};
+use pointsman_domain::{Facts, FailureReport, PolicyRef, Recovery, Rejection, SlotRequest};
 
 use crate::attempt::{self, EngineResponse};
 use crate::decision::{RoutingDecision, facts, fleet_view};
@@ -179,7 +181,8 @@ async fn consult(
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
     let fleet = guard::restricted(fleet, &decision.request);
-    let facts = facts(&decision.request, tracker);
+    let lanes_left = Some(Arc::clone(&decision.lanes_left));
+    let facts = Facts { lanes_left, ..facts(&decision.request, tracker) };
     let trace = tracker.trace();
     let (threads, begun) = (&pipeline.policy_threads, tracker.age());
     let (recovered, trace) =

@@ -150,6 +150,8 @@ mod tests {
             seed: 0,
             age: Duration::ZERO,
             attempt: 0,
+            time_left: None,
+            lanes_left: None,
         };
         let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
         let fleet = Arc::new(fleet);

@@ -29,8 +29,8 @@ use http::request::Parts;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, OutcomeWatch, RequestFlow,
-    RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
+    Allowance, AttemptResult, Deadline, Endpoint, Facts, Note, OutcomeSubject, OutcomeWatch,
+    PolicyRef, RequestFlow, RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
@@ -93,6 +93,16 @@ struct OutcomeReport {
     recording: Option<Recording>,
     /// Judges versions of policies by the outcome.
     watch: Option<Arc<dyn OutcomeWatch>>,
+}
+
+/// What of a decision is kept until the end of its request.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    /// The notes that policies get with the outcome.
+    pub(crate) notes: Vec<(PolicyRef, Note)>,
+    pub(crate) recording: Option<Recording>,
+    /// Judges versions of policies by the outcome.
+    pub(crate) watch: Option<Arc<dyn OutcomeWatch>>,
 }
 
 /// Describes a failed request for the log and for operators.
@@ -273,7 +283,7 @@ impl RequestTracker {
         advisor: &AdvisorHandle,
         request: &Request,
         topology: &Arc<Topology>,
-        (recording, watch): (Option<Recording>, Option<Arc<dyn OutcomeWatch>>),
+        Observed { notes, recording, watch }: Observed,
     ) {
         self.topology = Some(Arc::clone(topology));
         self.details.is_streaming = request.streaming();
@@ -288,6 +298,7 @@ impl RequestTracker {
             model: request.model().into(),
             topology: topology.generation(),
             prompt_tokens: request.info().prompt_tokens,
+            notes,
         };
         self.report = Some(Box::new(OutcomeReport { subject, observer, recording, watch }));
     }

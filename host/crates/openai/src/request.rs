@@ -11,7 +11,7 @@ mod shape;
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -357,6 +357,22 @@ impl RequestView for Request {
 
     fn contains(&self, needle: &str, ignore_case: bool) -> bool {
         self.texts().any(|text| contains(text, needle, ignore_case))
+    }
+
+    fn visit_texts(&self, visit: &mut dyn FnMut(u32, u64, &str) -> ControlFlow<()>) {
+        let body: &[u8] = &self.parsed.body;
+        let mut begin = (0, 0);
+        for (message, text) in self.parsed.prompt.texts_with_messages() {
+            if begin.0 != message {
+                begin = (message, 0);
+            }
+            let (index, offset) = (saturating_u32(message), begin.1 as u64);
+            let text = text.read(body);
+            begin.1 += text.len();
+            if visit(index, offset, text).is_break() {
+                return;
+            }
+        }
     }
 
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64> {

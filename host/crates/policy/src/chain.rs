@@ -6,6 +6,7 @@ pub(crate) mod baseline;
 pub(crate) mod cases;
 pub(crate) mod evaluate;
 pub(crate) mod link;
+mod notes;
 mod preview;
 pub(crate) mod problem;
 pub(crate) mod queues;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use pointsman_domain::{
     Advice, Advised, Advisor, BuiltIn, ChainInfo, Facts, FailureReport, FleetView, Merge, Merged,
-    OnConflict, Outcome, OutcomeWatch, PolicyRef, Recovered, Recovery, Trace,
+    Note, OnConflict, Outcome, OutcomeWatch, PolicyRef, Recovered, Recovery, Trace,
 };
 
 use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
@@ -46,6 +47,7 @@ pub(crate) struct Chain {
     queues: Option<Queues>,
     has_on_failure: bool,
     has_on_complete: bool,
+    has_on_outcome: bool,
     info: Arc<ChainInfo>,
 }
 
@@ -63,6 +65,7 @@ impl Chain {
         Self {
             has_on_failure: has(|version| version.artifact().hooks().on_failure),
             has_on_complete: has(|version| version.artifact().hooks().on_complete),
+            has_on_outcome: has(|version| version.artifact().hooks().on_outcome),
             info: Arc::new(ChainInfo::new(
                 on_conflict,
                 links.iter().flat_map(Link::infos).collect(),
@@ -83,20 +86,29 @@ impl Chain {
         self.links.iter().flat_map(Link::versions)
     }
 
-    /// Calls `on-complete` of all versions that export it.
+    /// Calls `on-complete` and `on-outcome` of all versions that export them.
     pub(crate) fn observe(&self, fleet: &Arc<FleetView>, now_ms: u64, ended: &[Outcome]) {
-        let observing = self.links.iter().flat_map(Link::observing);
-        for version in observing.filter(|version| version.artifact().hooks().on_complete) {
-            let _span = version.span(Hook::Complete.name()).entered();
-            if let Err(error) = version.observe(fleet, now_ms, ended, &mut CallTrace::default()) {
-                tracing::warn!(
-                    kind = error.kind(),
-                    %error,
-                    outcomes = ended.len(),
-                    "on-complete hook failed; outcomes dropped"
-                );
+        for version in self.links.iter().flat_map(Link::observing) {
+            let hooks = version.artifact().hooks();
+            if hooks.on_complete {
+                let _span = version.span(Hook::Complete.name()).entered();
+                let result = version.observe(fleet, now_ms, ended, &mut CallTrace::default());
+                log_dropped_outcomes(result, ended);
+            }
+            if hooks.on_outcome {
+                let _span = version.span(Hook::Outcome.name()).entered();
+                let result = version.learn(fleet, now_ms, ended, &mut CallTrace::default());
+                log_dropped_outcomes(result, ended);
             }
         }
+    }
+}
+
+/// Logs that a hook failed that is told the outcomes of requests; the span names it.
+fn log_dropped_outcomes(result: Result<(), CallError>, ended: &[Outcome]) {
+    if let Err(error) = result {
+        let (kind, outcomes) = (error.kind(), ended.len());
+        tracing::warn!(kind, %error, outcomes, "hook failed; outcomes dropped");
     }
 }
 
@@ -185,6 +197,7 @@ impl Advisor for Chain {
         let mut consulted = 0;
         for link in &self.links {
             consulted += 1;
+            facts.lanes_left = Some(merge.lanes_left().into());
             let Consulted { policy, advice, on_error } =
                 self.consult(link, &mut facts, fleet, trace);
             let Some(advice) = advice else {
@@ -291,7 +304,21 @@ impl Advisor for Chain {
     }
 
     fn observes_outcomes(&self) -> bool {
-        self.has_on_complete
+        self.has_on_complete || self.has_on_outcome
+    }
+
+    fn kept_notes(&self, merged: &Merged) -> Vec<(PolicyRef, Note)> {
+        if !self.has_on_outcome {
+            return Vec::new();
+        }
+        let learns = |name: &str| {
+            let mut observing = self.links.iter().flat_map(Link::observing);
+            observing.any(|version| {
+                *version.reference().name == *name && version.artifact().hooks().on_outcome
+            })
+        };
+        let policies = merged.by.iter().filter(|policy| learns(&policy.name));
+        policies.flat_map(|policy| notes::kept(policy, &merged.notes)).collect()
     }
 
     fn ended(&self, outcome: &Outcome) {

@@ -19,6 +19,7 @@ pub(crate) mod shared;
 pub(crate) mod state;
 pub(crate) mod state_backing;
 pub(crate) mod state_store;
+pub(crate) mod text_search;
 pub(crate) mod track;
 pub(crate) mod types;
 mod v0_1;

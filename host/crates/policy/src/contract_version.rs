@@ -4,4 +4,4 @@
 pub(crate) const PACKAGE: &str = "pointsman:policy/";
 /// The version of the contract that this host implements. Policies for an older 0.1.x are supported
 /// too.
-pub(crate) const VERSION: &str = "0.1.2";
+pub(crate) const VERSION: &str = "0.1.3";

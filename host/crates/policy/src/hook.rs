@@ -12,13 +12,16 @@ pub(crate) enum Hook {
     Failure,
     #[serde(rename = "on-complete")]
     Complete,
+    #[serde(rename = "on-outcome")]
+    Outcome,
     #[serde(rename = "on-tick")]
     Tick,
 }
 
 impl Hook {
     /// All hooks.
-    pub(crate) const ALL: [Self; 4] = [Self::Request, Self::Failure, Self::Complete, Self::Tick];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Request, Self::Failure, Self::Complete, Self::Outcome, Self::Tick];
 
     /// Returns the name of the hook in the contract, which is also the value of the metric label.
     pub(crate) fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Hook {
             Self::Request => "on-request",
             Self::Failure => "on-failure",
             Self::Complete => "on-complete",
+            Self::Outcome => "on-outcome",
             Self::Tick => "on-tick",
         }
     }

@@ -31,5 +31,10 @@ pub(crate) const MAX_OUTPUT_BYTES: usize = 256 << 10;
 pub(crate) const MAX_SCANNED_BYTES: u64 = 64 << 20;
 /// Maximum length of a text that a policy searches for, in bytes.
 pub(crate) const MAX_NEEDLE_BYTES: usize = 1 << 10;
-/// Maximum outcomes of one call of `on-complete`.
+/// Maximum patterns of one search for several.
+pub(crate) const MAX_PATTERNS: usize = 256;
+/// Maximum bytes of the patterns of one search. Preparing the search for this much takes about a
+/// millisecond.
+pub(crate) const MAX_PATTERN_BYTES: usize = 8 << 10;
+/// Maximum outcomes of one call of `on-complete` and `on-outcome`.
 pub(crate) const MAX_BATCH: usize = 256;

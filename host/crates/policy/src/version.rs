@@ -70,7 +70,7 @@ pub(crate) struct Version {
     shared: Arc<Shared>,
     pool: Pool<WarmInstance>,
     // One per hook: a policy whose `on-tick` fails still decides about requests.
-    breakers: [Mutex<TenantBreaker>; 4],
+    breakers: [Mutex<TenantBreaker>; Hook::ALL.len()],
     /// False in the version that another one is compared with.
     has_breakers: bool,
     tally: Tally,

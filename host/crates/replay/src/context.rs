@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -88,7 +89,10 @@ impl ReplayContext {
         let limits = topologies.limits(record.topology)?.clone();
         let (request, known) = request(record);
         let &DecisionRecord { now_ms, seed, age, attempt, .. } = record;
-        Some(Self { fleet, limits, known, facts: Facts { request, now_ms, seed, age, attempt } })
+        // Records have both only as results of host calls.
+        let (time_left, lanes_left) = (None, None);
+        let facts = Facts { request, now_ms, seed, age, attempt, time_left, lanes_left };
+        Some(Self { fleet, limits, known, facts })
     }
 
     /// Returns the facts of a call. If the body is not recorded, whether an edit can be applied is
@@ -280,6 +284,8 @@ impl RequestView for PartialRequest {
     fn contains(&self, _: &str, _: bool) -> bool {
         false
     }
+
+    fn visit_texts(&self, _: &mut dyn FnMut(u32, u64, &str) -> ControlFlow<()>) {}
 
     fn prefix_hashes(&self, _: usize, _: usize) -> Vec<u64> {
         Vec::new()

@@ -44,7 +44,7 @@ pub(crate) fn missing_inputs<A>(replayed: &Replayed<A>, known: KnownInputs) -> V
         let hint = match missing.call.as_str() {
             "request.tenant" => Some(KEEP_TENANT),
             "request.key-group" | "request.key-name" => redacted.then_some(KEEP_TENANT),
-            "request.allowance" => None,
+            "request.allowance" | "request.deadline-ms" => None,
             call if call.starts_with("state.") => redacted.then_some(KEEP_STATE),
             _ if redacted || known.body => Some(KEEP_TEXT),
             call if call.starts_with("request.") => Some(RECORD_REQUESTS),
@@ -75,7 +75,9 @@ fn is_known(missing: &Missing, known: KnownInputs, reads: &[Read]) -> bool {
         "context" | "request.id" | "request.model" => true,
         "request.tenant" => known.tenant,
         // Only recorded for the policies that asked for them.
-        "request.key-group" | "request.key-name" | "request.allowance" => false,
+        "request.key-group" | "request.key-name" | "request.allowance" | "request.deadline-ms" => {
+            false
+        }
         "request.header" => known.headers && is_unredacted(),
         "request.field" => known.body && is_unredacted(),
         call if call.starts_with("request.") => known.is_complete(),
@@ -93,6 +95,7 @@ pub(crate) fn depends_on_edits(read: &Read) -> bool {
         "request.key-group",
         "request.key-name",
         "request.allowance",
+        "request.deadline-ms",
     ];
     (read.call.starts_with("request") && !fixed.contains(&read.call.as_str()))
         || read.call == "fleet.candidates"
@@ -174,7 +177,9 @@ mod tests {
             is_known(&Missing { call, with, why }, known, &[])
         };
         assert!(is_known("request.tenant") && is_known("request.text"));
-        for call in ["request.key-group", "request.key-name", "request.allowance"] {
+        let calls =
+            ["request.key-group", "request.key-name", "request.allowance", "request.deadline-ms"];
+        for call in calls {
             assert!(!is_known(call), "{call}");
             let read = Read { call: call.to_owned(), with: Vec::new(), gave: Value::Null };
             assert!(!depends_on_edits(&read), "{call}");

@@ -102,8 +102,15 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
     for number in 0..REQUESTS {
         let view = fleet(number);
         let request: Arc<dyn pointsman_domain::RequestView> = Arc::new(request(number));
-        let facts =
-            Facts { request, now_ms: NOON, seed: number.into(), age: Duration::ZERO, attempt: 0 };
+        let facts = Facts {
+            request,
+            now_ms: NOON,
+            seed: number.into(),
+            age: Duration::ZERO,
+            attempt: 0,
+            time_left: None,
+            lanes_left: None,
+        };
         let mut trace = Trace::on();
         let merged = advisor.advise(&facts, &view, &mut trace).merged;
         let decision = Plan::from_advice(&merged, &view, &topology().limits);

@@ -103,6 +103,8 @@ fn wit_values() {
             seed: number(1),
             age: Duration::from_micros(number(2)),
             attempt: 0,
+            time_left: None,
+            lanes_left: None,
         };
         let replayed = policy.replay("small", &facts, &fleet, &[]).unwrap();
         let Ok(advice) = replayed.answer else { return false };

@@ -96,6 +96,8 @@ fn facts(number: u32, now_ms: u64) -> Facts {
         seed: number.into(),
         age: Duration::ZERO,
         attempt: 0,
+        time_left: None,
+        lanes_left: None,
     }
 }
 
@@ -114,6 +116,8 @@ fn outcome(facts: &Facts) -> Outcome {
         prompt_tokens: 400,
         cached_tokens: 100,
         output_tokens: 90,
+        attempts: Vec::new(),
+        notes: Vec::new(),
     }
 }
 

@@ -75,8 +75,10 @@ fn break_policy(root: &Path, folder: &Path, language: Language, source: &str) ->
     let manifest = folder.join("policy.toml");
     let mut text = fs::read_to_string(&manifest)?.replace("policy.js", source);
     if matches!(language, Language::JavaScript | Language::Python) {
-        text = text
-            .replace("[build]", "[build]\nhooks = [\"on-failure\", \"on-complete\", \"on-tick\"]");
+        text = text.replace(
+            "[build]",
+            "[build]\nhooks = [\"on-failure\", \"on-complete\", \"on-outcome\", \"on-tick\"]",
+        );
     }
     fs::write(manifest, text)?;
     Ok(())
@@ -182,7 +184,7 @@ fn python_bindings(root: &Path) -> Result<tempfile::TempDir> {
     let mut command = Command::new(python.join("componentize-py"));
     command.arg("--wit-path").arg(root.join("wit/0.1")).args([
         "--world",
-        "full-policy",
+        "complete-policy",
         "bindings",
     ]);
     run(command.arg(all.path()))?;

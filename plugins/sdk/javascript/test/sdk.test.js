@@ -13,7 +13,7 @@ import {
   scores,
   unsupported,
 } from "../pointsman.js";
-import { configure, fakeFleet, fakeRequest } from "../testing.js";
+import { configure, fakeFinished, fakeFleet, fakeRequest } from "../testing.js";
 import { Decoder, Encoder } from "../text.js";
 
 const fleet = fakeFleet(["alpha", { name: "beta", labels: { tier: "cheap" } }]);
@@ -330,4 +330,46 @@ test("encoder and decoder agree with those of Node", () => {
     const input = Uint8Array.from(bytes);
     assert.equal(new Decoder().decode(input), new TextDecoder().decode(input), String(bytes));
   }
+});
+
+test("policy learns all attempts and its own notes", () => {
+  const learn = (nowMs, done, host) => {
+    for (const { attempts, notes, outcome } of done) {
+      const failed = attempts.filter(({ ended }) => ended !== "ok").map(({ status }) => status);
+      host.metrics.add(`${notes[0].value.val}: ${failed} of ${outcome.tries}`, nowMs);
+    }
+  };
+  const advisor = configure(policy(() => any(), { learn }));
+  const attempts = [
+    { lane: 0, ended: "server-error", status: 500 },
+    { lane: 1, ended: "ok", status: 200 },
+  ];
+  advisor.learn(7, [fakeFinished({ lane: 1 }, { attempts, notes: { session: "s1" } })]);
+  assert.equal(advisor.counters.get("s1: 500 of 2"), 7);
+  assert.deepEqual(fakeFinished({ totalMs: 9 }).attempts, [
+    { lane: 0, ended: "ok", status: 200, queueMs: 0, tookMs: 9 },
+  ]);
+});
+
+test("request has a deadline and finds patterns, and the fleet the lanes that are left", () => {
+  let seen;
+  const advisor = configure(
+    policy(({ request, fleet }) => {
+      const found = (ignoreCase) =>
+        request
+          .findAny(["dog", "CATS", "cat"], ignoreCase)
+          .map(({ pattern, message, offset }) => [pattern, message, offset]);
+      seen = [request.deadlineMs(), found(false), found(true), fleet.lanesLeft()];
+      return any();
+    }),
+  );
+  const request = fakeRequest("é: cats", { deadlineMs: 900 });
+  advisor.advise(request, fakeFleet(["a", "b"], 1, ["b"]));
+  const found = [
+    [1, 0, 4],
+    [2, 0, 4],
+  ];
+  assert.deepEqual(seen, [900, [[2, 0, 4]], found, [1]]);
+  advisor.advise(fakeRequest("x"), fakeFleet(["a", "b"]));
+  assert.deepEqual(seen, [null, [], [], [0, 1]]);
 });

@@ -41,6 +41,16 @@ def message_info(role: str, content: Any) -> types.MessageInfo:
     return types.MessageInfo(_ROLES.get(role, types.Role.OTHER), size, len(parts), media)
 
 
+def find_any(patterns: List[bytes], texts: List[bytes]) -> List[types.TextMatch]:
+    """Return the first occurrence of each pattern."""
+    found = []
+    for pattern, searched in enumerate(patterns):
+        message = next((at for at, text in enumerate(texts) if searched in text), None)
+        if message is not None:
+            found.append(types.TextMatch(pattern, message, texts[message].index(searched)))
+    return found
+
+
 def facts(body: Dict[str, Any]) -> Dict[str, Any]:
     """Return the fields of the context that follow from the body."""
     infos = [message_info(one["role"], one["content"]) for one in body["messages"]]

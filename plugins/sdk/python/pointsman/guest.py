@@ -69,6 +69,12 @@ class OnComplete:
             _configured().observe(now_ms, done, _host())
 
 
+class OnOutcome:
+    def learn(self, now_ms: int, done: List[types.Finished]) -> None:
+        with _Reported():
+            _configured().learn(now_ms, done, _host())
+
+
 class OnTick:
     def tick(self, now_ms: int, seed: int) -> List[types.LaneWish]:
         with _Reported():

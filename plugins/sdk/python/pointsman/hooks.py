@@ -51,6 +51,12 @@ class Hooks:
         if hook:
             hook(*_arguments(hook, now_ms, done, host))
 
+    def learn(self, now_ms: int, done: List[types.Finished], host: Host) -> None:
+        """Pass finished requests with their attempts and the policy's notes to the policy."""
+        hook = getattr(self.advisor, "learn", None)
+        if hook:
+            hook(*_arguments(hook, now_ms, done, host))
+
     def tick(self, now_ms: int, seed: int, host: Host) -> List[types.LaneWish]:
         """Return hints about lanes."""
         hook = getattr(self.advisor, "tick", None)

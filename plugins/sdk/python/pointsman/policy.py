@@ -35,8 +35,8 @@ class Policy:
     """A policy: name and version as in the manifest, and a function that creates an advisor.
 
     `configure` gets the JSON text of the configuration. An advisor has the method `advise(call)`
-    and, if `policy.toml` lists their hooks, `recover(call, failed)`, `observe(now_ms, done, host)`
-    and `tick(now_ms, seed, host)`.
+    and, if `policy.toml` lists their hooks, `recover(call, failed)`, `observe(now_ms, done,
+    host)`, `learn(now_ms, done, host)` and `tick(now_ms, seed, host)`.
     """
 
     name: str

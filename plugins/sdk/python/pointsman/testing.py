@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from wit_world.imports import types
 
-from .fakes import FakeState, facts, message_info, message_text
+from .fakes import FakeState, facts, find_any, message_info, message_text
 from .hooks import Hooks
 from .policy import Call, Host, Policy
 from .restrictions import CheckedLog
@@ -29,10 +29,14 @@ class FakeLane:
 
 @dataclass
 class FakeFleet:
-    """A fake fleet. By default a lane serves the models of its own name and `auto`."""
+    """A fake fleet. By default a lane serves the models of its own name and `auto`.
+
+    `left` are the names of the lanes that the filters of earlier policies leave; None for all.
+    """
 
     lanes: List[Union[str, FakeLane]]
     topology: int = 1
+    left: Optional[List[str]] = None
 
     def fake_lanes(self) -> List[FakeLane]:
         return [FakeLane(lane) if isinstance(lane, str) else lane for lane in self.lanes]
@@ -54,6 +58,7 @@ class FakeRequest:
     key_group: Optional[str] = None
     key_name: Optional[str] = None
     allowance: types.Allowance = field(default_factory=lambda: types.Allowance(None, None, None))
+    deadline_ms: Optional[int] = None
     context: Dict[str, Any] = field(default_factory=dict)
     fields: Dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +74,40 @@ class FakeRequest:
             "messages": [{"role": r, "content": content} for r, content in self.messages()],
             **self.fields,
         }
+
+
+def fake_finished(
+    attempts: Optional[List[types.Attempt]] = None,
+    notes: Optional[Dict[str, Union[bool, int, str]]] = None,
+    **outcome: Any,
+) -> types.Finished:
+    """Return a finished request for `learn`. `outcome` overrides fields of the outcome."""
+    defaults: Dict[str, Any] = dict(
+        request_id="test",
+        tenant=None,
+        model="auto",
+        lane=0,
+        topology=1,
+        ended=types.TryResult.OK,
+        tries=1 if attempts is None else len(attempts),
+        queue_ms=0,
+        ttft_ms=0,
+        total_ms=0,
+        prompt_tokens=0,
+        cached_tokens=0,
+        output_tokens=0,
+    )
+    full = types.Outcome(**{**defaults, **outcome})
+    status = 200 if full.ended == types.TryResult.OK else 0
+    single = types.Attempt(full.lane, full.ended, status, full.queue_ms, full.total_ms)
+    named = [types.Note(key, _scalar(value)) for key, value in (notes or {}).items()]
+    return types.Finished(full, [single] if attempts is None else attempts, named)
+
+
+def _scalar(value: Union[bool, int, str]) -> types.Scalar:
+    if isinstance(value, bool):
+        return types.Scalar_Flag(value)
+    return types.Scalar_Int(value) if isinstance(value, int) else types.Scalar_Text(value)
 
 
 class ConfiguredPolicy:
@@ -121,6 +160,12 @@ class ConfiguredPolicy:
     ) -> None:
         """Pass finished requests to the policy."""
         self.hooks.observe(now_ms, done, self.host(fleet or FakeFleet([]), now_ms))
+
+    def learn(
+        self, done: List[types.Finished], fleet: Optional[FakeFleet] = None, now_ms: int = 0
+    ) -> None:
+        """Pass finished requests with their attempts and notes to the policy."""
+        self.hooks.learn(now_ms, done, self.host(fleet or FakeFleet([]), now_ms))
 
     def tick(self, fleet: FakeFleet, now_ms: int = 0, seed: int = 0) -> List[types.LaneWish]:
         """Return the policy's hints about lanes."""
@@ -219,10 +264,20 @@ class _Request:
     def allowance(self) -> types.Allowance:
         return self._request.allowance
 
+    def deadline_ms(self) -> Optional[int]:
+        return self._request.deadline_ms
+
+    def find_any(self, patterns: List[str], ignore_case: bool) -> List[types.TextMatch]:
+        def fold(text: str) -> bytes:
+            return text.encode().lower() if ignore_case else text.encode()
+
+        return find_any([fold(one) for one in patterns], [fold(t) for t in self._request.texts()])
+
 
 class _Fleet:
     def __init__(self, fleet: FakeFleet, model: str) -> None:
         self._lanes = fleet.fake_lanes()
+        self._left = fleet.left
         self._model = model
 
     def stats(self) -> List[types.LaneStat]:
@@ -242,6 +297,10 @@ class _Fleet:
 
     def with_label(self, key: str, value: str) -> List[int]:
         return [id for id in range(len(self._lanes)) if (key, value) in self._info(id).labels]
+
+    def lanes_left(self) -> List[int]:
+        left = self._left
+        return [id for id in self.candidates() if left is None or self._lanes[id].name in left]
 
     def _info(self, id: int) -> types.LaneInfo:
         lane = self._lanes[id]

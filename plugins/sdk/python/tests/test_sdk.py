@@ -15,7 +15,13 @@ from pointsman import (
     types,
     unsupported,
 )
-from pointsman.testing import ConfiguredPolicy, FakeFleet, FakeLane, FakeRequest
+from pointsman.testing import (
+    ConfiguredPolicy,
+    FakeFleet,
+    FakeLane,
+    FakeRequest,
+    fake_finished,
+)
 
 FLEET = FakeFleet(["alpha", FakeLane("beta", info={"labels": [("tier", "cheap")]})])
 
@@ -36,6 +42,39 @@ class Sdk(unittest.TestCase):
         )
         self.assertEqual(Random(42).below(6), 4)
         self.assertEqual(Random(1).below(0), 0)
+
+    def test_policy_learns_all_attempts_and_its_own_notes(self):
+        class Learning(Idle):
+            def learn(self, now_ms, done, host):
+                for one in done:
+                    failed = [each.status for each in one.attempts if each.status != 200]
+                    host.metrics.add(f"{one.notes[0].value.value}: {failed}", now_ms)
+
+        policy = ConfiguredPolicy(Policy("p", "1", lambda _: Learning()))
+        attempts = [
+            types.Attempt(0, types.TryResult.SERVER_ERROR, 500, 0, 3),
+            types.Attempt(1, types.TryResult.OK, 200, 0, 5),
+        ]
+        policy.learn([fake_finished(attempts, {"session": "s1"}, lane=1)], now_ms=7)
+        self.assertEqual(policy.counters, {"s1: [500]": 7})
+        single = types.Attempt(0, types.TryResult.OK, 200, 0, 9)
+        self.assertEqual(fake_finished(total_ms=9).attempts, [single])
+
+    def test_request_has_a_deadline_and_finds_patterns_and_the_fleet_the_lanes_left(self):
+        seen = []
+
+        class Reading(Idle):
+            def advise(self, call):
+                found = call.request.find_any(["dog", "CATS", "cat"], True)
+                found = [(one.pattern, one.message, one.offset) for one in found]
+                seen.append((call.request.deadline_ms(), found, call.fleet.lanes_left()))
+                return any_lane()
+
+        policy = ConfiguredPolicy(Policy("p", "1", lambda _: Reading()))
+        request = FakeRequest("é: cats", deadline_ms=900)
+        policy.advise(request, FakeFleet(["a", "b"], left=["b"]))
+        policy.advise(FakeRequest("x"), FakeFleet(["a", "b"]))
+        self.assertEqual(seen, [(900, [(1, 0, 4), (2, 0, 4)], [1]), (None, [], [0, 1])])
 
     def test_fake_request_has_the_endpoint_that_the_test_chooses(self):
         seen = []
@@ -236,6 +275,7 @@ class ComponentBoundary(unittest.TestCase):
         self.assertEqual((described.name, described.version, described.hints), ("p", "1", ["h"]))
         self.assertEqual(guest.OnTick().tick(0, 0), [])
         self.assertIsNone(guest.OnComplete().observe(0, []))
+        self.assertIsNone(guest.OnOutcome().learn(0, []))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ pub mod hooks {
                     world: $world,
                     pub_export_macro: true,
                     with: {
-                "pointsman:policy/types@0.1.2":
+                "pointsman:policy/types@0.1.3":
                     crate::generated::bindings::pointsman::policy::types,
             },
                 });
@@ -54,17 +54,22 @@ pub mod hooks {
     hook!(
         on_failure,
         "pointsman:sdk/on-failure-hook",
-        "package pointsman:sdk; world on-failure-hook { export pointsman:policy/on-failure@0.1.2; }"
+        "package pointsman:sdk; world on-failure-hook { export pointsman:policy/on-failure@0.1.3; }"
     );
     hook!(
         on_complete,
         "pointsman:sdk/on-complete-hook",
         "package pointsman:sdk; world on-complete-hook { export \
-         pointsman:policy/on-complete@0.1.2; }"
+         pointsman:policy/on-complete@0.1.3; }"
+    );
+    hook!(
+        on_outcome,
+        "pointsman:sdk/on-outcome-hook",
+        "package pointsman:sdk; world on-outcome-hook { export pointsman:policy/on-outcome@0.1.3; }"
     );
     hook!(
         on_tick,
         "pointsman:sdk/on-tick-hook",
-        "package pointsman:sdk; world on-tick-hook { export pointsman:policy/on-tick@0.1.2; }"
+        "package pointsman:sdk; world on-tick-hook { export pointsman:policy/on-tick@0.1.3; }"
     );
 }

@@ -7,12 +7,13 @@ use crate::generated::bindings::exports::pointsman::policy::{lifecycle, on_reque
 use crate::generated::bindings::pointsman::policy::{fleet, log, metrics, request, state};
 use crate::generated::hooks::on_complete::exports::pointsman::policy::on_complete;
 use crate::generated::hooks::on_failure::exports::pointsman::policy::on_failure;
+use crate::generated::hooks::on_outcome::exports::pointsman::policy::on_outcome;
 use crate::generated::hooks::on_tick::exports::pointsman::policy::on_tick;
 use crate::services::{Host, Services, Source};
 use crate::{
-    Advice, Allowance, Background, Call, Context, Failure, FieldValue, FleetView, LaneId, LaneInfo,
-    LaneStat, LaneWish, Level, Log, MessageInfo, Metrics, Observe, Outcome, Policy, PolicyError,
-    Recover, Recovery, RequestView, State, StateError, Tick,
+    Advice, Allowance, Background, Call, Context, Failure, FieldValue, Finished, FleetView, LaneId,
+    LaneInfo, LaneStat, LaneWish, Learn, Level, Log, MessageInfo, Metrics, Observe, Outcome,
+    Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, TextMatch, Tick,
 };
 
 /// The exports of a component, implemented by the policy `P`.
@@ -99,6 +100,12 @@ impl<P: Installed + Observe> on_complete::Guest for Guest<P> {
     }
 }
 
+impl<P: Installed + Learn> on_outcome::Guest for Guest<P> {
+    fn learn(now_ms: u64, done: Vec<Finished>) {
+        with_policy::<P, _>(|policy| policy.learn(&background(now_ms), &done), |_| ());
+    }
+}
+
 impl<P: Installed + Tick> on_tick::Guest for Guest<P> {
     fn tick(now_ms: u64, seed: u64) -> Vec<LaneWish> {
         with_policy::<P, _>(|policy| policy.tick(&background(now_ms), seed), |_| Vec::new())
@@ -161,6 +168,14 @@ impl RequestView for Host {
     fn allowance(&self) -> Allowance {
         request::allowance()
     }
+
+    fn deadline_ms(&self) -> Option<u32> {
+        request::deadline_ms()
+    }
+
+    fn find_any(&self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch> {
+        request::find_any(patterns, ignore_case)
+    }
 }
 
 impl FleetView for Host {
@@ -186,6 +201,10 @@ impl FleetView for Host {
 
     fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
         fleet::with_label(key, value)
+    }
+
+    fn lanes_left(&self) -> Vec<LaneId> {
+        fleet::lanes_left()
     }
 }
 

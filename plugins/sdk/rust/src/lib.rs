@@ -72,11 +72,11 @@ pub use services::{Log, Metrics, State};
 
 pub use generated::bindings::pointsman::policy::state::StateError;
 pub use generated::bindings::pointsman::policy::types::{
-    Advice, Allowance, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice, FallbackStep,
-    FieldValue, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat, LaneState, LaneWish, Level,
-    MessageInfo, Metric, MetricWeight, Note, OnTimeout, Outcome, Permille, PolicyError,
-    QueueAdvice, Recovery, Rejection, Remaining, Role, Scalar, Switching, Triggers, TryResult,
-    Wish,
+    Advice, Allowance, Attempt, Context, Edit, Endpoint, Engine, Failure, FallbackAdvice,
+    FallbackStep, FieldValue, Finished, LaneAdvice, LaneId, LaneInfo, LaneScore, LaneStat,
+    LaneState, LaneWish, Level, MessageInfo, Metric, MetricWeight, Note, OnTimeout, Outcome,
+    Permille, PolicyError, QueueAdvice, Recovery, Rejection, Remaining, Role, Scalar, Switching,
+    TextMatch, Triggers, TryResult, Wish,
 };
 
 /// A policy: created from its configuration, called for every request.
@@ -117,6 +117,13 @@ pub trait Observe: Policy {
     /// Receives the outcomes of finished requests. Called outside the request path; batches can be
     /// lost.
     fn observe(&self, background: &Background<'_>, done: &[Outcome]);
+}
+
+/// A policy that observes finished requests with all their attempts and its own notes, exported by
+/// `export_policy!(Mine, on_outcome)`.
+pub trait Learn: Policy {
+    /// Receives finished requests. Called outside the request path; batches can be lost.
+    fn learn(&self, background: &Background<'_>, done: &[Finished]);
 }
 
 /// A policy with periodic work, exported by `export_policy!(Mine, on_tick)`. The interval is in
@@ -202,6 +209,11 @@ pub trait RequestView {
     fn key_name(&self) -> Option<String>;
     /// Returns what the limits of the key, its groups and its tenant leave.
     fn allowance(&self) -> Allowance;
+    /// Returns the milliseconds until the host gives up on the request, if that is known.
+    fn deadline_ms(&self) -> Option<u32>;
+    /// Returns where each of these patterns that occurs in a message occurs first, in the order of
+    /// the patterns: at most 256 with 8 KiB together. Cheaper than one search for each.
+    fn find_any(&self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch>;
 }
 
 /// Read access to the lanes; see the interface `fleet` of the contract.
@@ -218,11 +230,14 @@ pub trait FleetView {
     fn find(&self, name: &str) -> Option<LaneId>;
     /// Returns the lanes with this label.
     fn with_label(&self, key: &str, value: &str) -> Vec<LaneId>;
+    /// Returns the candidates that the filters of earlier policies leave, ordered by lane id; after
+    /// a failed attempt, those that all filters left.
+    fn lanes_left(&self) -> Vec<LaneId>;
 }
 
 /// Exports a [`Policy`] from the component, with the listed optional hooks: `on_failure` for
-/// [`Recover`], `on_complete` for [`Observe`], `on_tick` for [`Tick`]. A hook that is not listed is
-/// not exported, and the host does not call it.
+/// [`Recover`], `on_complete` for [`Observe`], `on_outcome` for [`Learn`], `on_tick` for [`Tick`].
+/// A hook that is not listed is not exported, and the host does not call it.
 ///
 /// On other targets than WebAssembly the macro only checks that the traits are implemented, so that
 /// the same crate can be tested natively.
@@ -292,6 +307,10 @@ macro_rules! __hook {
         const fn assert_observe<P: $crate::Observe>() {}
         assert_observe::<$policy>();
     };
+    (check on_outcome $policy:ty) => {
+        const fn assert_learn<P: $crate::Learn>() {}
+        assert_learn::<$policy>();
+    };
     (check on_tick $policy:ty) => {
         const fn assert_tick<P: $crate::Tick>() {}
         assert_tick::<$policy>();
@@ -300,7 +319,7 @@ macro_rules! __hook {
         compile_error!(concat!(
             "unknown hook `",
             stringify!($other),
-            "`; expected on_failure, on_complete or on_tick"
+            "`; expected on_failure, on_complete, on_outcome or on_tick"
         ));
     };
     (export on_failure $exported:ident) => {
@@ -308,6 +327,9 @@ macro_rules! __hook {
     };
     (export on_complete $exported:ident) => {
         $crate::__hooks::on_complete::export!($exported with_types_in $crate::__hooks::on_complete);
+    };
+    (export on_outcome $exported:ident) => {
+        $crate::__hooks::on_outcome::export!($exported with_types_in $crate::__hooks::on_outcome);
     };
     (export on_tick $exported:ident) => {
         $crate::__hooks::on_tick::export!($exported with_types_in $crate::__hooks::on_tick);

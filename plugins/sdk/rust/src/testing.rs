@@ -39,9 +39,9 @@ use self::fleet::ModelView;
 pub use self::request::FakeRequest;
 use crate::services::Services;
 use crate::{
-    Advice, Background, Call, Context, Failure, LaneId, LaneWish, Level, Log, Metrics, Observe,
-    Outcome, Policy, PolicyError, Recover, Recovery, RequestView, State, StateError, Tick,
-    TryResult,
+    Advice, Attempt, Background, Call, Context, Failure, Finished, LaneId, LaneWish, Learn, Level,
+    Log, Metrics, Observe, Outcome, Policy, PolicyError, Recover, Recovery, RequestView, State,
+    StateError, Tick, TryResult,
 };
 
 /// Returns a policy's advice for a request, at the time in the request's context, from a host with
@@ -76,6 +76,19 @@ pub fn outcome(lane: LaneId) -> Outcome {
         cached_tokens: 0,
         output_tokens: 0,
     }
+}
+
+/// Returns a finished request with this outcome and one attempt, and with the notes of `advice`.
+#[must_use]
+pub fn finished(outcome: Outcome, advice: &Advice) -> Finished {
+    let attempt = Attempt {
+        lane: outcome.lane,
+        ended: outcome.ended,
+        status: if outcome.ended == TryResult::Ok { 200 } else { 0 },
+        queue_ms: outcome.queue_ms,
+        took_ms: outcome.total_ms,
+    };
+    Finished { outcome, attempts: vec![attempt], notes: advice.notes.clone() }
 }
 
 /// A fake host with a fleet, a manual clock, and the state, metrics and log of the policy.
@@ -162,6 +175,11 @@ impl FakeHost {
     /// Calls [`Observe::observe`].
     pub fn observe(&self, policy: &impl Observe, done: &[Outcome]) {
         self.background(|background| policy.observe(background, done));
+    }
+
+    /// Calls [`Learn::learn`].
+    pub fn learn(&self, policy: &impl Learn, done: &[Finished]) {
+        self.background(|background| policy.learn(background, done));
     }
 
     /// Calls [`Tick::tick`].

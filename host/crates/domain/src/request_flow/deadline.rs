@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::RequestFlow;
+
 /// The age at which the first byte of the response must have arrived, over all attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline(Duration);
@@ -20,5 +22,12 @@ impl Deadline {
     /// Returns true until the deadline.
     pub fn is_in_time(self, age: Duration) -> bool {
         age < self.0
+    }
+}
+
+impl RequestFlow {
+    /// Returns the time until the host gives up on the request, at this age of it.
+    pub fn time_left(&self, age: Duration) -> Duration {
+        self.deadline.left(age)
     }
 }

@@ -133,6 +133,20 @@ impl Prompt {
         &self.texts
     }
 
+    /// Returns all texts, each with the index of its message, like [`Prompt::texts_from`].
+    pub(super) fn texts_with_messages(&self) -> impl Iterator<Item = (usize, &Text)> {
+        let mut message = 0;
+        self.texts.iter().enumerate().map(move |(position, text)| {
+            if position < self.system_texts {
+                return (self.messages.len(), text);
+            }
+            while self.messages.get(message).is_some_and(|found| found.texts_end <= position) {
+                message += 1;
+            }
+            (message, text)
+        })
+    }
+
     /// Returns the number of bytes of the literals of all texts.
     pub(super) fn text_size(&self) -> usize {
         self.text_size

@@ -50,6 +50,34 @@ fn figures_describe_the_request() {
 }
 
 #[test]
+fn visited_texts_are_at_their_place_in_the_messages() {
+    let part = |text: &str| json!({ "type": "text", "text": text });
+    let body = json!({
+        "model": "m", "max_tokens": 9, "system": [part("rules"), part("more")],
+        "messages": [
+            { "role": "user", "content": [part("é\n"), part("second"), part("third")] },
+            { "role": "assistant", "content": "" },
+            { "role": "user", "content": "last" },
+        ],
+    });
+    let request = parse(Endpoint::Messages, &body.to_string()).unwrap();
+    let mut visited = Vec::new();
+    request.visit_texts(&mut |message, begin, text| {
+        assert_eq!(request.text(message, begin, text.len()), text);
+        visited.push((message, begin));
+        ControlFlow::Continue(())
+    });
+    // The system prompt follows the last message.
+    assert_eq!(visited, [(3, 0), (3, 5), (0, 0), (0, 3), (0, 9), (1, 0), (2, 0)]);
+    let mut count = 0;
+    request.visit_texts(&mut |_, _, _| {
+        count += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!(count, 1);
+}
+
+#[test]
 fn prompts_have_four_forms() {
     for (prompt, tokens, text, prompts) in [
         (json!("abcdefgh"), 4 + 2, "abcdefgh", 1),

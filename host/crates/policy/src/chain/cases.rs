@@ -14,9 +14,10 @@
 //! ```
 //!
 //! `hook` is the hook that is called, `on-request` by default: `on-failure` gets a `failure`,
-//! `on-complete` has `outcomes`. `state` is the initial state of the policy: numbers are counters.
-//! `expect` is partial: only the fields it has are compared. Lanes are described by the fields of
-//! the contract's `lane-info` and `lane-stat`; all except the name are optional.
+//! `on-complete` and `on-outcome` have `outcomes`. `state` is the initial state of the policy:
+//! numbers are counters. `expect` is partial: only the fields it has are compared. Lanes are
+//! described by the fields of the contract's `lane-info` and `lane-stat`; all except the name are
+//! optional.
 
 pub(crate) mod expect;
 pub(crate) mod facts;
@@ -101,10 +102,12 @@ pub(crate) struct Case {
     pub(crate) fleet: CaseFleet,
     /// Only for `on-failure`.
     failure: Option<CaseFailure>,
-    /// Only for `on-complete`.
+    /// Only for hooks about a request: the lanes that the filters of earlier policies leave.
+    lanes_left: Option<Vec<String>>,
+    /// Only for `on-complete` and `on-outcome`.
     #[serde(default)]
     outcomes: Vec<CaseOutcome>,
-    /// The wall clock of `on-complete` and `on-tick`.
+    /// The wall clock of the hooks that are not about a request.
     #[serde(default)]
     now_ms: u64,
     /// The seed of `on-tick`.
@@ -120,7 +123,7 @@ pub struct CaseResult {
     pub line: usize,
     /// The name.
     pub name: String,
-    /// The hook that was called: `on-request`, `on-failure`, `on-complete` or `on-tick`.
+    /// The hook that was called, such as `on-request`.
     pub hook: &'static str,
     /// The differences; empty for a case that passed.
     pub differences: Vec<Difference>,
@@ -222,6 +225,7 @@ impl Case {
             request: Some(request),
             fleet,
             failure: None,
+            lanes_left: None,
             outcomes: Vec::new(),
             now_ms: 0,
             seed: 0,

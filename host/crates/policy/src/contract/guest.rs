@@ -132,6 +132,21 @@ impl Instance {
         }
     }
 
+    /// Calls `on-outcome` with the outcomes of requests, and with the notes of the policy `name`.
+    /// Does nothing without that hook.
+    pub(crate) fn learn(
+        &self,
+        store: &mut Store<HostState>,
+        now_ms: u64,
+        done: &[Outcome],
+        name: &str,
+    ) -> wasmtime::Result<()> {
+        match self {
+            Self::V0_1(instance) => instance.learn(store, now_ms, done, name),
+            Self::VllmMiddleware(_) => Ok(()),
+        }
+    }
+
     /// Calls `on-tick`. Returns no hints without that hook.
     pub(crate) fn tick(
         &self,

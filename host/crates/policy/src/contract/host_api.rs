@@ -8,7 +8,7 @@
 //!                                  └─ JournalApi<ReplayLog>    answers from a record
 //! ```
 
-use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo};
+use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo, TextMatch};
 
 use crate::contract::shared::Level;
 use crate::contract::state::entry::StateError;
@@ -35,6 +35,10 @@ pub(crate) trait HostApi {
     fn contains(&mut self, needle: &str, ignore_case: bool) -> bool;
     /// Returns hashes of the beginnings of the prompt.
     fn prefix_hashes(&mut self, block_bytes: u32, max_blocks: u32) -> Vec<u64>;
+    /// Returns the milliseconds until the host gives up on the request.
+    fn deadline_ms(&mut self) -> Option<u32>;
+    /// Returns the first occurrence of each pattern in the texts of the request.
+    fn find_any(&mut self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch>;
     /// Returns the name of the endpoint.
     fn endpoint_kind(&mut self) -> String;
     /// Returns the group of the key.
@@ -56,6 +60,8 @@ pub(crate) trait HostApi {
     fn find(&mut self, name: &str) -> Option<u32>;
     /// Returns the lanes with this label.
     fn with_label(&mut self, key: &str, value: &str) -> Vec<u32>;
+    /// Returns the candidate lanes that earlier filters leave.
+    fn lanes_left(&mut self) -> Vec<u32>;
 
     /// Returns a value of the state.
     fn get(&mut self, key: &str) -> Option<Vec<u8>>;

@@ -3,7 +3,7 @@
 //! The live result is computed in any case, so that a replayed call consumes the byte limits as the
 //! recorded one did.
 
-use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo};
+use pointsman_domain::{Allowance, FieldValue, LaneInfo, LaneStat, MessageInfo, TextMatch};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -125,6 +125,16 @@ impl<J: Journal> HostApi for JournalApi<J> {
         self.resolve("request.prefix-hashes", vec![json!(block_bytes), json!(max_blocks)], live)
     }
 
+    fn deadline_ms(&mut self) -> Option<u32> {
+        let live = self.live.deadline_ms();
+        self.resolve("request.deadline-ms", Vec::new(), live)
+    }
+
+    fn find_any(&mut self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch> {
+        let live = self.live.find_any(patterns, ignore_case);
+        self.resolve("request.find-any", vec![json!(patterns), json!(ignore_case)], live)
+    }
+
     fn endpoint_kind(&mut self) -> String {
         let live = self.live.endpoint_kind();
         self.resolve("request.endpoint-kind", Vec::new(), live)
@@ -176,6 +186,11 @@ impl<J: Journal> HostApi for JournalApi<J> {
     fn with_label(&mut self, key: &str, value: &str) -> Vec<u32> {
         let live = self.live.with_label(key, value);
         self.resolve("fleet.with-label", vec![json!(key), json!(value)], live)
+    }
+
+    fn lanes_left(&mut self) -> Vec<u32> {
+        let live = self.live.lanes_left();
+        self.resolve("fleet.lanes-left", Vec::new(), live)
     }
 
     fn get(&mut self, key: &str) -> Option<Vec<u8>> {

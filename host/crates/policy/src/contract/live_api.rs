@@ -1,14 +1,17 @@
 //! Host calls that are answered from the inputs of the running call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pointsman_domain::{
-    Allowance, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+    Allowance, Facts, FieldValue, FleetView, LaneId, LaneInfo, LaneStat, MessageInfo, RequestView,
+    TextMatch,
 };
 
 use crate::contract::host_api::HostApi;
 use crate::contract::shared::{Level, Shared};
 use crate::contract::state::entry::StateError;
+use crate::contract::text_search::TextSearch;
 use crate::limits::MAX_SCANNED_BYTES;
 
 /// Maximum bytes that one host call returns.
@@ -17,6 +20,11 @@ const MAX_BYTES_PER_HOST_CALL: usize = 64 << 10;
 const MAX_BYTES_PER_CALL: usize = 1 << 20;
 /// Maximum messages that are described.
 const MAX_MESSAGES: usize = 4096;
+/// Bytes that each byte of a text counts in a search for several patterns, which takes about that
+/// many times as long as a search for one.
+const SEARCH_COST: u64 = 4;
+/// Bytes that each byte of a pattern counts.
+const PATTERN_COST: u64 = 512;
 /// Maximum hashes of prompt blocks of one host call.
 const MAX_BLOCKS: u32 = 1024;
 
@@ -26,6 +34,27 @@ pub(crate) struct Current {
     /// `None` in hooks that are not about a request.
     pub(crate) request: Option<Arc<dyn RequestView>>,
     pub(crate) fleet: Arc<FleetView>,
+    /// Time until the host gives up on the request.
+    pub(crate) time_left: Option<Duration>,
+    /// The candidates that earlier filters leave; `None` for all.
+    pub(crate) lanes_left: Option<Arc<[LaneId]>>,
+}
+
+impl Current {
+    /// The inputs of a call about `facts`.
+    pub(crate) fn about(facts: &Facts, fleet: &Arc<FleetView>) -> Self {
+        Self {
+            request: Some(Arc::clone(&facts.request)),
+            fleet: Arc::clone(fleet),
+            time_left: facts.time_left,
+            lanes_left: facts.lanes_left.clone(),
+        }
+    }
+
+    /// The inputs of a call that is not about a request.
+    pub(crate) fn background(fleet: &Arc<FleetView>) -> Self {
+        Self { request: None, fleet: Arc::clone(fleet), time_left: None, lanes_left: None }
+    }
 }
 
 /// The live implementation of host calls.
@@ -139,6 +168,26 @@ impl HostApi for LiveApi {
         })
     }
 
+    fn deadline_ms(&mut self) -> Option<u32> {
+        let left = self.current.as_ref()?.time_left?;
+        // Saturates at 49 days.
+        Some(u32::try_from(left.as_millis()).unwrap_or(u32::MAX))
+    }
+
+    fn find_any(&mut self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch> {
+        let bytes: usize = patterns.iter().map(String::len).sum();
+        let text_bytes = self.request().map_or(0, RequestView::text_size);
+        self.charge(bytes as u64 * PATTERN_COST);
+        // `scan` counts the texts once.
+        self.charge(text_bytes.saturating_mul(SEARCH_COST - 1));
+        let Some(request) = self.scan(u64::MAX) else { return Vec::new() };
+        let Some(mut search) = TextSearch::new(patterns, ignore_case) else { return Vec::new() };
+        request.visit_texts(&mut |message, begin, text| search.read(message, begin, text));
+        let found = search.into_matches();
+        self.charge((found.len() * size_of::<TextMatch>()) as u64);
+        found
+    }
+
     fn endpoint_kind(&mut self) -> String {
         let endpoint = self.request().map(|request| request.info().endpoint);
         endpoint.map_or_else(String::new, |endpoint| endpoint.label().to_owned())
@@ -185,6 +234,14 @@ impl HostApi for LiveApi {
         let lanes =
             self.fleet().map_or_else(Vec::new, |fleet| fleet.topology.with_label(key, value));
         lanes.into_iter().map(|lane| lane.0).collect()
+    }
+
+    fn lanes_left(&mut self) -> Vec<u32> {
+        let left = self.current.as_ref().and_then(|current| current.lanes_left.clone());
+        match left {
+            Some(left) => left.iter().map(|lane| lane.0).collect(),
+            None => self.candidates(),
+        }
     }
 
     fn get(&mut self, key: &str) -> Option<Vec<u8>> {

@@ -30,6 +30,7 @@ pub(crate) struct PolicyHint {
 pub(crate) struct Hooks {
     pub(crate) on_failure: bool,
     pub(crate) on_complete: bool,
+    pub(crate) on_outcome: bool,
     pub(crate) on_tick: bool,
 }
 

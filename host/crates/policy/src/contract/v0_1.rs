@@ -11,7 +11,7 @@ use wasmtime::{Engine, Store};
 
 use self::bindings::exports::pointsman::policy::on_request::{Context, PolicyError as WitError};
 use self::bindings::pointsman::policy::types;
-use self::convert::{CallInput, advice, failure, outcome, policy_error, recovery};
+use self::convert::{CallInput, advice, failure, finished, outcome, policy_error, recovery};
 use crate::contract::guarded_api::GuardedApi;
 use crate::contract::host_state::HostState;
 use crate::contract::types::{CallContext, Description, Hooks, PolicyError, PolicyHint};
@@ -28,11 +28,13 @@ pub(crate) struct Linked {
     indices: bindings::PolicyIndices,
     on_failure: Option<ComponentExportIndex>,
     on_complete: Option<ComponentExportIndex>,
+    on_outcome: Option<ComponentExportIndex>,
     on_tick: Option<ComponentExportIndex>,
 }
 
 type Recover = TypedFunc<(Context, types::Failure), (Result<types::Recovery, WitError>,)>;
 type Observe = TypedFunc<(u64, Vec<types::Outcome>), ()>;
+type Learn = TypedFunc<(u64, Vec<types::Finished>), ()>;
 type Tick = TypedFunc<(u64, u64), (Vec<types::LaneWish>,)>;
 
 /// An instance of a component of this track.
@@ -40,6 +42,7 @@ pub(crate) struct Instance {
     required: bindings::Policy,
     on_failure: Option<Recover>,
     on_complete: Option<Observe>,
+    on_outcome: Option<Learn>,
     on_tick: Option<Tick>,
 }
 
@@ -67,6 +70,7 @@ pub(crate) fn link(linker: &Linker<HostState>, component: &Component) -> wasmtim
         indices: bindings::PolicyIndices::new(&pre)?,
         on_failure: hook("on-failure", "recover"),
         on_complete: hook("on-complete", "observe"),
+        on_outcome: hook("on-outcome", "learn"),
         on_tick: hook("on-tick", "tick"),
         pre,
     })
@@ -77,6 +81,7 @@ impl Linked {
         Hooks {
             on_failure: self.on_failure.is_some(),
             on_complete: self.on_complete.is_some(),
+            on_outcome: self.on_outcome.is_some(),
             on_tick: self.on_tick.is_some(),
         }
     }
@@ -100,6 +105,7 @@ impl Linked {
         Ok(Instance {
             on_failure: hook!(self.on_failure),
             on_complete: hook!(self.on_complete),
+            on_outcome: hook!(self.on_outcome),
             on_tick: hook!(self.on_tick),
             required: self.indices.load(&mut *store, &instance).map_err(mismatch)?,
         })
@@ -155,6 +161,19 @@ impl Instance {
             Some(hook) => hook.call(store, (now_ms, done.iter().map(outcome).collect())),
             None => Ok(()),
         }
+    }
+
+    /// Calls `on-outcome` with the notes of the policy `name`.
+    pub(crate) fn learn(
+        &self,
+        store: &mut Store<HostState>,
+        now_ms: u64,
+        done: &[domain::Outcome],
+        name: &str,
+    ) -> wasmtime::Result<()> {
+        let Some(hook) = &self.on_outcome else { return Ok(()) };
+        let done = done.iter().map(|outcome| finished(outcome, name)).collect();
+        hook.call(store, (now_ms, done))
     }
 
     pub(crate) fn tick(

@@ -1,11 +1,12 @@
-//! Background work of policies: evaluation of shadows, the hooks `on-complete` and `on-tick`, and
-//! probation.
+//! Background work of policies: evaluation of shadows, the hooks that observe outcomes, `on-tick`,
+//! and probation.
 //!
 //! ```text
 //!   request ──job─────────> bounded queue ──> thread `policy-shadow`   shadows, and comparisons of
 //!                                                                      versions on probation
-//!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete in batches,
-//!                                                                      on-tick, probation
+//!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete and on-outcome
+//!                                                                      in batches, on-tick,
+//!                                                                      probation
 //! ```
 //!
 //! The threads do not own what they work for: they end once it is dropped.

@@ -169,7 +169,8 @@ impl Policies {
         Arc::clone(&self.slot)
     }
 
-    /// Connects the policies to the fleet, which enables the hooks `on-complete` and `on-tick`.
+    /// Connects the policies to the fleet, which enables the hooks `on-complete`, `on-outcome`
+    /// and `on-tick`.
     pub fn attach(&self, fleet: FleetLink) {
         self.fleet.get_or_init(|| fleet);
     }

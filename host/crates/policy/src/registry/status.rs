@@ -203,6 +203,7 @@ fn hooks(version: &Version) -> Vec<&'static str> {
     let all = [
         ("on-failure", hooks.on_failure),
         ("on-complete", hooks.on_complete),
+        ("on-outcome", hooks.on_outcome),
         ("on-tick", hooks.on_tick),
     ];
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()

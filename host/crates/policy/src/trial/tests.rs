@@ -114,6 +114,8 @@ fn outcome(ended: AttemptResult, tries: u32, ttft: Duration) -> Outcome {
         prompt_tokens: 0,
         cached_tokens: 0,
         output_tokens: 0,
+        attempts: Vec::new(),
+        notes: Vec::new(),
     }
 }
 

@@ -88,6 +88,12 @@ pub enum CaseInputError {
         /// The name.
         lane: String,
     },
+    /// A note of an outcome has a value that notes cannot have.
+    #[error("invalid note `{key}`: expected true, false, an integer or a string")]
+    Note {
+        /// The key.
+        key: String,
+    },
     /// An expectation does not apply to the hook.
     #[error("`expect.{field}` does not apply to `{hook}`")]
     Unexpected {

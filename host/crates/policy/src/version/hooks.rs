@@ -55,9 +55,23 @@ impl Version {
         done: &[Outcome],
         trace: &mut CallTrace,
     ) -> Result<(), CallError> {
-        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        let current = Current::background(fleet);
         self.call(Hook::Complete, current, trace, |warm| {
             warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
+        })
+    }
+
+    /// Calls `on-outcome` with the outcomes of requests.
+    pub(crate) fn learn(
+        &self,
+        fleet: &Arc<FleetView>,
+        now_ms: u64,
+        done: &[Outcome],
+        trace: &mut CallTrace,
+    ) -> Result<(), CallError> {
+        let name = &*self.reference().name;
+        self.call(Hook::Outcome, Current::background(fleet), trace, |warm| {
+            warm.instance.learn(&mut warm.store, now_ms, done, name).map(Ok)
         })
     }
 
@@ -69,7 +83,7 @@ impl Version {
         seed: u64,
         trace: &mut CallTrace,
     ) -> Result<Vec<PolicyHint>, CallError> {
-        let current = Current { request: None, fleet: Arc::clone(fleet) };
+        let current = Current::background(fleet);
         self.call(Hook::Tick, current, trace, |warm| {
             warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
         })
@@ -86,8 +100,7 @@ impl Version {
             CallContext<'_>,
         ) -> wasmtime::Result<Result<T, PolicyError>>,
     ) -> Result<T, CallError> {
-        let current =
-            Current { request: Some(Arc::clone(&facts.request)), fleet: Arc::clone(fleet) };
+        let current = Current::about(facts, fleet);
         let topology = fleet.topology.generation();
         // Saturates at 71 minutes, far above the maximum deadline.
         let budget_us = u32::try_from(self.config.limits.deadline.as_micros()).unwrap_or(u32::MAX);
@@ -205,7 +218,7 @@ impl Version {
                 {
                     self.tally.add_fault(fault);
                     // Calls about requests are compared with the version before by the chain.
-                    if matches!(hook, Hook::Complete | Hook::Tick) {
+                    if matches!(hook, Hook::Complete | Hook::Outcome | Hook::Tick) {
                         self.tally.add_own(true);
                     }
                 }

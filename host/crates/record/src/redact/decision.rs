@@ -13,13 +13,15 @@ use super::{Redact, Rule, replace_word};
 use crate::format::{DecisionRecord, RequestRecord};
 
 /// Host calls whose results reveal nothing of a request's texts.
-const SAFE_CALLS: [&str; 9] = [
+const SAFE_CALLS: [&str; 11] = [
     "context",
     "cut",
     "failure",
     "request.allowance",
     "request.contains",
+    "request.deadline-ms",
     "request.endpoint-kind",
+    "request.find-any",
     "request.id",
     "request.messages",
     "request.model",

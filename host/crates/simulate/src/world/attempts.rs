@@ -1,13 +1,14 @@
 //! Drives the flows of requests in virtual time: feeds what happens in the queue, at the engine and
 //! to the client as events, and carries out the effects.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{self, AcquireError, FlowId, Generation, Report, Ticket};
 use pointsman_domain::request_flow::{
     Action, Declined, Effects, EngineFailure, Event, LeaseEnd, Release,
 };
-use pointsman_domain::{FailureReport, LaneId, SlotRequest, TokenCounts, Trace};
+use pointsman_domain::{Facts, FailureReport, LaneId, SlotRequest, TokenCounts, Trace};
 
 use super::World;
 use super::in_flight::{InFlight, Lease, RequestStage};
@@ -219,8 +220,10 @@ impl World<'_> {
         let (arrived_at, attempts) = (request.sim.at, request.flow.attempt_count());
         // Cloned because the calls below borrow all of `self`.
         let http_request = request.request.clone();
+        let lanes_left = Some(Arc::clone(&request.kept.lanes_left));
         let fleet = self.fleet_view_for(&http_request);
         let facts = self.facts(&http_request, arrived_at, attempts);
+        let facts = Facts { lanes_left, ..facts };
         let recovered = self.advisor.advisor().recover(&facts, &fleet, report, &mut Trace::off());
         let endpoint = facts.request.info().endpoint;
         self.feed(key, Event::Recovered { recovered, fleet: &fleet, endpoint }, reason);

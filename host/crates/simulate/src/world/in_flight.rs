@@ -1,9 +1,12 @@
 //! In-flight requests: those that have arrived and have not ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{FlowId, Generation, Ticket};
-use pointsman_domain::{Edit, LaneId, RequestFlow, RequestView as _, ServedPrompt};
+use pointsman_domain::{
+    Edit, LaneId, Note, PolicyRef, RequestFlow, RequestView as _, ServedPrompt,
+};
 use pointsman_openai::Request;
 
 use crate::engine::{Job, RequestKey, TokenUsage};
@@ -31,6 +34,16 @@ pub(super) struct InFlightRequest {
     pub(super) class_prefix: u32,
     /// The estimated length of the prompt before any edits.
     pub(super) original_estimate: u32,
+    pub(super) kept: Kept,
+}
+
+/// What of a decision is kept until the end of its request.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The notes that policies get with the outcome.
+    pub(super) notes: Vec<(PolicyRef, Note)>,
+    /// The lanes that the filters of all policies left.
+    pub(super) lanes_left: Arc<[LaneId]>,
 }
 
 /// What an in-flight request holds.

@@ -11,7 +11,7 @@ use pointsman_domain::{
 use pointsman_openai::Request;
 
 use super::World;
-use super::in_flight::{InFlightRequest, RequestStage, with_output_limit};
+use super::in_flight::{InFlightRequest, Kept, RequestStage, with_output_limit};
 use crate::engine::{RequestKey, TokenUsage};
 use crate::observe::{Attempt, FinishedRequest};
 use crate::traffic::SimRequest;
@@ -42,7 +42,7 @@ impl World<'_> {
         let accepted = Event::Accepted { tenant, share };
         drop(flow.on(accepted, self.age(&sim)));
         let original_estimate = request.info().prompt_tokens;
-        let (request, effects) = self.decide(&sim, &request, &mut flow);
+        let (request, kept, effects) = self.decide(&sim, &request, &mut flow);
         if matches!(effects.action, Action::End(_)) {
             return self.finish_unrouted(&sim, &flow, &effects, "");
         }
@@ -61,6 +61,7 @@ impl World<'_> {
             is_streaming: false,
             class_prefix,
             original_estimate,
+            kept,
         });
         self.totals.max_in_flight = self.totals.max_in_flight.max(self.in_flight.len());
         self.carry_out(key, effects, "");
@@ -94,13 +95,17 @@ impl World<'_> {
         sim: &SimRequest,
         request: &Request,
         flow: &mut RequestFlow,
-    ) -> (Request, Effects) {
+    ) -> (Request, Kept, Effects) {
         let fleet = self.fleet_view_for(request);
         let facts = self.facts(request, sim.at, flow.attempt_count());
         let advisor = self.advisor.advisor();
         let Advised { merged, edited, watch: _ } =
             advisor.advise(&facts, &fleet, &mut Trace::off());
         let has_recovery = advisor.has_recovery();
+        let kept = Kept {
+            notes: advisor.kept_notes(&merged),
+            lanes_left: merged.lanes.iter().map(|(lane, _)| *lane).collect(),
+        };
         let decision = Plan::from_advice(&merged, &fleet, &self.config.fleet.limits);
         let first = match &decision {
             Decision::Route(plan) => plan.steps.first().map(|step| step.lane),
@@ -111,17 +116,20 @@ impl World<'_> {
         let edited = edited.and_then(Request::from_view);
         let edited = edited.unwrap_or_else(|| request.apply(&merged.edits).0);
         let edited = with_output_limit(edited);
-        (edited, effects)
+        (edited, kept, effects)
     }
 
     /// Returns the facts that policies receive after this many attempts.
     pub(super) fn facts(&self, request: &Request, arrived_at: Duration, attempt: u32) -> Facts {
+        let age = self.now.saturating_sub(arrived_at);
         Facts {
             request: Arc::new(request.clone()),
             now_ms: self.now_ms(),
             seed: Facts::seed(request.id()),
-            age: self.now.saturating_sub(arrived_at),
+            age,
             attempt,
+            time_left: Some(Deadline::new(self.config.fleet.deadline).left(age)),
+            lanes_left: None,
         }
     }
 
@@ -152,12 +160,14 @@ impl World<'_> {
     pub(super) fn finish_request(&mut self, ended: &InFlightRequest, end: &End, reason: &str) {
         self.report_end(&ended.sim, &ended.flow, ended.usage, end, reason);
         if self.advisor.advisor().observes_outcomes() {
+            let notes = ended.kept.notes.clone();
             let subject = OutcomeSubject {
                 request_id: ended.request.id().into(),
                 tenant: ended.sim.tenant.clone(),
                 model: ended.request.model().into(),
                 topology: self.topology.generation(),
                 prompt_tokens: ended.original_estimate,
+                notes,
             };
             if let Some(outcome) = ended.flow.outcome(subject) {
                 self.outcomes.push(outcome, self.now);

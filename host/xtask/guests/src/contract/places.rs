@@ -46,7 +46,16 @@ const PLACES: [Place; 14] = [
     },
     Place {
         files: &["host/crates/policy/src/contract/v0_1/convert.rs"],
-        of: &["context", "lane-info", "lane-stat", "failure", "outcome"],
+        of: &[
+            "context",
+            "lane-info",
+            "lane-stat",
+            "failure",
+            "outcome",
+            "attempt",
+            "finished",
+            "text-match",
+        ],
         forms: |_, member| vec![format!("{}:", snake(member)), format!("{},", snake(member))],
     },
     Place {

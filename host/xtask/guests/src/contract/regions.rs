@@ -21,13 +21,15 @@ const POLICIES: &str = "host/docs/policies-reference.md";
 const CASES: &str = "host/crates/policy/src/chain/cases/fleet.rs";
 
 /// The records that TypeScript has as interfaces of the same fields.
-const TYPESCRIPT_RECORDS: [(&str, &str); 6] = [
+const TYPESCRIPT_RECORDS: [(&str, &str); 8] = [
     ("context", "Context"),
     ("message-info", "MessageInfo"),
     ("lane-info", "LaneInfo"),
     ("lane-stat", "LaneStat"),
     ("failure", "Failure"),
     ("outcome", "Outcome"),
+    ("attempt", "Attempt"),
+    ("text-match", "TextMatch"),
 ];
 
 /// Returns all files with generated parts, with the texts that they should have.

@@ -10,6 +10,8 @@ pub struct FakeFleet {
     pub lanes: Vec<LaneInfo>,
     /// Metrics, by lane id.
     pub stats: Vec<LaneStat>,
+    /// The lanes that the filters of earlier policies leave; `None` for all candidates.
+    pub lanes_left: Option<Vec<LaneId>>,
 }
 
 impl FakeFleet {
@@ -20,6 +22,7 @@ impl FakeFleet {
         Self {
             lanes: ids().map(|(id, name)| fake_lane(id, name)).collect(),
             stats: ids().map(|(id, _)| fake_stat(id)).collect(),
+            lanes_left: None,
         }
     }
 
@@ -120,5 +123,10 @@ impl FleetView for ModelView<'_> {
     fn with_label(&self, key: &str, value: &str) -> Vec<LaneId> {
         let has = |lane: &&LaneInfo| lane.labels.iter().any(|(k, v)| k == key && v == value);
         self.fleet.lanes.iter().filter(has).map(|lane| lane.id).collect()
+    }
+    fn lanes_left(&self) -> Vec<LaneId> {
+        let is_left =
+            |lane: &LaneId| self.fleet.lanes_left.as_ref().is_none_or(|left| left.contains(lane));
+        self.candidates().into_iter().filter(is_left).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use serde_json::Value;
 
-use crate::{Allowance, Context, Endpoint, FieldValue, MessageInfo, RequestView, Role};
+use crate::{Allowance, Context, Endpoint, FieldValue, MessageInfo, RequestView, Role, TextMatch};
 
 /// A fake request.
 #[derive(Debug, Clone)]
@@ -20,6 +20,7 @@ pub struct FakeRequest {
     key_group: Option<String>,
     key_name: Option<String>,
     allowance: Allowance,
+    deadline_ms: Option<u32>,
     /// Maximum number of bytes that one call may read in total.
     read_limit: usize,
     /// Bytes of the limit that the current call has left.
@@ -73,6 +74,7 @@ impl FakeRequest {
             key_group: None,
             key_name: None,
             allowance: Allowance { requests: None, tokens: None, budget: None },
+            deadline_ms: None,
             read_limit: usize::MAX,
             unread: Cell::new(usize::MAX),
         };
@@ -153,6 +155,13 @@ impl FakeRequest {
     #[must_use]
     pub fn with_allowance(mut self, allowance: Allowance) -> Self {
         self.allowance = allowance;
+        self
+    }
+
+    /// Sets the time until the host gives up on the request.
+    #[must_use]
+    pub fn with_deadline_ms(mut self, ms: u32) -> Self {
+        self.deadline_ms = Some(ms);
         self
     }
 
@@ -252,6 +261,24 @@ impl RequestView for FakeRequest {
         let fold =
             |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
         self.texts().iter().any(|text| fold(text).contains(&fold(needle)))
+    }
+
+    fn deadline_ms(&self) -> Option<u32> {
+        self.deadline_ms
+    }
+
+    fn find_any(&self, patterns: &[String], ignore_case: bool) -> Vec<TextMatch> {
+        let fold =
+            |text: &str| if ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
+        let texts: Vec<String> = self.texts().iter().map(|text| fold(text)).collect();
+        let first = |(pattern, text): (u32, &String)| {
+            let found = |(message, searched): (u32, &String)| {
+                let offset = searched.find(&fold(text))? as u64;
+                Some(TextMatch { pattern, message, offset })
+            };
+            (0..).zip(&texts).find_map(found)
+        };
+        (0..).zip(patterns).filter_map(first).collect()
     }
 
     fn prefix_hashes(&self, block_bytes: u32, max_blocks: u32) -> Vec<u64> {

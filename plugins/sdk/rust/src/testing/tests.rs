@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Allowance, LaneState, Remaining, Wish};
+use crate::{Allowance, FleetView as _, LaneState, Remaining, Wish};
 
 /// A policy that uses all hooks and services.
 struct KitchenSink;
@@ -50,7 +50,17 @@ impl Tick for KitchenSink {
     }
 }
 
-crate::export_policy!(KitchenSink, on_failure, on_complete, on_tick);
+impl Learn for KitchenSink {
+    fn learn(&self, background: &Background<'_>, done: &[Finished]) {
+        for Finished { attempts, notes, .. } in done {
+            let failed = attempts.iter().filter(|attempt| attempt.ended != TryResult::Ok).count();
+            let key = format!("{}: {failed} failed", notes[0].value);
+            background.metrics.add(&key, 1);
+        }
+    }
+}
+
+crate::export_policy!(KitchenSink, on_failure, on_complete, on_outcome, on_tick);
 
 fn why(advice: &Advice) -> &crate::Scalar {
     &advice.notes[0].value
@@ -86,6 +96,11 @@ fn fake_host_calls_every_hook_and_exposes_effects() {
     assert!(matches!(recovery, Recovery::Retry(step) if step.lane == 1));
     host.observe(&KitchenSink, &[Outcome { ttft_ms: 30, ..outcome(0) }, outcome(1)]);
     assert_eq!(host.recorded_values("ttft"), [30, 0]);
+    let advice = Advice::any().with_reason("a note");
+    let mut done = finished(outcome(1), &advice);
+    done.attempts.insert(0, Attempt { ended: TryResult::ServerError, ..done.attempts[0] });
+    host.learn(&KitchenSink, &[done]);
+    assert_eq!(host.counter("a note: 1 failed"), 1);
     assert_eq!(host.tick(&KitchenSink, 9), [LaneWish { lane: 1, wish: Wish::Load, for_ms: 9 }]);
 }
 
@@ -202,4 +217,29 @@ fn facts_follow_from_the_body() {
     assert_eq!(context.max_output_tokens, 9);
     let plain = FakeRequest::chat(r#"{"model": "auto", "messages": []}"#).context;
     assert!(!(plain.has_tools || plain.has_media || plain.has_grammar));
+}
+
+#[test]
+fn fake_request_has_a_deadline_and_finds_patterns() {
+    let body = r#"{"model": "auto", "messages": [{"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "A catalog of CATs"}]}"#;
+    let request = FakeRequest::chat(body);
+    assert_eq!(request.deadline_ms(), None);
+    assert_eq!(request.clone().with_deadline_ms(900).deadline_ms(), Some(900));
+    let patterns = ["dog", "cat", "cats", "brief"].map(str::to_owned);
+    let found = |ignore_case| -> Vec<(u32, u32, u64)> {
+        let found = request.find_any(&patterns, ignore_case);
+        found.iter().map(|found| (found.pattern, found.message, found.offset)).collect()
+    };
+    assert_eq!(found(false), [(1, 1, 2), (3, 0, 3)]);
+    assert_eq!(found(true), [(1, 1, 2), (2, 1, 13), (3, 0, 3)]);
+}
+
+#[test]
+fn fake_fleet_has_the_lanes_that_earlier_filters_leave() {
+    let mut fleet = FakeFleet::new(&["a", "b", "c"]);
+    let left = |fleet: &FakeFleet| ModelView { fleet, model: Some("auto".to_owned()) }.lanes_left();
+    assert_eq!(left(&fleet), [0, 1, 2]);
+    fleet.lanes_left = Some(vec![1, 7]);
+    assert_eq!(left(&fleet), [1], "only candidates are left");
 }

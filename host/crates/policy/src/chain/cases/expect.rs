@@ -87,7 +87,7 @@ impl Expect {
         let forbidden: &[&[(&'static str, bool)]] = match hook {
             Hook::Request => &[&recovery, &hints],
             Hook::Failure => &[&decision, &hints],
-            Hook::Complete => &[&decision, &request, &recovery, &hints],
+            Hook::Complete | Hook::Outcome => &[&decision, &request, &recovery, &hints],
             Hook::Tick => &[&decision, &request, &recovery],
         };
         forbidden.iter().copied().flatten().find(|(_, is_set)| *is_set).map(|(name, _)| *name)

@@ -1,6 +1,7 @@
 //! Facts that a golden case sets directly, whatever its body says.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ pub struct CaseFacts {
     /// Number of attempts before the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// Time until the host gives up on the request, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
 }
 
 impl CaseFacts {
@@ -56,6 +60,7 @@ impl CaseFacts {
             request: Arc::new(RequestWithFacts { inner: facts.request, info }),
             age: self.age_ms.map_or(facts.age, Duration::from_millis),
             attempt: self.attempt.unwrap_or(facts.attempt),
+            time_left: self.deadline_ms.map(Duration::from_millis).or(facts.time_left),
             ..facts
         }
     }
@@ -141,6 +146,10 @@ impl RequestView for RequestWithFacts {
 
     fn contains(&self, needle: &str, ignore_case: bool) -> bool {
         self.inner.contains(needle, ignore_case)
+    }
+
+    fn visit_texts(&self, visit: &mut dyn FnMut(u32, u64, &str) -> ControlFlow<()>) {
+        self.inner.visit_texts(visit);
     }
 
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64> {

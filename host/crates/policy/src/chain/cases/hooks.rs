@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    AttemptResult, Facts, FailureReport, FleetView, Merge, OnConflict, Outcome, Plan, PlanLimits,
-    Read, Recovery, Trace,
+    Attempt, AttemptResult, Facts, FailureReport, FleetView, LaneId, Merge, Note, OnConflict,
+    Outcome, Plan, PlanLimits, PolicyRef, Read, Recovery, Scalar, Trace,
 };
 use pointsman_spec::OnError;
 use serde::Deserialize;
@@ -39,7 +39,7 @@ pub(super) struct CaseFailure {
     attempts_left: u32,
 }
 
-/// A request that `on-complete` is called about.
+/// A request that `on-complete` or `on-outcome` is called about.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct CaseOutcome {
@@ -51,8 +51,12 @@ pub(super) struct CaseOutcome {
     tenant: Option<String>,
     #[serde(default)]
     model: String,
-    #[serde(default = "default_attempts")]
-    attempts: u32,
+    /// How many there were, or all of them.
+    #[serde(default)]
+    attempts: CaseAttempts,
+    /// The notes that the policy gave, of `on-outcome`: flags, integers and texts.
+    #[serde(default)]
+    notes: BTreeMap<String, Value>,
     #[serde(default)]
     queue_ms: u64,
     #[serde(default)]
@@ -71,8 +75,106 @@ fn default_attempts_left() -> u32 {
     1
 }
 
-fn default_attempts() -> u32 {
-    1
+/// The attempts of a request in a case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum CaseAttempts {
+    /// The number of attempts, all of which were on the lane of the outcome.
+    Count(u32),
+    All(Vec<CaseAttempt>),
+}
+
+/// One attempt of a request in a case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CaseAttempt {
+    lane: String,
+    ended: AttemptResult,
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    queue_ms: u64,
+    #[serde(default)]
+    took_ms: u64,
+}
+
+impl Default for CaseAttempts {
+    fn default() -> Self {
+        Self::Count(1)
+    }
+}
+
+impl CaseOutcome {
+    /// Returns the outcome. The policy of its notes is set once there is an instance.
+    fn outcome(&self, fleet: &FleetView) -> Result<Outcome, CaseInputError> {
+        let lane = lane_of(&self.lane, fleet)?;
+        let (tries, attempts) = match &self.attempts {
+            CaseAttempts::Count(count) => (
+                *count,
+                vec![Attempt {
+                    result: self.ended,
+                    queue: Duration::from_millis(self.queue_ms),
+                    took: Duration::from_millis(self.total_ms),
+                    ..Attempt::new(lane, Duration::ZERO)
+                }],
+            ),
+            CaseAttempts::All(all) => {
+                let attempts = all.iter().map(|attempt| attempt.attempt(fleet));
+                let attempts: Vec<Attempt> = attempts.collect::<Result<_, _>>()?;
+                (u32::try_from(attempts.len()).unwrap_or(u32::MAX), attempts)
+            }
+        };
+        let policy = PolicyRef::new("", "");
+        let note = |(key, value): (&String, &Value)| {
+            let note = note(key, value).ok_or(CaseInputError::Note { key: key.clone() })?;
+            Ok::<_, CaseInputError>((policy.clone(), note))
+        };
+        Ok(Outcome {
+            request_id: self.request_id.as_str().into(),
+            tenant: self.tenant.as_deref().map(Into::into),
+            model: self.model.as_str().into(),
+            lane,
+            topology: fleet.topology.generation(),
+            ended: self.ended,
+            tries,
+            queue: Duration::from_millis(self.queue_ms),
+            ttft: Duration::from_millis(self.ttft_ms),
+            total: Duration::from_millis(self.total_ms),
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            output_tokens: self.output_tokens,
+            attempts,
+            notes: self.notes.iter().map(note).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl CaseAttempt {
+    fn attempt(&self, fleet: &FleetView) -> Result<Attempt, CaseInputError> {
+        Ok(Attempt {
+            result: self.ended,
+            status: self.status,
+            queue: Duration::from_millis(self.queue_ms),
+            took: Duration::from_millis(self.took_ms),
+            ..Attempt::new(lane_of(&self.lane, fleet)?, Duration::ZERO)
+        })
+    }
+}
+
+fn lane_of(name: &str, fleet: &FleetView) -> Result<LaneId, CaseInputError> {
+    let lane = fleet.topology.find(name);
+    lane.ok_or_else(|| CaseInputError::UnknownLane { lane: name.to_owned() })
+}
+
+/// Returns a note; `None` if the value has a type that notes cannot have.
+fn note(key: &str, value: &Value) -> Option<Note> {
+    let value = match value {
+        Value::Bool(flag) => Scalar::Flag(*flag),
+        Value::Number(number) => Scalar::Int(number.as_i64()?),
+        Value::String(text) => Scalar::Text(text.clone()),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    Some(Note { key: key.to_owned(), value })
 }
 
 /// What a hook is called with, checked.
@@ -80,6 +182,7 @@ pub(super) enum Inputs {
     Request(Facts),
     Failure(Facts, FailureReport),
     Complete(Vec<Outcome>),
+    Outcome(Vec<Outcome>),
     Tick,
 }
 
@@ -108,47 +211,39 @@ impl Case {
         if let Some(field) = self.expect.unexpected(self.hook) {
             return Err(CaseInputError::Unexpected { field, hook: self.hook.name() });
         }
-        let lane = |name: &str| {
-            let lane = fleet.topology.find(name);
-            lane.ok_or_else(|| CaseInputError::UnknownLane { lane: name.to_owned() })
-        };
         match self.hook {
-            Hook::Request => Ok(Inputs::Request(self.facts(facts_of)?)),
+            Hook::Request => Ok(Inputs::Request(self.facts_in(fleet, facts_of)?)),
             Hook::Failure => {
                 let failure = self.failure.as_ref();
                 let failure = failure.ok_or(CaseInputError::Missing { field: "failure" })?;
                 let report = FailureReport {
-                    lane: lane(&failure.lane)?,
+                    lane: lane_of(&failure.lane, fleet)?,
                     what: failure.what,
                     status: failure.status,
                     sent_bytes: 0,
                     elapsed: Duration::from_millis(failure.elapsed_ms),
                     attempts_left: failure.attempts_left,
                 };
-                Ok(Inputs::Failure(self.facts(facts_of)?, report))
+                Ok(Inputs::Failure(self.facts_in(fleet, facts_of)?, report))
             }
-            Hook::Complete => {
-                let outcome = |outcome: &CaseOutcome| {
-                    Ok::<_, CaseInputError>(Outcome {
-                        request_id: outcome.request_id.as_str().into(),
-                        tenant: outcome.tenant.as_deref().map(Into::into),
-                        model: outcome.model.as_str().into(),
-                        lane: lane(&outcome.lane)?,
-                        topology: fleet.topology.generation(),
-                        ended: outcome.ended,
-                        tries: outcome.attempts,
-                        queue: Duration::from_millis(outcome.queue_ms),
-                        ttft: Duration::from_millis(outcome.ttft_ms),
-                        total: Duration::from_millis(outcome.total_ms),
-                        prompt_tokens: outcome.prompt_tokens,
-                        cached_tokens: outcome.cached_tokens,
-                        output_tokens: outcome.output_tokens,
-                    })
-                };
-                Ok(Inputs::Complete(self.outcomes.iter().map(outcome).collect::<Result<_, _>>()?))
-            }
+            Hook::Complete => Ok(Inputs::Complete(self.outcomes(fleet)?)),
+            Hook::Outcome => Ok(Inputs::Outcome(self.outcomes(fleet)?)),
             Hook::Tick => Ok(Inputs::Tick),
         }
+    }
+
+    fn outcomes(&self, fleet: &FleetView) -> Result<Vec<Outcome>, CaseInputError> {
+        self.outcomes.iter().map(|outcome| outcome.outcome(fleet)).collect()
+    }
+
+    /// Returns the facts of the request, with the lanes that earlier policies leave.
+    fn facts_in(&self, fleet: &FleetView, facts_of: &FactsOf) -> Result<Facts, CaseInputError> {
+        let facts = self.facts(facts_of)?;
+        let Some(left) = &self.lanes_left else { return Ok(facts) };
+        let mut left: Vec<LaneId> =
+            left.iter().map(|lane| lane_of(lane, fleet)).collect::<Result<_, _>>()?;
+        left.sort_unstable();
+        Ok(Facts { lanes_left: Some(left.into()), ..facts })
     }
 
     /// Calls the hook; again, on another instance, if the call times out.
@@ -170,6 +265,11 @@ impl Case {
                 }
                 Inputs::Complete(outcomes) => {
                     let called = version.observe(fleet, self.now_ms, outcomes, &mut trace);
+                    (called.map(|()| (Expect::default(), Value::Null)), Vec::new())
+                }
+                Inputs::Outcome(outcomes) => {
+                    let outcomes = with_own_notes(outcomes, version.reference());
+                    let called = version.learn(fleet, self.now_ms, &outcomes, &mut trace);
                     (called.map(|()| (Expect::default(), Value::Null)), Vec::new())
                 }
                 Inputs::Tick => {
@@ -210,12 +310,21 @@ impl Case {
     }
 }
 
+/// Returns the outcomes with notes of this policy.
+fn with_own_notes(outcomes: &[Outcome], policy: &PolicyRef) -> Vec<Outcome> {
+    let mut own = outcomes.to_vec();
+    let notes = own.iter_mut().flat_map(|outcome| &mut outcome.notes);
+    notes.for_each(|(by, _)| policy.clone_into(by));
+    own
+}
+
 fn exports(version: &Version, hook: Hook) -> bool {
     let hooks = version.artifact().hooks();
     match hook {
         Hook::Request => true,
         Hook::Failure => hooks.on_failure,
         Hook::Complete => hooks.on_complete,
+        Hook::Outcome => hooks.on_outcome,
         Hook::Tick => hooks.on_tick,
     }
 }

@@ -265,6 +265,36 @@ pub(super) fn outcome(outcome: &domain::Outcome) -> types::Outcome {
     }
 }
 
+/// Converts the outcome with the attempts, and with the notes that the policy `name` gave.
+pub(super) fn finished(ended: &domain::Outcome, name: &str) -> types::Finished {
+    let attempt = |attempt: &domain::Attempt| types::Attempt {
+        lane: attempt.lane.0,
+        ended: try_result(attempt.result),
+        status: attempt.status,
+        queue_ms: ms(attempt.queue),
+        took_ms: ms(attempt.took),
+    };
+    let notes = ended.notes.iter().filter(|(policy, _)| *policy.name == *name);
+    types::Finished {
+        outcome: outcome(ended),
+        attempts: ended.attempts.iter().map(attempt).collect(),
+        notes: notes.map(|(_, note)| wit_note(note)).collect(),
+    }
+}
+
+fn wit_note(note: &domain::Note) -> types::Note {
+    let value = match &note.value {
+        domain::Scalar::Flag(flag) => types::Scalar::Flag(*flag),
+        domain::Scalar::Int(int) => types::Scalar::Int(*int),
+        domain::Scalar::Text(text) => types::Scalar::Text(text.clone()),
+    };
+    types::Note { key: note.key.clone(), value }
+}
+
+pub(super) fn text_match(found: domain::TextMatch) -> types::TextMatch {
+    types::TextMatch { pattern: found.pattern, message: found.message, offset: found.offset }
+}
+
 pub(super) fn try_result(result: domain::AttemptResult) -> types::TryResult {
     match result {
         domain::AttemptResult::Ok => types::TryResult::Ok,

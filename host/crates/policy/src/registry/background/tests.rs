@@ -44,6 +44,8 @@ fn outcome(number: u64) -> Outcome {
         prompt_tokens: 0,
         cached_tokens: 0,
         output_tokens: 0,
+        attempts: Vec::new(),
+        notes: Vec::new(),
     }
 }
 

@@ -124,12 +124,12 @@ fn imports_and_exports_must_be_those_of_the_contract() {
     let newer_import = with(r#"(import "pointsman:policy/request@0.1.9" (instance))"#);
     assert_rejected("newer import", &newer_import, "contract_mismatch", |error| {
         matches!(error, ComponentError::NewerVersion { name, served, .. }
-            if name == "pointsman:policy/request@0.1.9" && served == "0.1.2")
+            if name == "pointsman:policy/request@0.1.9" && served == "0.1.3")
     });
     let older_import = with(r#"(import "pointsman:policy/request@0.0.9" (instance))"#);
     assert_rejected("older import", &older_import, "contract_mismatch", |error| {
         matches!(error, ComponentError::UnservedVersion { name, served, .. }
-            if name == "pointsman:policy/request@0.0.9" && served == "0.1.2")
+            if name == "pointsman:policy/request@0.0.9" && served == "0.1.3")
     });
     let newer_export = wat::parse_str(newer_export).unwrap();
     assert_rejected("newer export", &newer_export, "contract_mismatch", |error| {

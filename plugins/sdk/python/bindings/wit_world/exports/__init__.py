@@ -55,6 +55,13 @@ class OnComplete(Protocol):
         raise NotImplementedError
 
 
+class OnOutcome(Protocol):
+
+    @abstractmethod
+    def learn(self, now_ms: int, done: List[types.Finished]) -> None:
+        raise NotImplementedError
+
+
 class OnTick(Protocol):
 
     @abstractmethod

@@ -44,3 +44,9 @@ def with_label(key: str, value: str) -> List[int]:
     Lanes with this label, ordered by lane id.
     """
     raise NotImplementedError
+def lanes_left() -> List[int]:
+    """
+    The candidates that the filters of earlier policies leave, ordered by lane id. In
+    `on-failure`, those that all filters have left. Since 0.1.3.
+    """
+    raise NotImplementedError

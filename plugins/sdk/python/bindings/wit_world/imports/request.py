@@ -103,3 +103,18 @@ def allowance() -> types.Allowance:
     counted. Since 0.1.2.
     """
     raise NotImplementedError
+def deadline_ms() -> Optional[int]:
+    """
+    Milliseconds until the host gives up on the request, at the start of this call;
+    none if that is not known, as in a replay of a record without it. Since 0.1.3.
+    """
+    raise NotImplementedError
+def find_any(patterns: List[str], ignore_case: bool) -> List[types.TextMatch]:
+    """
+    Searches the text of all messages for several patterns in one pass, and returns
+    where each of those that occur occurs first, in the order of the patterns. The host
+    searches, so no text is copied into the guest. `ignore-case` folds ASCII letters
+    only. At most 256 patterns with 8 KiB together: more is a trap, as in `contains`.
+    Since 0.1.3.
+    """
+    raise NotImplementedError

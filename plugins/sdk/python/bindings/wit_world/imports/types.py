@@ -89,6 +89,15 @@ Result of reading a JSON field.
 
 
 @dataclass
+class TextMatch:
+    """
+    The first occurrence of a pattern. Since 0.1.3.
+    """
+    pattern: int
+    message: int
+    offset: int
+
+@dataclass
 class Remaining:
     """
     What is left of one limit of a key, its groups or its tenant. Since 0.1.2.
@@ -505,6 +514,26 @@ class Outcome:
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+
+@dataclass
+class Attempt:
+    """
+    One attempt of a finished request. Since 0.1.3.
+    """
+    lane: int
+    ended: TryResult
+    status: int
+    queue_ms: int
+    took_ms: int
+
+@dataclass
+class Finished:
+    """
+    A finished request, with what `outcome` does not say. Since 0.1.3.
+    """
+    outcome: Outcome
+    attempts: List[Attempt]
+    notes: List[Note]
 
 class Wish(Enum):
     """
