@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use pointsman_tests::client::{Response, send};
 use pointsman_tests::host::{Host, program, root};
+use pointsman_tests::wait_until;
 use pointsman_xtask::setup::GUEST_WHEELS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -147,7 +148,14 @@ fn example_decides_identically_in_all_languages() {
                 "{language}"
             );
         }
-        assert_eq!(host.metric("pointsman_policy_calls_total", "result=\"ok\""), 5.0, "{language}");
+        // One request went to the code lane by rule, which failed it.
+        let counter = || host.metric("pointsman_policy_counter_total", "name=\"rule-failed\"");
+        wait_until("the policy has learned", || counter() == 1.0);
+        let calls = |hook: &str| {
+            let labels = format!("hook=\"{hook}\",result=\"ok\"");
+            host.metric("pointsman_policy_calls_total", &labels)
+        };
+        assert_eq!((calls("on-request"), calls("on-failure")), (5.0, 0.0), "{language}");
         assert_eq!(host.metric("pointsman_policy_faults_total", ""), 0.0, "{language}");
         host.assert_no_request_lost();
     }

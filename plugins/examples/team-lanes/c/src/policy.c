@@ -119,9 +119,31 @@ static bool advise(const pm_context *context, pm_advice *advice, pm_error *error
   return true;
 }
 
+// Whether the note `rule` names one of the rules.
+static bool is_by_rule(const pm_finished *one) {
+  for (size_t at = 0; at < one->notes.len; at++) {
+    const pointsman_policy_types_note_t *note = &one->notes.ptr[at];
+    if (pm_equal(note->key, pm_literal("rule"))) {
+      return !pm_equal(note->value.val.text, pm_literal("blend"));
+    }
+  }
+  return false;
+}
+
+// Counts the requests whose lane by rule failed.
+static void learn(uint64_t now_ms, const pm_finished *done, size_t count) {
+  (void)now_ms;
+  for (const pm_finished *one = done; one < done + count; one++) {
+    bool failed = one->attempts.len > 0 &&
+                  one->attempts.ptr[0].ended != POINTSMAN_POLICY_TYPES_TRY_RESULT_OK;
+    if (failed && is_by_rule(one)) pm_metric_add("rule-failed", 1);
+  }
+}
+
 const pm_policy pm_self = {
     .name = "team-lanes",
     .version = "0.1.0",
     .configure = configure,
     .advise = advise,
+    .learn = learn,
 };

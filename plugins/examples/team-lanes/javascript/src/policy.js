@@ -35,6 +35,16 @@ class TeamLanes {
     return advice;
   }
 
+  /** Counts the requests whose lane by rule failed. */
+  learn(_nowMs, done, host) {
+    const failed = done.filter(
+      ({ attempts, notes }) =>
+        attempts[0]?.ended !== "ok" &&
+        notes.some(({ key, value }) => key === "rule" && value.val !== "blend"),
+    );
+    if (failed.length > 0) host.metrics.add("rule-failed", failed.length);
+  }
+
   /** Returns the first rule whose lane is available, and the unavailable lanes of earlier rules. */
   #choose(call, candidates) {
     const unavailable = [];

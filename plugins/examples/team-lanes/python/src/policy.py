@@ -6,8 +6,8 @@ All other requests go to the lane with the earliest start.
 import re
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
-from pointsman import Advice, Call, Config, Lanes, Policy, blend, only
-from pointsman.types import LaneState, Level, Switching
+from pointsman import Advice, Call, Config, Host, Lanes, Policy, blend, only
+from pointsman.types import Finished, LaneState, Level, Switching, TryResult
 
 # An integer of at most nine digits.
 INTEGER = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
@@ -50,6 +50,14 @@ class TeamLanes:
                 # Requests of low priority should not delay those of other lanes by a switch.
                 advice.with_switching(Switching.WHEN_IDLE)
         return advice
+
+    def learn(self, _now_ms: int, done: List[Finished], host: Host) -> None:
+        """Count the requests whose lane by rule failed."""
+        for one in done:
+            notes = {note.key: note.value.value for note in one.notes}
+            failed = bool(one.attempts) and one.attempts[0].ended != TryResult.OK
+            if failed and notes.get("rule", "blend") != "blend":
+                host.metrics.add("rule-failed", 1)
 
     def choose(
         self, call: Call, candidates: List[int]

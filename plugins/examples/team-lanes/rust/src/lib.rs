@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pointsman_sdk::{
-    Advice, Call, LaneAdvice, LaneId, LaneState, Level, Metric, MetricWeight, Note, OnTimeout,
-    Policy, PolicyError, QueueAdvice, Scalar, Switching,
+    Advice, Background, Call, Finished, LaneAdvice, LaneId, LaneState, Learn, Level, Metric,
+    MetricWeight, Note, OnTimeout, Policy, PolicyError, QueueAdvice, Scalar, Switching, TryResult,
 };
 
 use crate::config::Config;
@@ -70,6 +70,23 @@ impl Policy for TeamLanes {
             }
         }
         Ok(advice)
+    }
+}
+
+impl Learn for TeamLanes {
+    /// Counts the requests whose lane by rule failed.
+    fn learn(&self, background: &Background<'_>, done: &[Finished]) {
+        let is_by_rule = |note: &Note| {
+            note.key == "rule" && !matches!(&note.value, Scalar::Text(rule) if rule == "blend")
+        };
+        let failed = |one: &&Finished| {
+            one.attempts.first().is_some_and(|first| first.ended != TryResult::Ok)
+                && one.notes.iter().any(is_by_rule)
+        };
+        let count = done.iter().filter(failed).count();
+        if count > 0 {
+            background.metrics.add("rule-failed", count as u64);
+        }
     }
 }
 
@@ -150,7 +167,7 @@ fn parse_integer(text: &str) -> Option<i32> {
     is_valid.then(|| text.parse().ok()).flatten()
 }
 
-pointsman_sdk::export_policy!(TeamLanes);
+pointsman_sdk::export_policy!(TeamLanes, on_outcome);
 
 #[cfg(test)]
 mod tests;

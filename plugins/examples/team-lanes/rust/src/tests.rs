@@ -1,5 +1,5 @@
-use pointsman_sdk::testing::{FakeFleet, FakeRequest, advise};
-use pointsman_sdk::{Advice, LaneAdvice, Policy as _, PolicyError, Scalar};
+use pointsman_sdk::testing::{FakeFleet, FakeHost, FakeRequest, advise, finished, outcome};
+use pointsman_sdk::{Advice, LaneAdvice, Policy as _, PolicyError, Scalar, TryResult};
 
 use super::TeamLanes;
 
@@ -74,5 +74,22 @@ fn invalid_configuration_names_the_key() {
             matches!(&error, PolicyError::InvalidConfig(text) if text.starts_with(message)),
             "{config}: {error:?}"
         );
+    }
+}
+
+#[test]
+fn requests_whose_lane_by_rule_failed_are_counted() {
+    let policy = TeamLanes::configure(CONFIG).unwrap();
+    let host = FakeHost::new(FakeFleet::new(&["alpha", "beta", "gamma"]));
+    for (text, ended, count) in [
+        ("hello", TryResult::ServerError, 0),
+        ("```x```", TryResult::Ok, 0),
+        ("```x```", TryResult::ServerError, 1),
+    ] {
+        let advice = host.advise(&policy, &chat(text)).unwrap();
+        let mut outcome = outcome(0);
+        outcome.ended = ended;
+        host.learn(&policy, &[finished(outcome, &advice)]);
+        assert_eq!(host.counter("rule-failed"), count, "{text}: {ended:?}");
     }
 }
