@@ -109,6 +109,7 @@ fn from_record(
         "fleet": { "lanes": lanes },
         "expect": {},
     });
+    add_results(&mut case, recorded, reads);
     let state = state(reads, warnings);
     if !state.is_empty() {
         case["state"] = Value::Object(state);
@@ -120,6 +121,24 @@ fn from_record(
         );
     }
     case
+}
+
+/// Sets what only the results of host calls tell.
+fn add_results(case: &mut Value, recorded: &RecordedDecision, reads: &[Read]) {
+    for read in reads.iter().filter(|read| !read.gave.is_null()) {
+        match read.call.as_str() {
+            "request.deadline-ms" => case["request"]["facts"]["deadline-ms"] = read.gave.clone(),
+            "fleet.lanes-left" => {
+                let is_left = |info: &&LaneInfo| {
+                    let left = read.gave.as_array();
+                    left.is_some_and(|left| left.contains(&json!(info.id)))
+                };
+                let left = recorded.topology.lanes.iter().filter(is_left);
+                case["lanes-left"] = left.map(|info| info.name.as_str()).collect();
+            }
+            _ => {}
+        }
+    }
 }
 
 fn config(recorded: &RecordedDecision, policy: &str) -> Value {
