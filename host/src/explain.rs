@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pointsman_files::read_regular_text;
 use pointsman_record::Explanation;
 
 pub(crate) use self::text::{explanation, host_calls, section, value_lines};
@@ -66,15 +67,14 @@ fn show(explained: &Explanation, as_json: bool) -> Result<()> {
 }
 
 fn read_body(file: &Path) -> Result<String> {
+    if file != Path::new("-") {
+        return Ok(read_regular_text(file, MAX_BODY)?);
+    }
     let mut body = String::new();
-    let failed = || format!("failed to read {}", file.display());
-    let input: Box<dyn std::io::Read> = match file == Path::new("-") {
-        true => Box::new(std::io::stdin()),
-        false => Box::new(std::fs::File::open(file).with_context(failed)?),
-    };
-    input.take(MAX_BODY + 1).read_to_string(&mut body).with_context(failed)?;
+    let mut input = std::io::stdin().take(MAX_BODY + 1);
+    input.read_to_string(&mut body).context("failed to read standard input")?;
     if body.len() as u64 > MAX_BODY {
-        bail!("{} exceeds {} MiB", file.display(), MAX_BODY >> 20);
+        bail!("standard input exceeds {} MiB", MAX_BODY >> 20);
     }
     Ok(body)
 }

@@ -123,7 +123,7 @@ const VLLM: &[Row] = &[
         "triton",
         "RuntimeError: PassManager::run failed",
         "triton_unsupported",
-        &["gfx906", "llama.cpp"],
+        &["build of vLLM and Triton", "llama.cpp"],
     ),
     (
         "mllama",

@@ -331,7 +331,7 @@ fn previews_need_a_known_key_and_endpoint_and_show_errors_of_the_request() {
     let file = host.dir.path().join("request.json");
     fs::write(&file, "{\"model\": \"a\", \"prompt\": 7}").unwrap();
     let file = file.to_str().unwrap();
-    let (code, _, errors) = run(&host, &["decide", file, "--key-id", "nobody-has-it"]);
+    let (code, _, errors) = run(&host, &["decide", file, "--key-id", "none"]);
     assert!(code == 1 && errors.ends_with("[key_not_found]\n"), "{errors}");
     let (code, _, errors) = run(&host, &["decide", file, "--endpoint", "/v1/nothing"]);
     assert!(code == 1 && errors.ends_with("[invalid_request]\n"), "{errors}");

@@ -42,12 +42,11 @@ fn node(system: &System, check: &'static str, path: &str) -> Finding {
         user.uid,
         gids.join(", ")
     );
+    let name = system.variable("USER").unwrap_or("USER");
     let fix = match system.is_container() {
         // Names of groups differ between the host and the container.
         true => format!("start the container with `--group-add {gid}` (compose: `group_add`)"),
-        false => {
-            format!("run `sudo usermod -aG render,video USER` (group {group}), and log in again")
-        }
+        false => format!("run `sudo usermod -aG render,video {name}`, and log in again"),
     };
     Finding::problem(check, fact, fix)
 }

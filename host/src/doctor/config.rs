@@ -24,7 +24,8 @@ pub(super) fn validity(system: &System, file: &Path, config: &Config) -> Vec<Fin
         Err(error) => vec![invalid(format!("{error:#}"))],
     };
     let warnings = check::warnings(config, &system.machine);
-    findings.extend(warnings.into_iter().map(|warning| Finding::warning(CHECK, warning, "")));
+    let fix = "change the configuration, unless it is intended";
+    findings.extend(warnings.into_iter().map(|warning| Finding::warning(CHECK, warning, fix)));
     if findings.is_empty() {
         let (lanes, policies) = (config.fleet.lanes.len(), config.policies.chain.policies.len());
         let fact = format!("{}: {lanes} lanes, {policies} policies", file.display());

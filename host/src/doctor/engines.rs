@@ -87,7 +87,7 @@ fn program(lane: &LaneSpec) -> Option<Program> {
     let name = Path::new(words.first()?).file_name()?.to_str()?;
     let is_engine = name.contains("llama") || name.contains("vllm") || name.contains("engine");
     let is_python = name.starts_with("python") && words.len() > 1;
-    (is_engine || is_python).then(|| Program { words, env: command.env })
+    (is_engine || is_python).then_some(Program { words, env: command.env })
 }
 
 async fn version(Program { words, env }: &Program) -> Finding {

@@ -168,6 +168,8 @@ impl System {
         let uid = *ids("Uid")?.get(1)?;
         let mut gids = ids("Groups").unwrap_or_default();
         gids.extend(ids("Gid")?.get(1));
+        gids.sort_unstable();
+        gids.dedup();
         let capabilities = self.field("proc/self/status", "CapEff").unwrap_or_default();
         let capabilities = u64::from_str_radix(&capabilities, 16).unwrap_or(0);
         Some(User { uid, gids, overrides_modes: capabilities & DAC_OVERRIDE != 0 })

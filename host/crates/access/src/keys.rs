@@ -313,8 +313,8 @@ impl Keys {
         identities.any(|identity| identity.tenant.as_deref() == Some(tenant))
     }
 
-    /// Returns the identity of the key with this name, which is never a part of the secret; `None` if
-    /// there is no such key. That of requests without any credential has a name as well.
+    /// Returns the identity of the key with this name, which is never a part of the secret; `None`
+    /// if there is no such key. That of requests without any credential has a name as well.
     ///
     /// # Errors
     /// If the key has expired.

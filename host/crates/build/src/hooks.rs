@@ -12,12 +12,15 @@ use crate::manifest::MAX_MANIFEST_BYTES;
 
 /// An optional hook of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) enum Hook {
-    OnFailure,
-    OnComplete,
-    OnOutcome,
-    OnTick,
+    #[serde(rename = "on-failure")]
+    Failure,
+    #[serde(rename = "on-complete")]
+    Complete,
+    #[serde(rename = "on-outcome")]
+    Outcome,
+    #[serde(rename = "on-tick")]
+    Tick,
 }
 
 /// A world of the contract, as a manifest names it.
@@ -39,10 +42,10 @@ impl Hook {
     /// Returns the name of the interface.
     fn interface(self) -> &'static str {
         match self {
-            Self::OnFailure => "on-failure",
-            Self::OnComplete => "on-complete",
-            Self::OnOutcome => "on-outcome",
-            Self::OnTick => "on-tick",
+            Self::Failure => "on-failure",
+            Self::Complete => "on-complete",
+            Self::Outcome => "on-outcome",
+            Self::Tick => "on-tick",
         }
     }
 }
@@ -51,7 +54,7 @@ impl From<World> for Hooks {
     fn from(world: World) -> Self {
         match world {
             World::Policy => Self::default(),
-            World::FullPolicy => Self(vec![Hook::OnFailure, Hook::OnComplete, Hook::OnTick]),
+            World::FullPolicy => Self(vec![Hook::Failure, Hook::Complete, Hook::Tick]),
         }
     }
 }
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn exports_have_the_names_of_each_language() {
-        let hooks: Hooks = [Hook::OnOutcome, Hook::OnTick, Hook::OnOutcome].into_iter().collect();
+        let hooks: Hooks = [Hook::Outcome, Hook::Tick, Hook::Outcome].into_iter().collect();
         assert_eq!(hooks.exports(camel_case), "lifecycle, onRequest, onOutcome, onTick");
         assert_eq!(hooks.exports(pascal_case), "Lifecycle, OnRequest, OnOutcome, OnTick");
         assert_eq!(hooks.macros().collect::<Vec<_>>(), ["PM_ON_OUTCOME", "PM_ON_TICK"]);

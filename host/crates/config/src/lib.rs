@@ -241,11 +241,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let server = read_server(server, listeners, folder);
     let log = log::read(&root.section("log"), folder);
     let telemetry = telemetry::read(&root.section("telemetry"));
-    let keys = root
-        .sections("keys")
-        .into_iter()
-        .filter_map(|section| keys::read(section, folder))
-        .collect();
+    let keys = root.sections("keys").into_iter();
+    let keys = keys.filter_map(|section| keys::read(section, folder)).collect();
     let access = root.section("access");
     let tokens = tokens::read(&access, folder);
     let access = access::read(&access, folder);
@@ -277,7 +274,6 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     }
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
-    let machine = PathBuf::from("/");
     let fleet = FleetSpec {
         lanes: specs,
         groups,
@@ -286,7 +282,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         conversations,
         keeper,
         secret_variables: telemetry::with_secret_variable(root.secret_variables()),
-        machine,
+        machine: PathBuf::from("/"),
     };
     Some(Config {
         server: server?,

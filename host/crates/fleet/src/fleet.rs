@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{Actor, LaneFactory, Statuses, SupervisorTasks};
+use crate::actor::{Actor, LaneFactory, LaneHandle, Statuses, SupervisorTasks};
 use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
 use crate::handover::PausedFleet;
@@ -89,21 +89,10 @@ impl Fleet {
         let (view_sender, view) = watch::channel(Arc::new(first));
         let (mailbox, messages) = unbounded_channel();
         let started = Instant::now();
-        let stop = CancellationToken::new();
         let supervisors = SupervisorTasks::default();
-        let conversations =
-            Conversations::open(spec.conversations, state_dir.dir(), metrics.conversations.clone());
-        let logs = EngineLogs::default();
         let (statuses_sender, statuses) = watch::channel(Statuses::default());
-        let shared = Shared {
-            conversations: conversations.clone(),
-            logs: logs.clone(),
-            metrics: Arc::clone(metrics),
-            stop: stop.clone(),
-            state_dir: state_dir.clone(),
-            secret_variables: spec.secret_variables.as_slice().into(),
-            page_cache: PageCache::default(),
-        };
+        let shared = shared(spec, metrics, state_dir);
+        let Shared { conversations, logs, stop, state_dir, .. } = shared.clone();
         spawn_housekeeping(&supervisors, &shared);
         let machine = Arc::new(Machine::new(&spec.machine));
         metrics.measurements.configure(spec);
@@ -116,18 +105,9 @@ impl Fleet {
             supervisors: supervisors.clone(),
             epochs: 0,
         };
-        let mut lanes = Vec::new();
-        for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
-            let handle = factory.start(info.id, lane, spec);
-            if state_dir.has_adoptable(&lane.name) {
-                // It is loaded, or loading: its supervisor takes it over.
-                handle.adopt();
-                dispatcher.adopt(info.id);
-            }
-            lanes.push(handle);
-        }
-        let (prefixes, history) =
-            (Arc::new(PrefixIndex::new(spec.lanes.len())), LaneHistory::default());
+        let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
+        let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
+        let history = LaneHistory::default();
         let actor = Actor {
             dispatcher,
             prefixes: Arc::clone(&prefixes),
@@ -146,12 +126,10 @@ impl Fleet {
             history: history.clone(),
         };
         actor.publish_statuses();
-        let mut actors = JoinSet::new();
-        actors.spawn(actor.run(messages));
         let tasks = FleetTasks {
             mailbox: mailbox.clone(),
             supervisors,
-            _actor: actors,
+            _actor: JoinSet::from_iter([actor.run(messages)]),
             stop,
             state_dir,
             conversations: conversations.clone(),
@@ -355,6 +333,20 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// Returns what all lanes share.
+fn shared(spec: &FleetSpec, metrics: &Arc<FleetMetrics>, state_dir: StateDir) -> Shared {
+    let dir = state_dir.dir();
+    Shared {
+        conversations: Conversations::open(spec.conversations, dir, metrics.conversations.clone()),
+        logs: EngineLogs::default(),
+        metrics: Arc::clone(metrics),
+        stop: CancellationToken::new(),
+        state_dir: state_dir.clone(),
+        secret_variables: spec.secret_variables.as_slice().into(),
+        page_cache: PageCache::default(),
+    }
+}
+
 /// Spawns the tasks that belong to no lane.
 fn spawn_housekeeping(tasks: &SupervisorTasks, shared: &Shared) {
     let (stop, state_dir) = (shared.stop.clone(), shared.state_dir.clone());
@@ -390,6 +382,26 @@ fn spawn_sampler(
     tasks.spawn(async move {
         stop.run_until_cancelled(sample).await;
     });
+}
+
+/// Starts the supervisors of all lanes. Those with an engine of the last host take it over.
+fn start_lanes(
+    factory: &mut LaneFactory,
+    dispatcher: &mut Dispatcher,
+    topology: &Topology,
+    spec: &FleetSpec,
+) -> Vec<LaneHandle> {
+    let mut lanes = Vec::new();
+    for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
+        let handle = factory.start(info.id, lane, spec);
+        if factory.shared.state_dir.has_adoptable(&lane.name) {
+            // It is loaded, or loading.
+            handle.adopt();
+            dispatcher.adopt(info.id);
+        }
+        lanes.push(handle);
+    }
+    lanes
 }
 
 fn dispatcher(spec: &FleetSpec) -> Dispatcher {

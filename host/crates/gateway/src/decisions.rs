@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 pub(crate) use self::ended::{DecisionDetail, EndedFailure, EndedRequest};
 
 /// Maximum bytes of all requests that are kept, approximately.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_KEPT_BYTES: usize = 16 << 20;
 /// Maximum bytes of what a decision was based on; of larger ones, only the end is kept.
 const MAX_DETAIL: usize = 1 << 20;
 /// Requests that a receiver may be behind before it misses some.
@@ -143,7 +143,7 @@ impl Ring {
     /// Removes the oldest requests until the rest fits, and returns them.
     fn shrink(&mut self, max: usize) -> Vec<Arc<EndedRequest>> {
         let mut removed = Vec::new();
-        while self.requests.len() > max || self.bytes > MAX_BYTES {
+        while self.requests.len() > max || self.bytes > MAX_KEPT_BYTES {
             let Some(oldest) = self.requests.pop_front() else { break };
             self.bytes -= oldest.weight();
             removed.push(oldest);

@@ -122,7 +122,8 @@ impl Recording {
     }
 
     /// Hands the record to the recorder after the request has ended, and returns it for the recent
-    /// decisions. The outcome is `None` without an attempt: there is no lane that it could be about.
+    /// decisions. The outcome is `None` without an attempt: there is no lane that it could be
+    /// about.
     pub(crate) fn finish<'a>(
         mut self,
         result: RequestResult,

@@ -136,6 +136,29 @@ pub(crate) struct TestGateway {
     _engines: JoinSet<()>,
 }
 
+/// Returns the settings of a gateway for tests.
+fn settings() -> Settings {
+    Settings {
+        connections: ConnectionSettings::default(),
+        max_body: 1 << 20,
+        body_timeout: Duration::from_secs(30),
+        body_memory: 8 << 20,
+        spool: crate::settings::SpoolSettings::default(),
+        plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
+        guards: Arc::default(),
+        deadline: Duration::from_secs(30),
+        keep_alive: Duration::ZERO,
+        response_model: ResponseModel::Asked,
+        idempotency: IdempotencySettings::default(),
+        responses: ResponseLimits::default(),
+        console: crate::ConsoleSettings::default(),
+        traces: None,
+        nonce: 0,
+        decisions: 100,
+        started_at: 0,
+    }
+}
+
 impl TestGateway {
     pub(crate) async fn new(advisor: impl Advisor + 'static) -> Self {
         Self::with(advisor, |_| ()).await
@@ -189,25 +212,7 @@ impl TestGateway {
         fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
         let advisor: Box<dyn Advisor> = Box::new(advisor);
         let mut parts = GatewayParts {
-            settings: Settings {
-                connections: ConnectionSettings::default(),
-                max_body: 1 << 20,
-                body_timeout: Duration::from_secs(30),
-                body_memory: 8 << 20,
-                spool: crate::settings::SpoolSettings::default(),
-                plan: PlanLimits { max_wait: Duration::from_secs(30), max_steps: MAX_ATTEMPTS },
-                guards: Arc::default(),
-                deadline: Duration::from_secs(30),
-                keep_alive: Duration::ZERO,
-                response_model: ResponseModel::Asked,
-                idempotency: IdempotencySettings::default(),
-                responses: ResponseLimits::default(),
-                console: crate::ConsoleSettings::default(),
-                traces: None,
-                nonce: 0,
-                decisions: 100,
-                started_at: 0,
-            },
+            settings: settings(),
             keys: Keys::default(),
             accounts: Arc::default(),
             usage: Arc::default(),

@@ -295,7 +295,8 @@ impl Version {
         self.shared.captured_log().map(CapturedLog::lines).unwrap_or_default()
     }
 
-    /// Returns the log lines so far as text, for traces; none if they go to the log of this process.
+    /// Returns the log lines so far as text, for traces; none if they go to the log of this
+    /// process.
     pub(crate) fn log_lines(&self) -> Vec<String> {
         let lines = self.captured_log();
         lines.into_iter().map(|line| format!("{:<5} {}", line.level, line.message)).collect()

@@ -1,7 +1,9 @@
 mod invariants;
 
 use super::*;
-use crate::advice::{FallbackStep, OnTimeout, Rejection, Switching, Trigger, Triggers};
+use crate::advice::{
+    FallbackStep, Note, OnTimeout, Rejection, Scalar, Switching, Trigger, Triggers,
+};
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
 use crate::merge::PolicyRef;
 use crate::plan::{Plan, Step};
@@ -94,7 +96,12 @@ fn subject() -> OutcomeSubject {
         model: "m".into(),
         topology: 1,
         prompt_tokens: 7,
+        notes: vec![(decider(), note())],
     }
+}
+
+fn note() -> Note {
+    Note { key: "session".to_owned(), value: Scalar::Int(7) }
 }
 
 /// Returns the lane of the next attempt.
@@ -153,6 +160,8 @@ fn outcome_of_a_fallback_has_times_and_tokens_of_all_attempts() {
     let (result, last) = (RequestResult::FellBack, AttemptResult::Ok);
     assert_eq!(end(effects), End { result, last, answer: None });
     let outcome = flow.outcome(subject()).unwrap();
+    assert_eq!(outcome.attempts, flow.attempts().copied().collect::<Vec<_>>());
+    assert_eq!(outcome.notes, [(decider(), note())]);
     assert_eq!((outcome.lane, outcome.tries, outcome.ended), (LaneId(1), 2, AttemptResult::Ok));
     assert_eq!((outcome.queue, outcome.ttft, outcome.total), (ms(15), ms(40), ms(60)));
     let tokens = (outcome.prompt_tokens, outcome.cached_tokens, outcome.output_tokens);

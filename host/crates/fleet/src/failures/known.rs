@@ -194,7 +194,8 @@ kinds! {
         "a part of the engine's software is missing",
         "install the engine completely, for this GPU (ROCm or CUDA), and check `program` and the \
          Python environment",
-        ["error while loading shared libraries", "cannot open shared object file"], ["modulenotfounderror", "no module named"];
+        ["error while loading shared libraries", "cannot open shared object file"],
+        ["modulenotfounderror", "no module named"];
     "file_missing":
         "a file is missing",
         "check the paths in the configuration of the lane",

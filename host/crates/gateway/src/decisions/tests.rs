@@ -48,7 +48,7 @@ fn list_is_bounded_by_number_and_bytes_and_read_in_pages() {
     (0..40).for_each(|_| decisions.push(ended("large", 1 << 20)));
     let kept = decisions.list(1000, None);
     let bytes: usize = kept.iter().map(|request| request.weight()).sum();
-    assert!(kept.len() >= 15 && bytes <= MAX_BYTES, "{}", kept.len());
+    assert!(kept.len() >= 15 && bytes <= MAX_KEPT_BYTES, "{}", kept.len());
 }
 
 #[tokio::test]

@@ -113,10 +113,19 @@ impl Redaction<'_> {
     }
 
     fn consulted(&self, call: &mut PolicyCall) {
-        let PolicyCall { policy: _, hook: _, took: _, reads, advice, note, dropped, fleet: _, log } =
-            call;
+        let PolicyCall {
+            policy: _,
+            hook: _,
+            took: _,
+            reads,
+            advice,
+            note,
+            dropped,
+            fleet: _,
+            log: lines,
+        } = call;
         // Not part of records.
-        log.clear();
+        lines.clear();
         reads.iter_mut().for_each(|read| self.read(read));
         if let Some(advice) = advice {
             self.advice(advice);

@@ -204,6 +204,8 @@ pub(crate) fn full() -> DecisionRecord {
             prompt_tokens: 14,
             cached_tokens: 0,
             output_tokens: 96,
+            attempts: Vec::new(),
+            notes: Vec::new(),
         }),
         request: Some(RequestRecord {
             headers: vec![("x-class".to_owned(), "interactive".to_owned())],

@@ -54,8 +54,8 @@ impl Learn for KitchenSink {
     fn learn(&self, background: &Background<'_>, done: &[Finished]) {
         for Finished { attempts, notes, .. } in done {
             let failed = attempts.iter().filter(|attempt| attempt.ended != TryResult::Ok).count();
-            let key = format!("{}: {failed} failed", notes[0].value);
-            background.metrics.add(&key, 1);
+            let crate::Scalar::Text(note) = &notes[0].value else { continue };
+            background.metrics.add(&format!("{note}: {failed} failed"), 1);
         }
     }
 }

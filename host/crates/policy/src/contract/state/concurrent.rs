@@ -92,8 +92,8 @@ impl Default for Concurrent {
 }
 
 impl Concurrent {
-    /// Returns an independent state with the same entries. Values are shared until they are written.
-    /// Iteration neither counts as a use of an entry nor delays its expiry.
+    /// Returns an independent state with the same entries. Values are shared until they are
+    /// written. Iteration neither counts as a use of an entry nor delays its expiry.
     pub(super) fn copy(&self) -> Self {
         let (copy, now) = (Self::default(), now_ms());
         for (key, entry) in &self.entries {
