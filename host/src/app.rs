@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures_util::future::{join, join_all, join3};
+use futures_util::future::{join_all, join3};
 use parking_lot::Mutex;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
@@ -237,10 +237,12 @@ async fn run(
     }
     let backend: Arc<dyn PolicyAdmin> = Arc::new(backend);
     operators.offer_console(&gateway, &backend);
+    let watched = fleet.clone();
     server.spawn(async move {
         let operators = operators.serve(&gateway, backend);
         let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
-        let background = join(memory::trim_after_peaks(), tokens.refresh());
+        let watchdog = service_manager::feed_watchdog(&watched);
+        let background = join3(memory::trim_after_peaks(), tokens.refresh(), watchdog);
         tokio::select! { _ = serve => {}, _ = background => {} }
     });
     listeners::announce(&addresses, source.begun, options.port_file.as_deref())?;
@@ -294,6 +296,7 @@ impl Step<'_> {
     ) -> Result<Option<T>> {
         tokio::select! {
             done = self.early.serve_while(self.listeners, work) => done.map(Some),
+            () = service_manager::extend_start() => Ok(None),
             signal = self.signals.stop() => {
                 tracing::info!(event = "start_aborted", signal, "stopped while {name}");
                 Ok(None)

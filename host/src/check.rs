@@ -35,7 +35,9 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
     let chain = chains::to_check(&config)?;
-    let failures = load_policies(&check.config, &config, &chain);
+    let hide = |text| config.variables.iter().fold(text, |text, found| found.hide_in(text));
+    let failures: Vec<String> =
+        load_policies(&check.config, &config, &chain).into_iter().map(hide).collect();
     if !failures.is_empty() {
         return Err(InvalidPolicies(failures).into());
     }
@@ -58,7 +60,8 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let guards = guards::warnings(&config).into_iter().chain(guards::unknown_names(&config, &keys));
     let guards = guards.map(|warning| format!("warning: {warning}"));
     let lines = on_failure.chain(keys_line).chain(tokens).chain(guards).chain(lines);
-    let lines: String = lines.map(|line| format!("  {line}\n")).collect();
+    let lines = lines.chain(report::variables(&config.variables));
+    let lines: String = lines.map(|line| format!("  {}\n", hide(line))).collect();
     if !check.json {
         print(&format!("{}: OK\n  policies: {policies}\n{lines}", check.config.display()))?;
     }

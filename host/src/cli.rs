@@ -17,7 +17,7 @@ pub(crate) mod usage;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A router for language models with WebAssembly policies.
 #[derive(Debug, Parser)]
@@ -68,6 +68,22 @@ pub(crate) enum Command {
     Replay(replay::Replay),
     /// Generate a vLLM lane from an env file or a compose file.
     ImportEnv(ImportEnv),
+    /// Print the JSON Schema of a kind of file, for editors.
+    Schema {
+        /// The kind of file.
+        kind: SchemaKind,
+    },
+    /// Print the completions of a shell, for example into
+    /// `/usr/share/bash-completion/completions/pointsman`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder, for example `/usr/local/share/man/man1`.
+    Man {
+        /// The folder; created if it does not exist.
+        dir: PathBuf,
+    },
     /// Start the engines, and keep them if the host is killed; started by `serve`.
     #[command(hide = true)]
     Keeper {
@@ -77,6 +93,19 @@ pub(crate) enum Command {
     /// Compile a component from standard input to standard output; started to load a policy.
     #[command(hide = true)]
     CompilePolicy(CompilePolicy),
+}
+
+/// A kind of file with a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaKind {
+    /// A configuration of the host.
+    Config,
+    /// The manifest of a policy, `policy.toml`.
+    Policy,
+    /// A scenario of `simulate`.
+    Scenario,
+    /// A golden case, one line of `cases.jsonl`.
+    Case,
 }
 
 #[derive(Debug, Clone, Args)]

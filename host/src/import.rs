@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use pointsman_domain::is_local_path;
 use pointsman_files::read_regular_text;
 use pointsman_fleet::vllm::{import, parse_env_file};
+use pointsman_settings::escape_references;
 
 use crate::cli::ImportEnv;
 use crate::output::print;
@@ -47,7 +48,13 @@ impl Format {
     fn variables(self, text: &str) -> Result<Variables, ImportError> {
         match self {
             Self::EnvFile => {
-                parse_env_file(text).map_err(|(line, message)| ImportError { line, message })
+                let variables = parse_env_file(text);
+                let literal = |(name, value): (String, String)| {
+                    (name, escape_references(&value).into_owned())
+                };
+                variables
+                    .map(|variables| variables.into_iter().map(literal).collect())
+                    .map_err(|(line, message)| ImportError { line, message })
             }
             Self::Compose => compose::variables(text),
         }

@@ -31,7 +31,9 @@ mod reload_command;
 mod replay;
 mod request_command;
 mod running;
+mod schema;
 mod service_manager;
+mod shell_help;
 mod shutdown;
 mod simulate;
 mod sockets;
@@ -81,6 +83,9 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
         Command::ImportEnv(options) => import::import_env(&options).map(success),
+        Command::Schema { kind } => schema::print_schema(kind).map(success),
+        Command::Completions { shell } => shell_help::completions(shell).map(success),
+        Command::Man { dir } => shell_help::man(&dir).map(success),
         Command::Keeper { dir } => {
             return pointsman_fleet::keeper_main(std::io::stdin(), dir.as_deref());
         }

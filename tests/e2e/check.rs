@@ -88,6 +88,38 @@ fn one_problem_is_reported_once_and_missing_programs_are_warned_about() {
 }
 
 #[test]
+fn variables_are_named_and_secrets_are_not_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let lane = "[[lanes]]\nname = \"a\"\nmodels = [\"${TEAM_TOKEN}\"]\n[lanes.engine]\n\
+                driver = \"llama-cpp\"\nmodel = \"${MODEL_DIR}/m.gguf\"\n";
+    std::fs::write(&file, lane).unwrap();
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.arg("check").arg(&file).env("MODEL_DIR", dir.path()).env("TEAM_TOKEN", "s3cret");
+    let output = command.output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{out}");
+    let model = dir.path().join("m.gguf");
+    let warns = |line: &str| line.trim().starts_with("warning: the model ");
+    let warning = out.lines().find(|line| warns(line)).unwrap();
+    assert!(warning.contains(&*model.to_string_lossy()), "{warning}");
+    assert!(out.contains("\n  variable MODEL_DIR: lanes[0].engine.model\n"), "{out}");
+    assert!(out.contains("models: ${TEAM_TOKEN}") && !out.contains("s3cret"), "{out}");
+    std::fs::write(&model, "").unwrap();
+    let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(!out.lines().any(warns), "{out}");
+
+    // Values are not parsed as TOML, and errors do not show them either.
+    command.env("TEAM_TOKEN", "x\"\n[queue]\ntotal = 0\ns3cret\n");
+    command.env_remove("MODEL_DIR");
+    let output = command.output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{err}");
+    assert!(err.contains("p.toml:6: lanes[0].engine.model: ") && !err.contains("s3cret"), "{err}");
+    assert!(err.trim_end().ends_with("[unavailable]"), "{err}");
+}
+
+#[test]
 fn check_loads_policies() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");

@@ -1,10 +1,11 @@
 //! Graceful shutdown of the host.
 
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
 use pointsman_tests::WAIT_TIMEOUT;
 use pointsman_tests::client::{chat, get, post, stream};
-use pointsman_tests::host::{Host, is_alive, program};
+use pointsman_tests::host::{Host, is_alive, program, root};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -77,14 +78,57 @@ fn service_manager_is_notified() {
     };
     let notify = path.to_str().unwrap().to_owned();
     let config = format!("server.drain-timeout = \"100s\"\n{}", lane("a", &["a"], &[]));
-    let env = [("NOTIFY_SOCKET", notify.as_str())];
+    let env = [("NOTIFY_SOCKET", notify.as_str()), ("WATCHDOG_USEC", "200000")];
     let mut host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &env);
-    assert_eq!(receive(), "READY=1");
+    let skip_to = |field: &str| loop {
+        let message = receive();
+        if message.lines().any(|line| line.starts_with(field)) {
+            return message;
+        }
+    };
+    assert!(receive().contains("\nEXTEND_TIMEOUT_USEC="));
+    skip_to("READY=1");
+    // More than one: it goes on.
+    skip_to("WATCHDOG=1");
+    skip_to("WATCHDOG=1");
+    host.signal(Signal::HUP);
+    let reloading = skip_to("RELOADING=1");
+    let micros = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    assert!(micros.is_some_and(|micros| micros.parse::<u64>().is_ok()), "{reloading}");
+    skip_to("READY=1");
     host.signal(Signal::TERM);
-    let stopping = receive();
-    let micros = stopping.strip_prefix("STOPPING=1\nEXTEND_TIMEOUT_USEC=");
+    let stopping = skip_to("STOPPING=1");
+    let micros = stopping.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
     let micros: u64 = micros.expect("the host asks for time").parse().unwrap();
     // The drain, and the `stop-grace` of the engine, which is 2 s.
     assert!((102_000_000..150_000_000).contains(&micros), "{stopping}");
     assert!(host.wait_for_exit().success());
+}
+
+/// As systemd reads them, where it is installed.
+#[test]
+fn units_are_valid() {
+    let packaging = root().join("host/packaging");
+    let service = std::fs::read_to_string(packaging.join("pointsman.service")).unwrap();
+    for line in ["Type=notify", "NotifyAccess=all", "RestartPreventExitStatus=78"] {
+        assert!(service.lines().any(|found| found == line), "{line}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = service.replace("/usr/local/bin/pointsman", "/bin/true");
+    let without_page = |text: &str| -> String {
+        text.lines()
+            .filter(|line| !line.starts_with("Documentation="))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    let path = dir.path().join("pointsman.service");
+    std::fs::write(&path, without_page(&service)).unwrap();
+    std::fs::copy(packaging.join("pointsman.socket"), dir.path().join("pointsman.socket")).unwrap();
+    match Command::new("systemd-analyze").arg("verify").arg(&path).output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && text.trim().is_empty(), "{text}");
+        }
+        Err(error) => eprintln!("skipped: systemd-analyze: {error}"),
+    }
 }

@@ -23,6 +23,7 @@
 //! | `POINTSMAN_FUZZ_INPUT` | runs this file only |
 
 mod coverage;
+pub mod json_schema;
 mod mutate;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! The summary of a configuration that `check` prints. It contains no secrets.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use pointsman_fleet::{Gpu, GroupSpec, LaneContext, LaneSpec, Machine, Residency,
 use super::reported;
 use crate::inherited;
 use crate::stop_limits::StopLimits;
-use pointsman_config::{Config, format_duration, format_pool};
+use pointsman_config::{Config, Variable, format_duration, format_pool};
 
 /// Maximum number of on-demand lanes in a group for which all sets are enumerated (2^16 at most).
 const MAX_ENUMERATED_LANES: usize = 16;
@@ -57,6 +58,16 @@ pub(super) fn lines(
         lines.extend(reported.get(&lane.name).map(|line| format!("  {line}")));
     }
     lines
+}
+
+/// Returns a line for each environment variable that the file refers to, without its value.
+pub(super) fn variables(found: &[Variable]) -> Vec<String> {
+    let mut keys: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for Variable { name, key, is_default, .. } in found {
+        let default = if *is_default { " (default)" } else { "" };
+        keys.entry(name).or_default().push(format!("{key}{default}"));
+    }
+    keys.iter().map(|(name, keys)| format!("variable {name}: {}", keys.join(", "))).collect()
 }
 
 /// Returns how long a shutdown takes at most, and warns if a service manager may not wait for it.

@@ -30,6 +30,12 @@ pub(crate) enum UpgradeError {
     /// Engines would end with this host.
     #[error("an upgrade needs a state directory (`state.dir`) and a keeper")]
     NoKeeper,
+    /// The end of this process ends all others of its container.
+    #[error(
+        "the host is the first process of its container (PID 1), which ends with it; start the \
+         container with an init process, for example `docker run --init`, or replace it"
+    )]
+    FirstProcess,
     /// The configuration is not valid.
     #[error("{0}")]
     Rejected(String),
@@ -115,6 +121,9 @@ pub(crate) async fn prepare(
     inheritance: &Inheritance,
     request: &UpgradeRequest,
 ) -> Result<Prepared, UpgradeError> {
+    if std::process::id() == 1 {
+        return Err(UpgradeError::FirstProcess);
+    }
     if !running.fleet.state_dir().can_hand_over() {
         return Err(UpgradeError::NoKeeper);
     }
@@ -180,7 +189,9 @@ impl Prepared {
         command
             .args(&inheritance.start.arguments)
             .arg(TAKE_OVER)
-            // The sockets of the service manager are among those that are handed over.
+            // The watchdog watches the new host as soon as it is the main process. The sockets of
+            // the service manager are among those that are handed over.
+            .env_remove("WATCHDOG_PID")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")

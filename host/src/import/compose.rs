@@ -8,7 +8,8 @@ use super::{ImportError, Variables};
 const MERGE: &str = "<<";
 
 /// Returns the variables that the services set, in the order of the file. A variable without a
-/// value is taken from the environment of the caller, and left out.
+/// value is taken from the environment of the caller, and left out. References to variables of the
+/// caller are written as those of a configuration.
 ///
 /// # Errors
 /// If the text is not a compose file.
@@ -30,7 +31,36 @@ pub(super) fn variables(text: &str) -> Result<Variables, ImportError> {
             add(environment, &mut variables);
         }
     }
+    variables.iter_mut().for_each(|(_, value)| *value = references(value));
     Ok(variables)
+}
+
+/// Returns a value with its references as a configuration has them: `$NAME` as `${NAME}`, and `$$`
+/// as `$`. Forms that a configuration does not have are left as they are, and rejected there.
+fn references(value: &str) -> String {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let mut text = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once('$') {
+        text.push_str(before);
+        rest = after;
+        if let Some(after) = after.strip_prefix('$') {
+            // Before a brace, `$$` is the escape of a configuration, too.
+            text.push_str(if after.starts_with('{') { "$$" } else { "$" });
+            rest = after;
+            continue;
+        }
+        let (name, after) = after.split_at(after.find(|c| !is_part(c)).unwrap_or(after.len()));
+        match name.starts_with(|first: char| !first.is_ascii_digit()) {
+            true => {
+                text.extend(["${", name, "}"]);
+                rest = after;
+            }
+            false => text.push('$'),
+        }
+    }
+    text.push_str(rest);
+    text
 }
 
 /// Returns the value of a key, also if it is in a merged mapping.
@@ -93,6 +123,21 @@ mod tests {
         assert_eq!(variables(mapping).unwrap(), pairs(&expected));
         let flow = "services: { a: { environment: { A: 1 } }, b: { environment: [B=2] } }";
         assert_eq!(variables(flow).unwrap(), pairs(&[("A", "1"), ("B", "2")]));
+    }
+
+    #[test]
+    fn references_are_those_of_a_configuration() {
+        for (value, expected) in [
+            ("${A}/x", "${A}/x"),
+            ("${A:-b}", "${A:-b}"),
+            ("$A_1/x$B", "${A_1}/x${B}"),
+            ("$$A", "$A"),
+            ("$${A}", "$${A}"),
+            ("a$", "a$"),
+            ("$1", "$1"),
+        ] {
+            assert_eq!(references(value), expected, "{value}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::target::Target;
 use super::watched::{FileEvent, Watched};
 use super::{Outcome, Wake};
 use crate::key_source::{KeySource, PreparedKeys};
+use crate::service_manager;
 
 /// Events that are closer together than this count as one change. A file that is complete is looked
 /// at without waiting.
@@ -112,11 +113,16 @@ impl ConfigWatcher {
 
     /// Reloads everything, and replies when policies are loaded, too.
     fn command(&mut self, reply: Option<Sender<Outcome>>) {
+        service_manager::reloading();
         let chain = match self.look(Cause::Command) {
             Looked::Done(chain) => chain,
             Looked::TooEarly => None,
         };
         let status = self.status.lock().clone();
+        match status.error {
+            None => service_manager::ready(),
+            Some(_) => service_manager::reload_failed(),
+        }
         let on_scanned = reply.map(|reply| -> OnScanned {
             Box::new(move |policies| {
                 let outcome = Outcome::of_reload(&status, policies);

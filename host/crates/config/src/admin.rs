@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use pointsman_settings::{Code, Diagnostics, Section, folder_of, secret};
+use pointsman_settings::{Code, Diagnostics, Section, expand, folder_of, secret};
 use toml::de::DeTable;
 
 use super::ConfigError;
@@ -86,16 +86,7 @@ fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<
 }
 
 fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
-    let token = secret(section, "token-env", "token-file", folder);
-    if token.as_ref().is_some_and(|token| token.len() < MIN_TOKEN) {
-        let key = if section.has("token-env") { "token-env" } else { "token-file" };
-        let message = format!(
-            "the token has fewer than {MIN_TOKEN} characters and could be guessed; generate one, \
-             for example with `openssl rand -hex 32`"
-        );
-        section.error_at(key, Code::OutOfRange.with(message));
-        return None;
-    }
+    // First, so that the key is known whatever is wrong with the token.
     let address = section.parsed("listen", |text| match text.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(address),
         Ok(_) => Err(format!(
@@ -107,6 +98,16 @@ fn port(section: &Section<'_>, folder: &Path) -> Option<(SocketAddr, Token)> {
             Err(format!("invalid address \"{text}\": expected IP:PORT, for example 127.0.0.1:9101"))
         }
     });
+    let token = secret(section, "token-env", "token-file", folder);
+    if token.as_ref().is_some_and(|token| token.len() < MIN_TOKEN) {
+        let key = if section.has("token-env") { "token-env" } else { "token-file" };
+        let message = format!(
+            "the token has fewer than {MIN_TOKEN} characters and could be guessed; generate one, \
+             for example with `openssl rand -hex 32`"
+        );
+        section.error_at(key, Code::OutOfRange.with(message));
+        return None;
+    }
     match (section.has("token-env") || section.has("token-file"), section.has("listen")) {
         (false, true) => section.error_at(
             "listen",
@@ -159,7 +160,12 @@ fn read_part<T>(
         let problem = Code::Syntax.with(format!("invalid TOML: {}", error.message()));
         diagnostics.add(error.span().unwrap_or(0..0), "", problem);
     }
-    let root = Section::root(&diagnostics, document.get_ref());
+    // A client need not have the variables of other parts.
+    let is_part = |key: &str| ["state", "admin"].contains(&key);
+    let parts = document.into_inner().into_iter().filter(|(key, _)| is_part(key.get_ref()));
+    let mut table: DeTable<'_> = parts.collect();
+    expand(&mut table, &diagnostics);
+    let root = Section::root(&diagnostics, &table);
     let part = read(&root, folder_of(file));
     match diagnostics.into_sorted() {
         errors if errors.is_empty() => Ok(part),

@@ -2,6 +2,7 @@
 //!
 //! `examples/pointsman.toml` documents every key. Paths are relative to the file's folder. Secrets
 //! come from environment variables or files and are never written in the configuration itself.
+//! `${NAME}` and `${NAME:-DEFAULT}` in its strings stand for environment variables.
 
 mod access;
 mod admin;
@@ -21,6 +22,7 @@ mod need;
 mod policies;
 mod records;
 mod responses;
+mod schema;
 mod state;
 mod telemetry;
 mod tokens;
@@ -31,10 +33,12 @@ use std::time::Duration;
 
 use pointsman_domain::{Guards, PlanLimits};
 use pointsman_fleet::FleetSpec;
-use pointsman_settings::{Code, Diagnostic, Location, Override, Section, folder_of, rules};
+use pointsman_settings::{
+    Code, Diagnostic, Location, Override, Secrets, Section, folder_of, read_expanded, rules,
+};
 use pointsman_spec::ChainSpec;
 
-pub use pointsman_settings::{FileError as ConfigError, format_duration};
+pub use pointsman_settings::{FileError as ConfigError, Variable, format_duration};
 
 pub use self::access::Access;
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
@@ -49,6 +53,7 @@ pub use self::log::{
     ACCESS_FIELDS, AccessLog, AccessOutput, Log, LogFileLimits, LogFormat, ShownAddress,
 };
 pub use self::responses::Responses;
+pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;
@@ -91,6 +96,8 @@ pub struct Config {
     pub fleet: FleetSpec,
     /// For each lane, how its memory need was computed.
     pub needs: Vec<String>,
+    /// References to environment variables in the file.
+    pub variables: Vec<Variable>,
 }
 
 /// The public listeners and the limits of requests.
@@ -208,7 +215,7 @@ impl Config {
     /// All errors in the file and in the overrides.
     pub fn load_without_secrets(file: &Path, overrides: &[Override]) -> Result<Self, ConfigError> {
         let source = ConfigError::source(file)?;
-        pointsman_settings::read_without_secrets(&source, overrides, |root| read(root, file))
+        read_expanded(&source, overrides, Secrets::Placeholder, |root| read(root, file))
             .map_err(|errors| ConfigError::new(file, errors))
     }
 
@@ -229,7 +236,7 @@ impl Config {
     }
 
     fn parse(source: &str, file: &Path) -> Result<Self, Vec<Diagnostic>> {
-        pointsman_settings::read(source, &[], |root| read(root, file))
+        read_expanded(source, &[], Secrets::Read, |root| read(root, file))
     }
 }
 
@@ -302,6 +309,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         has_default_state,
         fleet,
         needs,
+        variables: root.variables(),
     })
 }
 

@@ -6,8 +6,10 @@ mod engines;
 mod guards;
 mod memory;
 mod models;
+mod schema;
 mod security_page;
 mod tokens;
+mod variables;
 
 use pointsman_domain::dispatch::{QueueLimits, Rules};
 use pointsman_domain::units;
@@ -20,7 +22,9 @@ use super::folders::default_state;
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<Diagnostic>> {
-    Config::parse(source, Path::new("/conf/pointsman.toml"))
+    let parsed = Config::parse(source, Path::new("/conf/pointsman.toml"));
+    schema::assert_agrees(source, &parsed);
+    parsed
 }
 
 /// Returns the errors of an invalid configuration as `LINE: KEY [CODE]`.

@@ -60,4 +60,11 @@ impl Fleet {
         self.mailbox.send(Message::QueuePositions { reply }).ok();
         response.await.unwrap_or_default()
     }
+
+    /// Returns true once the dispatcher has handled all messages before this one; false if it has
+    /// ended or handed over. Waits for as long as the dispatcher hangs.
+    pub async fn is_responding(&self) -> bool {
+        let (reply, response) = oneshot::channel();
+        self.mailbox.send(Message::QueuePositions { reply }).is_ok() && response.await.is_ok()
+    }
 }

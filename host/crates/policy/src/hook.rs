@@ -1,9 +1,10 @@
 //! The hooks of the contract.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// A hook of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 pub(crate) enum Hook {
     #[default]
     #[serde(rename = "on-request")]

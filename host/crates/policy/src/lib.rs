@@ -43,7 +43,7 @@ mod wasm;
 
 pub use chain::cases::facts::CaseFacts;
 pub use chain::cases::fleet::CaseFleet;
-pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf};
+pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf, case_schema};
 pub use contract::captured_log::LogLine;
 pub use contract::fault_report::FaultReport;
 pub use contract::replay_log::{Differing, Gap, Missing};
@@ -81,7 +81,7 @@ pub use version::call_error::CallError;
 pub use version::case_error::{CaseError, CaseInputError, CaseStateError, Difference, FactsError};
 pub use version::error::{InvalidConfig, LoadError};
 pub use version::last_faults::FaultRecord;
-pub use version::manifest::{ManifestError, check_manifest};
+pub use version::manifest::{ManifestError, check_manifest, manifest_schema};
 pub use version::runtime::{Runtime, RuntimeSettings};
 pub use version::signature;
 pub use wasm::compile::child::{CompileArgs, compile_main};

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use pointsman_domain::units::UnitError;
 use pointsman_files::read_regular_text;
 
+use crate::shape::Recorder;
+use crate::variable::Variable;
+
 /// Maximum size of a configuration or a scenario in bytes.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 
@@ -155,8 +158,12 @@ pub struct Diagnostics<'a> {
     found: RefCell<Vec<(Range<usize>, Diagnostic)>>,
     /// Names of environment variables that secrets were read from.
     secret_variables: RefCell<Vec<String>>,
+    /// References that were replaced by the values of environment variables.
+    variables: RefCell<Vec<Variable>>,
     /// Whether secrets are replaced by placeholders instead of being read.
     without_secrets: bool,
+    /// Notes what is read, if a schema is made.
+    recorder: Option<Recorder>,
 }
 
 impl<'a> Diagnostics<'a> {
@@ -166,8 +173,27 @@ impl<'a> Diagnostics<'a> {
             source,
             found: RefCell::default(),
             secret_variables: RefCell::default(),
+            variables: RefCell::default(),
             without_secrets: false,
+            recorder: None,
         }
+    }
+
+    /// Notes what is read.
+    pub(crate) fn recording(self) -> Self {
+        Self { without_secrets: true, recorder: Some(Recorder::default()), ..self }
+    }
+
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
+    }
+
+    /// Returns what was read, and the paths of keys that were missing.
+    pub(crate) fn into_recorded(self) -> (Recorder, Vec<String>) {
+        let found = self.found.into_inner().into_iter().map(|(_, diagnostic)| diagnostic);
+        let missing = found.filter(|found| found.code == Code::MissingKey).map(|found| found.key);
+        let missing = missing.collect();
+        (self.recorder.unwrap_or_default(), missing)
     }
 
     /// Replaces the values of all secrets by placeholders, without reading variables or files.
@@ -205,12 +231,26 @@ impl<'a> Diagnostics<'a> {
         names
     }
 
-    /// Returns all errors in the order of the file, without duplicates.
+    /// Notes that a reference was replaced by the value of an environment variable.
+    pub(crate) fn add_variable(&self, variable: Variable) {
+        self.variables.borrow_mut().push(variable);
+    }
+
+    /// Returns the references that were replaced, in the order of their keys.
+    pub(crate) fn variables(&self) -> Vec<Variable> {
+        self.variables.borrow().clone()
+    }
+
+    /// Returns all errors in the order of the file, without duplicates, and without the secrets of
+    /// environment variables.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(range, _)| range.start);
+        let variables = self.variables.into_inner();
         let mut sorted: Vec<Diagnostic> = Vec::with_capacity(found.len());
-        for (_, diagnostic) in found {
+        for (_, mut diagnostic) in found {
+            let hide = |text, variable: &Variable| variable.hide_in(text);
+            diagnostic.message = variables.iter().fold(diagnostic.message, hide);
             // Variants of a document share tables, so an error in one is found once for each
             // variant.
             if !sorted.contains(&diagnostic) {

@@ -1,8 +1,8 @@
 //! A reader of the TOML files that people write: host configurations and simulation scenarios.
 //!
 //! ```text
-//!   source ──parse──> document ──Override──> document ──Section──> validated values
-//!                                                         └──> Diagnostics: all errors
+//!   source ──parse──> document ──Override──> document ──expand──> document ──Section──> values
+//!                                                                     └──> Diagnostics: all errors
 //! ```
 //!
 //! Tables that several kinds of files share are read here, so that they have the same keys,
@@ -14,7 +14,10 @@ mod policy;
 mod rules;
 mod secret;
 mod section;
+mod shape;
 mod value;
+mod variable;
+mod variables;
 
 pub use self::diagnostics::{Code, Diagnostic, Diagnostics, FileError, Location, Problem};
 pub use self::overrides::{InvalidPath, Override};
@@ -22,7 +25,10 @@ pub use self::policy::chain;
 pub use self::rules::rules;
 pub use self::secret::secret;
 pub use self::section::Section;
+pub use self::shape::Shape;
 pub use self::value::{format_duration, missing, nearest};
+pub use self::variable::Variable;
+pub use self::variables::{escape_references, expand};
 
 use std::path::Path;
 
@@ -37,26 +43,42 @@ pub fn read<T>(
     overrides: &[Override],
     read: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Vec<Diagnostic>> {
-    read_with(Diagnostics::new(source), source, overrides, read)
+    read_with(Diagnostics::new(source), source, overrides, |_, _| {}, read)
 }
 
-/// Reads a document as [`read`] does, with placeholders instead of secrets, for programs that do
-/// not use them: the variables and files of secrets may be missing.
+/// Where secrets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrets {
+    /// The variables and files that the document names.
+    Read,
+    /// Placeholders, for programs that do not use secrets: variables and files may be missing.
+    Placeholder,
+}
+
+/// Reads a document as [`read`] does, after replacing references to environment variables in its
+/// strings, such as `${NAME}`.
 ///
 /// # Errors
-/// As those of [`read`].
-pub fn read_without_secrets<T>(
+/// Every error in the document, in the order of the file. Messages do not have the values of
+/// variables whose names say that they are secrets.
+pub fn read_expanded<T>(
     source: &str,
     overrides: &[Override],
+    secrets: Secrets,
     read: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Vec<Diagnostic>> {
-    read_with(Diagnostics::new(source).without_secrets(), source, overrides, read)
+    let diagnostics = match secrets {
+        Secrets::Read => Diagnostics::new(source),
+        Secrets::Placeholder => Diagnostics::new(source).without_secrets(),
+    };
+    read_with(diagnostics, source, overrides, expand, read)
 }
 
 fn read_with<T>(
     diagnostics: Diagnostics<'_>,
     source: &str,
     overrides: &[Override],
+    expand: impl FnOnce(&mut DeTable<'_>, &Diagnostics<'_>),
     read: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Vec<Diagnostic>> {
     let (document, syntax_errors) = DeTable::parse_recoverable(source);
@@ -69,12 +91,30 @@ fn read_with<T>(
     }
     let mut table = document.into_inner();
     overrides.iter().for_each(|keys| keys.apply(&mut table, &diagnostics));
+    expand(&mut table, &diagnostics);
     let value = read(&Section::root(&diagnostics, &table));
     let diagnostics = diagnostics.into_sorted();
     match value {
         Some(value) if diagnostics.is_empty() => Ok(value),
         _ => Err(diagnostics),
     }
+}
+
+/// Returns what a reader asks for in a document, which may be invalid. It has the tables of this
+/// document, and the keys that the reader has not skipped because of what the document has.
+///
+/// # Errors
+/// If the document is not valid TOML.
+pub fn shape<T>(
+    source: &str,
+    has_references: bool,
+    read: impl FnOnce(&Section<'_>) -> Option<T>,
+) -> Result<Shape, toml::de::Error> {
+    let document = DeTable::parse(source)?;
+    let diagnostics = Diagnostics::new(source).recording();
+    drop(read(&Section::root(&diagnostics, document.get_ref())));
+    let (recorder, missing) = diagnostics.into_recorded();
+    Ok(Shape::new(recorder, missing.into_iter(), has_references))
 }
 
 /// Returns the folder that relative paths in a file refer to.

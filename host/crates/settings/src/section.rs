@@ -13,7 +13,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{Code, Diagnostics, Location, Problem};
 use crate::overrides::merge;
+use crate::shape::Kind;
 use crate::value::{found, missing, nearest, to_json};
+use crate::variable::Variable;
 
 /// One table of a file.
 #[derive(Debug)]
@@ -64,6 +66,11 @@ impl<'a> Section<'a> {
         self.diagnostics.secret_variables()
     }
 
+    /// Returns the references to environment variables in the file that were replaced.
+    pub fn variables(&self) -> Vec<Variable> {
+        self.diagnostics.variables()
+    }
+
     /// Returns true if secrets are replaced by placeholders.
     pub(crate) fn is_without_secrets(&self) -> bool {
         self.diagnostics.is_without_secrets()
@@ -110,12 +117,17 @@ impl<'a> Section<'a> {
 
     /// Returns true if the table has the key.
     pub fn has(&self, key: &str) -> bool {
-        self.value(key).is_some()
+        self.get(key).is_some()
     }
 
     /// Reads a string.
     pub fn string(&self, key: &str) -> Option<&'a str> {
-        let value = self.value(key)?;
+        self.note(key, Kind::Text);
+        self.text(key)
+    }
+
+    fn text(&self, key: &str) -> Option<&'a str> {
+        let value = self.get(key)?;
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.wrong_type(key, value, "a string");
@@ -125,7 +137,8 @@ impl<'a> Section<'a> {
 
     /// Reads a string that must be present and not empty.
     pub fn required_string(&self, key: &str, example: &str) -> Option<&'a str> {
-        match self.string(key) {
+        self.note(key, Kind::RequiredText);
+        match self.text(key) {
             Some("") => self
                 .error_at(key, format!("must not be empty; set for example `{key} = {example}`")),
             Some(text) => return Some(text),
@@ -137,7 +150,8 @@ impl<'a> Section<'a> {
 
     /// Reads an integer within a range.
     pub fn integer<T: TryFrom<i64>>(&self, key: &str, range: RangeInclusive<i64>, default: T) -> T {
-        let Some(value) = self.value(key) else { return default };
+        self.note(key, Kind::Integer { min: *range.start(), max: *range.end() });
+        let Some(value) = self.get(key) else { return default };
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "an integer");
             return default;
@@ -160,12 +174,14 @@ impl<'a> Section<'a> {
 
     /// Reads an integer that may be missing.
     pub fn optional_integer(&self, key: &str, range: RangeInclusive<i64>) -> Option<u32> {
+        self.note(key, Kind::Integer { min: *range.start(), max: *range.end() });
         self.has(key).then(|| self.integer(key, range, 1))
     }
 
     /// Reads an integer or a float, and returns it as text in a form that `str::parse` accepts.
     pub fn decimal(&self, key: &str) -> Option<String> {
-        let value = self.value(key)?;
+        self.note(key, Kind::Number);
+        let value = self.get(key)?;
         match value.get_ref() {
             DeValue::Float(float) => Some(float.as_str().replace('_', "")),
             DeValue::Integer(integer) => {
@@ -183,15 +199,19 @@ impl<'a> Section<'a> {
 
     /// Reads a string, or an integer as text.
     pub fn string_or_integer(&self, key: &str) -> Option<String> {
-        match self.value(key)?.get_ref() {
-            DeValue::Integer(_) => Some(self.integer(key, 0..=1_000_000, 0u32).to_string()),
-            _ => self.string(key).map(str::to_owned),
+        const RANGE: RangeInclusive<i64> = 0..=1_000_000;
+        self.note(key, Kind::Text);
+        self.note(key, Kind::Integer { min: *RANGE.start(), max: *RANGE.end() });
+        match self.get(key)?.get_ref() {
+            DeValue::Integer(_) => Some(self.integer(key, RANGE, 0u32).to_string()),
+            _ => self.text(key).map(str::to_owned),
         }
     }
 
     /// Reads a boolean.
     pub fn bool(&self, key: &str, default: bool) -> bool {
-        let Some(value) = self.value(key) else { return default };
+        self.note(key, Kind::Bool);
+        let Some(value) = self.get(key) else { return default };
         value.get_ref().as_bool().unwrap_or_else(|| {
             self.wrong_type(key, value, "a boolean");
             default
@@ -200,7 +220,8 @@ impl<'a> Section<'a> {
 
     /// Reads a duration with a unit.
     pub fn duration(&self, key: &str, default: Duration) -> Duration {
-        self.parsed(key, units::duration).unwrap_or(default)
+        self.note(key, Kind::Duration);
+        self.parse_text(key, units::duration).unwrap_or(default)
     }
 
     /// Reads a duration that must be greater than zero.
@@ -214,7 +235,8 @@ impl<'a> Section<'a> {
 
     /// Reads a size in bytes, written with a unit.
     pub fn bytes(&self, key: &str) -> Option<u64> {
-        self.parsed(key, units::bytes)
+        self.note(key, Kind::Size);
+        self.parse_text(key, units::bytes)
     }
 
     /// Reads a string and parses it.
@@ -223,7 +245,16 @@ impl<'a> Section<'a> {
         key: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
-        match parse(self.string(key)?) {
+        self.note(key, Kind::Text);
+        self.parse_text(key, parse)
+    }
+
+    fn parse_text<T, E: Into<Problem>>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(self.text(key)?) {
             Ok(parsed) => Some(parsed),
             Err(error) => {
                 self.error_at(key, error);
@@ -234,7 +265,8 @@ impl<'a> Section<'a> {
 
     /// Reads a string that must be one of a few choices.
     pub fn choice<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
-        let Some(text) = self.string(key) else { return default };
+        self.note(key, Kind::Choice(words.iter().map(|(word, _)| (*word).to_owned()).collect()));
+        let Some(text) = self.text(key) else { return default };
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => *value,
             None => {
@@ -249,7 +281,8 @@ impl<'a> Section<'a> {
 
     /// Reads a list of strings.
     pub fn strings(&self, key: &str) -> Option<Vec<String>> {
-        let value = self.value(key)?;
+        self.note(key, Kind::Texts);
+        let value = self.get(key)?;
         let array = value.get_ref().as_array();
         let texts = array.and_then(|array| {
             array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
@@ -262,7 +295,8 @@ impl<'a> Section<'a> {
 
     /// Reads a table whose values are strings.
     pub fn string_pairs(&self, key: &str) -> Vec<(String, String)> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        self.note(key, Kind::TextPairs);
+        let Some(value) = self.get(key) else { return Vec::new() };
         let pair = |(name, value): (&Spanned<_>, &'a Spanned<DeValue<'a>>)| {
             let name: &std::borrow::Cow<'_, str> = name.get_ref();
             value.get_ref().as_str().map(|value| (name.to_string(), value.to_owned()))
@@ -276,7 +310,8 @@ impl<'a> Section<'a> {
 
     /// Reads a table. A missing table reads as an empty one, so that defaults apply.
     pub fn section(&self, key: &str) -> Section<'a> {
-        let value = self.value(key);
+        self.note(key, Kind::Table);
+        let value = self.get(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
             self.wrong_type(key, value, "a table");
@@ -293,7 +328,8 @@ impl<'a> Section<'a> {
 
     /// Reads a list of tables, written `[[key]]`.
     pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        self.note(key, Kind::Tables);
+        let Some(value) = self.get(key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             self.wrong_type(
                 key,
@@ -333,6 +369,7 @@ impl<'a> Section<'a> {
 
     /// Reports every key that was never read as unknown.
     pub fn report_unknown(&self) {
+        self.diagnostics.recorder().inspect(|recorder| recorder.close(&self.path));
         let known = self.known.borrow();
         for key in self.table.iter().flat_map(|table| table.keys()) {
             let name = key.get_ref();
@@ -353,6 +390,17 @@ impl<'a> Section<'a> {
 
     /// Returns any value, and marks its key as known.
     pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.note(key, Kind::Any);
+        self.get(key)
+    }
+
+    /// Notes how a key is read.
+    fn note(&self, key: &str, kind: Kind) {
+        self.diagnostics.recorder().inspect(|recorder| recorder.read(&self.path, key, kind));
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.diagnostics.recorder().inspect(|recorder| recorder.know(&self.path, key));
         // A table that is missing has no unknown keys.
         let table = self.table?;
         self.known.borrow_mut().add(key);

@@ -45,6 +45,7 @@ pub use self::observe::{Attempt, FinishedRequest, Observer, RequestResult};
 pub use self::random::{Distribution, Random, seconds};
 pub use self::scenario::{
     Document, Engines, FleetSource, Host, HostConfig, HostLane, Scenario, ScenarioError, Variant,
+    schema,
 };
 pub use self::trace::TraceWriter;
 pub use self::traffic::{ClassId, SimRequest, Traffic};

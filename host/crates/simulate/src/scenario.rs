@@ -15,6 +15,7 @@ mod faults;
 mod fleet;
 mod host_config;
 mod quantity;
+mod schema;
 mod tenants;
 mod traffic;
 
@@ -33,6 +34,7 @@ use toml::de::DeValue;
 pub use self::engines::Engines;
 pub use self::fleet::{FleetSource, HostConfig, HostLane};
 pub(crate) use self::host_config::load_host_config;
+pub use self::schema::schema;
 use crate::arrivals::{Arrivals, TrafficStream};
 use crate::fault::InjectedFault;
 use crate::fleet::{Fleet, Lane};
@@ -273,11 +275,12 @@ impl Scenario {
     }
 }
 
-/// Returns the comment at the start of a file, without its indented lines such as commands.
+/// Returns the comment at the start of a file, without its indented lines such as commands, and
+/// without the line that names a schema for editors.
 fn description(source: &str) -> String {
     let comment = source.lines().map_while(|line| line.strip_prefix('#'));
     let prose = comment
-        .filter(|line| !line.starts_with("  "))
+        .filter(|line| !line.starts_with("  ") && !line.starts_with(":schema "))
         .map(str::trim)
         .filter(|line| !line.is_empty());
     prose.collect::<Vec<_>>().join(" ")

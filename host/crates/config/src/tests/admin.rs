@@ -63,6 +63,9 @@ fn tcp_listener_requires_loopback_and_a_token() {
     ] {
         assert_rejects(&format!("[admin]\n{section}\n{LANE}"), key, code);
     }
+    // The other keys are known all the same.
+    let source = format!("[admin]\nlisten = \"127.0.0.1:1\"\ntoken-file = {short:?}\n{LANE}");
+    assert_eq!(errors(&source), ["3: admin.token-file [out_of_range]"]);
 }
 
 #[test]

@@ -64,6 +64,18 @@ pub(super) fn is_container(command: &[String]) -> bool {
     matches!(name, Some("docker" | "podman" | "nerdctl"))
 }
 
+/// Warns about a model that is not there, unless `command` starts a container, which has other
+/// files. Relative paths are those of the engine's working directory.
+pub(super) fn missing_model(
+    model: &str,
+    command: &[String],
+    directory: Option<&Path>,
+) -> Option<String> {
+    let path = directory.unwrap_or(Path::new("")).join(model);
+    let is_missing = !model.starts_with('~') && !is_container(command) && !path.exists();
+    is_missing.then(|| format!("the model {} does not exist", path.display()))
+}
+
 /// Reads a command from the file. `{port}` must be in the command or its environment unless the
 /// port is fixed.
 pub(super) fn read_command_line(section: &Section<'_>, example: &str) -> Option<CommandLine> {

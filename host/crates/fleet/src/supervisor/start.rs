@@ -31,6 +31,17 @@ const LOADING_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// may compile kernels.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(4 * PROBE_TIMEOUT.as_secs());
 
+/// What the service manager tells the host (`sd_notify(3)`, `sd_listen_fds(3)`), and an engine must
+/// not take for itself.
+const SERVICE_VARIABLES: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
+
 /// The reason why an engine's process could not be started.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -149,6 +160,7 @@ impl Supervisor {
         };
         self.fit(&mut launch);
         launch.remove_env.extend(self.shared.secret_variables.iter().cloned());
+        launch.remove_env.extend(SERVICE_VARIABLES.map(str::to_owned));
         let is_kept = self.keeps_conversations(&mut launch);
         let log = LoadLog::new(self.links.status.clone()).with_estimate(self.driver.estimate());
         let on_line = self.line_reader(&log);

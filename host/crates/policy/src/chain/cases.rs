@@ -30,6 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{Allowance, Endpoint, Facts, FleetView, Read};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -49,13 +51,15 @@ use crate::version::case_error::{
 pub type FactsOf = dyn Fn(&CaseRequest) -> Result<Facts, FactsError> + Send + Sync;
 
 /// The request of a case.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CaseRequest {
     /// The endpoint.
     #[serde(default = "default_endpoint")]
+    #[schemars(with = "String")]
     pub endpoint: Endpoint,
     /// The body, as a client would send it.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub body: Box<RawValue>,
     /// The headers.
     #[serde(default)]
@@ -71,6 +75,7 @@ pub struct CaseRequest {
     pub key_group: Option<String>,
     /// What the limits of the key leave.
     #[serde(default)]
+    #[schemars(with = "serde_json::Value")]
     pub allowance: Allowance,
     /// The wall clock in milliseconds since the Unix epoch.
     #[serde(default)]
@@ -84,7 +89,7 @@ pub struct CaseRequest {
 }
 
 /// A golden case.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Case {
     #[serde(skip)]
@@ -150,6 +155,11 @@ pub struct CaseTrace {
     pub returned: serde_json::Value,
     /// What came of it, in the form of `expect`; `null` if the call failed.
     pub decided: serde_json::Value,
+}
+
+/// Returns the JSON Schema of a golden case, which is one line of `cases.jsonl`, of draft 7.
+pub fn case_schema() -> serde_json::Value {
+    SchemaSettings::draft07().into_generator().into_root_schema_for::<Case>().to_value()
 }
 
 /// Parses the cases in `text`, the content of `file`.
@@ -326,4 +336,35 @@ fn default_endpoint() -> Endpoint {
 
 fn empty_config() -> serde_json::Value {
     serde_json::json!({})
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_fuzz::json_schema::accepts;
+
+    use super::*;
+
+    #[test]
+    fn schema_accepts_the_cases_of_all_policies() {
+        let schema = case_schema();
+        let policies = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../policies");
+        let folders = std::fs::read_dir(policies).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<String> = folders
+            .filter_map(|dir| std::fs::read_to_string(dir.join("cases.jsonl")).ok())
+            .collect();
+        assert!(files.len() > 5);
+        for line in files.iter().flat_map(|file| file.lines()) {
+            let mut case: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(accepts(&schema, &case), "{line}");
+            for place in ["", "/expect", "/fleet", "/fleet/lanes/0"] {
+                let mut other = case.clone();
+                let Some(place) = other.pointer_mut(place) else { continue };
+                place["zzz"] = 1.into();
+                assert!(!accepts(&schema, &other), "{other}");
+                assert!(read(Path::new("c"), &other.to_string()).is_err());
+            }
+            case["name"] = 1.into();
+            assert!(!accepts(&schema, &case));
+        }
+    }
 }

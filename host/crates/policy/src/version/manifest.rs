@@ -6,6 +6,8 @@ use std::time::Duration;
 use pointsman_domain::{Allow, units};
 use pointsman_files::{ReadError, read_regular_text};
 use pointsman_spec::{check_deadline, check_memory};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::limits::MAX_MANIFEST_BYTES;
@@ -14,7 +16,7 @@ use crate::limits::MAX_MANIFEST_BYTES;
 pub(crate) const FILE: &str = "policy.toml";
 
 /// A parsed manifest.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Manifest {
     pub(crate) name: String,
@@ -38,21 +40,24 @@ pub(crate) struct Manifest {
 }
 
 /// Limits that the policy requests. Those above the maximums of the host are invalid.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Limits {
     #[serde(default, deserialize_with = "deadline")]
+    #[schemars(with = "Option<String>")]
     pub(crate) deadline: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(with = "Option<String>")]
     pub(crate) budget: Option<Duration>,
     #[serde(default, deserialize_with = "memory")]
+    #[schemars(with = "Option<String>")]
     pub(crate) memory: Option<u64>,
     /// Calls after which an instance is replaced; 1 for a policy whose instances must not keep
     /// anything from one request to the next.
     pub(crate) calls: Option<u32>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct AllowTable {
     #[serde(default)]
@@ -97,16 +102,17 @@ fn default_interfaces() -> Vec<String> {
 }
 
 /// Settings of the hooks that are not about a request.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Hooks {
     /// The interval of `on-tick`.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(with = "Option<String>")]
     pub(crate) tick: Option<Duration>,
 }
 
 /// How the policy is built, and what `cargo xtask guests` recorded. The host only uses the digest.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Build {
     #[expect(dead_code, reason = "read by the build tools")]
@@ -222,6 +228,11 @@ impl Manifest {
     }
 }
 
+/// Returns the JSON Schema of a manifest, of draft 7.
+pub fn manifest_schema() -> serde_json::Value {
+    SchemaSettings::draft07().into_generator().into_root_schema_for::<Manifest>().to_value()
+}
+
 /// Checks the manifest in the folder of a policy, without reading its component.
 ///
 /// # Errors
@@ -295,119 +306,4 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Manifest, ManifestError> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), text).unwrap();
-        Manifest::load(dir.path())
-    }
-
-    #[test]
-    fn minimal_manifest_has_strict_defaults() {
-        let manifest = load("name = \"a\"\nversion = \"1\"\napi = \"0.1\"").unwrap();
-        assert_eq!(manifest.file, Path::new("policy.wasm"));
-        assert_eq!(manifest.allow(), Allow::default());
-        assert_eq!(manifest.limits.deadline, None);
-    }
-
-    #[test]
-    fn other_files_are_not_quoted() {
-        let dir = tempfile::tempdir().unwrap();
-        let (folder, secret) = (dir.path().join("policy"), dir.path().join("secret"));
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(&secret, "# none\nroot:x:0:0:hunter2").unwrap();
-        std::os::unix::fs::symlink(&secret, folder.join(FILE)).unwrap();
-        let error = Manifest::load(&folder).unwrap_err();
-        assert_eq!(error.code(), "manifest_invalid");
-        assert!(!error.to_string().contains("root"), "{error}");
-        // A link within the folder, as in a volume of Kubernetes.
-        std::fs::rename(&secret, folder.join("data")).unwrap();
-        std::fs::remove_file(folder.join(FILE)).unwrap();
-        std::os::unix::fs::symlink("data", folder.join(FILE)).unwrap();
-        assert!(Manifest::load(&folder).unwrap_err().to_string().contains("root"));
-    }
-
-    #[test]
-    fn only_regular_files_of_a_limited_size_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(FILE);
-        let code = || Manifest::load(dir.path()).unwrap_err().code();
-        assert_eq!(code(), "file_missing");
-        std::fs::create_dir(&file).unwrap();
-        assert_eq!(code(), "file_not_regular");
-        std::fs::remove_dir(&file).unwrap();
-        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
-        assert_eq!(code(), "file_not_regular");
-        std::fs::remove_file(&file).unwrap();
-        std::fs::File::create(&file).unwrap().set_len(MAX_MANIFEST_BYTES + 1).unwrap();
-        assert_eq!(code(), "file_too_large");
-    }
-
-    #[test]
-    fn errors_name_the_file_and_the_line_or_key() {
-        for (text, part) in [
-            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\ncolour = 5", "line 4"),
-            (
-                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"5\"",
-                "\"250ms\"",
-            ),
-            ("name = \"a\"\nversion = \"1\"\napi = \"0.1\"\nfile = \"../x.wasm\"", "file: "),
-            (
-                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\ndeadline = \"101ms\"",
-                "line 5",
-            ),
-            (
-                "name = \"a\"\nversion = \"1\"\napi = \"0.1\"\n[limits]\n\nmemory = \"257MiB\"",
-                "line 6",
-            ),
-            ("name = \"a\"", "missing field `version`"),
-        ] {
-            let error = load(text).unwrap_err();
-            let message = error.to_string();
-            assert_eq!(error.code(), "manifest_invalid", "{text}");
-            assert!(message.contains(part) && message.contains(FILE), "{text}: {message}");
-        }
-    }
-
-    const WHOLE: &str = r#"
-        name = "a"
-        version = "1"
-        api = "0.1"
-        description = "d"
-        [limits]
-        deadline = "5ms"
-        budget = "300us"
-        memory = "16MiB"
-        calls = 1
-        [allow]
-        fields = ["/a"]
-        headers = ["x-a"]
-        system = true
-        model = true
-        body = true
-        priority = [-1, 1]
-        metrics = ["m"]
-        interfaces = ["state"]
-        [hooks]
-        tick = "30s"
-    "#;
-
-    #[test]
-    fn complete_manifest_is_parsed() {
-        let manifest = load(WHOLE).unwrap();
-        assert_eq!(manifest.limits.budget, Some(Duration::from_micros(300)));
-        assert_eq!(
-            (manifest.limits.calls, manifest.hooks.tick),
-            (Some(1), Some(Duration::from_secs(30)))
-        );
-        assert_eq!(manifest.interfaces(), ["state"]);
-        assert!(manifest.allow().body && manifest.allow().priority == (-1, 1));
-        let unknown = load(&WHOLE.replace("[\"state\"]", "[\"clock\"]")).unwrap_err();
-        assert!(
-            matches!(unknown.problem(), ManifestProblem::UnknownInterface(name) if name == "clock"),
-            "{unknown}"
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 mod arbitrary;
 mod errors;
+mod schema;
 
 use pointsman_domain::dispatch::Residency;
 use pointsman_policy::OnError;
@@ -11,8 +12,10 @@ use crate::fleet::{DecodeRates, EngineModel, ServiceModel};
 use crate::random::Distribution;
 
 fn parse(source: &str) -> Result<Scenario, Vec<Diagnostic>> {
-    Scenario::parse(source, Path::new("/conf/day.toml"))
-        .map_err(|error| error.diagnostics().to_vec())
+    let parsed = Scenario::parse(source, Path::new("/conf/day.toml"))
+        .map_err(|error| error.diagnostics().to_vec());
+    schema::assert_agrees(source, &parsed);
+    parsed
 }
 
 /// Returns the line, key and code of the only error.

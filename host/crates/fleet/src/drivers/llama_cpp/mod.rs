@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use pointsman_domain::{Endpoint, EndpointSet, EngineKind, public_name};
 
 use self::flags::Flags;
-use super::process_section::fill;
+use super::process_section::{fill, missing_model};
 use crate::conversations::FOLDER_PLACEHOLDER;
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, is_equal,
@@ -127,11 +127,11 @@ impl Driver for LlamaCpp {
     }
 
     fn describe(&self, lane: &LaneContext<'_>) -> Description {
-        let warning = prompt_cache(&self.command_line, lane.pool);
-        Description {
-            command: Some(self.command_line.clone()),
-            warnings: warning.into_iter().collect(),
-        }
+        let command = &self.command_line.command;
+        let missing = flag_value(command, &["--model", "-m"])
+            .and_then(|model| missing_model(model, command, self.run.directory.as_deref()));
+        let warnings = missing.into_iter().chain(prompt_cache(&self.command_line, lane.pool));
+        Description { command: Some(self.command_line.clone()), warnings: warnings.collect() }
     }
 }
 

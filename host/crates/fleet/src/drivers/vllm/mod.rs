@@ -30,7 +30,7 @@ mod utilization;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pointsman_domain::{EndpointSet, EngineKind, public_name};
+use pointsman_domain::{EndpointSet, EngineKind, is_local_path, public_name};
 
 pub use self::command::{Command, Listen, command};
 pub use self::env_file::parse_env_file;
@@ -40,6 +40,7 @@ pub(crate) use self::progress::message;
 pub use self::progress::{Loading, Phase, read};
 pub use self::settings::{GpuSelector, Permille, SettingProblem, VllmSettings};
 use self::utilization::fraction;
+use super::process_section::missing_model;
 use crate::driver::{
     Description, Driver, DriverInfo, LaneContext, LaneDefaults, MetricsSource, Prepared, Target,
     is_equal,
@@ -230,6 +231,12 @@ impl Driver for Vllm {
                 .extend(["--gpu-memory-utilization".to_owned(), fraction.part.to_string()]),
             None => found.warnings.extend(utilization(&self.settings, lane)),
         }
+        let model = Some(self.settings.model.as_str()).filter(|model| is_local_path(model));
+        found.warnings.extend(
+            model.and_then(|model| {
+                missing_model(model, &found.words, self.run.directory.as_deref())
+            }),
+        );
         let command = CommandLine { command: found.words, env: found.env };
         Description { command: Some(command), warnings: found.warnings }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pointsman_domain::{Decision, Edit, FleetView, Merged, Switching};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::version::case_error::Difference;
 
 /// What is expected of a policy, or what it has done; `None` for what is not compared, or does not
 /// apply to the hook.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Expect {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -19,12 +20,14 @@ pub(crate) struct Expect {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) fallback: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<Value>>")]
     pub(super) edits: Option<Vec<Edit>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reject: Option<ExpectReject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) priority: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub(super) switching: Option<Switching>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<String>,
@@ -41,7 +44,7 @@ pub(crate) struct Expect {
 }
 
 /// A rejection.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExpectReject {
     pub(super) status: u16,
@@ -49,7 +52,7 @@ pub(super) struct ExpectReject {
 }
 
 /// What follows a failed attempt. The lane of a retry is `lane`, a rejection is `reject`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ExpectRecovery {
     Planned,
@@ -58,7 +61,7 @@ pub(super) enum ExpectRecovery {
 }
 
 /// A hint about a lane.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct ExpectHint {
     pub(super) lane: String,

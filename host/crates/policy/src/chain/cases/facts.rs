@@ -8,10 +8,11 @@ use std::time::Duration;
 use pointsman_domain::{
     Allowance, DroppedEdit, Edit, Facts, FieldValue, MessageInfo, RequestInfo, RequestView,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Facts of a request that replace those of its body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CaseFacts {
     /// True if the client asked for a stream.

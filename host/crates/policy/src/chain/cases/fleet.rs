@@ -4,21 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pointsman_domain::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneState, Topology};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The lanes of a case.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaseFleet {
     lanes: Vec<CaseLane>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CaseLane {
     name: String,
     models: Option<Vec<String>>,
     #[serde(default)]
+    #[schemars(with = "String")]
     engine: EngineKind,
     #[serde(default)]
     labels: BTreeMap<String, String>,
@@ -31,6 +33,7 @@ struct CaseLane {
     #[serde(default)]
     cost_milli: u32,
     #[serde(default = "default_state")]
+    #[schemars(with = "String")]
     state: LaneState,
     slots_free: Option<u32>,
     #[serde(default)]

@@ -10,6 +10,7 @@ use pointsman_domain::{
     Outcome, Plan, PlanLimits, PolicyRef, Read, Recovery, Scalar, Trace,
 };
 use pointsman_spec::OnError;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,10 +27,11 @@ use crate::version::call_trace::CallTrace;
 use crate::version::case_error::CaseInputError;
 
 /// The failed attempt that `on-failure` is called about.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct CaseFailure {
     lane: String,
+    #[schemars(with = "String")]
     what: AttemptResult,
     #[serde(default)]
     status: u16,
@@ -40,10 +42,11 @@ pub(super) struct CaseFailure {
 }
 
 /// A request that `on-complete` or `on-outcome` is called about.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct CaseOutcome {
     lane: String,
+    #[schemars(with = "String")]
     ended: AttemptResult,
     #[serde(default)]
     request_id: String,
@@ -76,7 +79,7 @@ fn default_attempts_left() -> u32 {
 }
 
 /// The attempts of a request in a case.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum CaseAttempts {
     /// The number of attempts, all of which were on the lane of the outcome.
@@ -85,10 +88,11 @@ enum CaseAttempts {
 }
 
 /// One attempt of a request in a case.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CaseAttempt {
     lane: String,
+    #[schemars(with = "String")]
     ended: AttemptResult,
     #[serde(default)]
     status: u16,
