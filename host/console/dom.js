@@ -1,4 +1,4 @@
-// Makes elements. Texts are set as text and never parsed as HTML, whoever wrote them.
+// Makes elements. Texts are set as text and never parsed as HTML.
 
 /** Returns an element with attributes, `onclick`-like handlers, and children. */
 export function el(tag, attributes = {}, ...children) {
@@ -55,8 +55,27 @@ export function confirmed(question, verb) {
   });
 }
 
+// What is drawn when the pointer is up again: a button that is replaced while it is pressed would
+// not be clicked.
+const waiting = new Map();
+let isPressed = false;
+document.addEventListener("pointerdown", () => { isPressed = true; }, true);
+for (const name of ["pointerup", "pointercancel"]) {
+  // After the click.
+  document.addEventListener(name, () => setTimeout(() => {
+    isPressed = false;
+    const all = [...waiting];
+    waiting.clear();
+    for (const [element, children] of all) replace(element, ...children);
+  }), true);
+}
+
 /** Replaces the content of an element unless it is the same; keeps the focus where it was. */
 export function replace(element, ...children) {
+  if (isPressed) {
+    waiting.set(element, children);
+    return;
+  }
   const fresh = el(element.tagName, {}, ...children);
   if (fresh.innerHTML === element.innerHTML) return;
   const active = document.activeElement;

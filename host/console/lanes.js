@@ -97,7 +97,7 @@ function engineLog(main, name) {
     el("p", {}, el("a", { href: "#lanes" }, "All lanes")), lines);
   const follow = async () => {
     const response = await send("GET", `/lanes/${encodeURIComponent(name)}/logs?follow=true`);
-    if (!response.ok) { lines.textContent = `There is no lane ${name}.`; return; }
+    if (!response.ok) { lines.textContent = `unknown lane ${name}`; return; }
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();

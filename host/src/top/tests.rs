@@ -48,7 +48,7 @@ fn drawn(model: &Model) -> String {
 fn each_view_shows_its_rows() {
     let mut model = model();
     for (key, expected) in [
-        ('1', &["small", "1/4", "3 GiB", "3 GiB of 24 GiB", "loading weights 40 %"][..]),
+        ('1', &["small", "1/4", "3.0 GiB", "3.0 GiB of 24.0 GiB", "loading weights 40 %"][..]),
         ('2', &["queued 1", "the lane to be loaded", "responding", "r2"]),
         ('3', &["served", "score", "1 min 1 s", "d1"]),
         ('4', &["cortex", "active", "2 (cd) (shadow)"]),

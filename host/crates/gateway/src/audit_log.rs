@@ -2,14 +2,15 @@
 //! It is in the log, in memory for the console, and in a bounded file of the state directory.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use pointsman_files::{open_private, open_private_with};
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 /// Name of the file in the state directory.
 const FILE: &str = "actions.jsonl";
@@ -47,9 +48,15 @@ impl AuditLog {
         }
         kept.push_back(action);
         drop(kept);
-        let log = self.clone();
-        // Not awaited: the action is done, and a slow disk must not hold up its response.
-        drop(tokio::task::spawn_blocking(move || log.write(&line)));
+        match Handle::try_current() {
+            // Not awaited: the action is done, and a slow disk must not hold up its response.
+            Ok(runtime) => {
+                let log = self.clone();
+                drop(runtime.spawn_blocking(move || log.write(&line)));
+            }
+            // The host ends.
+            Err(_) => self.write(&line),
+        }
     }
 
     /// Returns the last actions, oldest first.
@@ -70,7 +77,8 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|file| file.len() >= MAX_FILE) {
         fs::rename(path, path.with_extension("jsonl.1"))?;
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = open_private_with(path, OpenOptions::new().append(true).create(true));
+    let mut file = file.map_err(io::Error::other)?;
     file.write_all(line.as_bytes())
 }
 
@@ -78,7 +86,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
 fn last_actions(path: &Path) -> VecDeque<Value> {
     let mut text = Vec::new();
     let mut read = || -> io::Result<()> {
-        let mut file = File::open(path)?;
+        let mut file = open_private(path).map_err(io::Error::other)?;
         let begin = file.metadata()?.len().saturating_sub(MAX_FILE);
         file.seek(SeekFrom::Start(begin))?;
         file.take(MAX_FILE).read_to_end(&mut text).map(drop)

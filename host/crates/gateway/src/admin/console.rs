@@ -212,6 +212,12 @@ async fn api(
     request: Request,
 ) -> Response {
     let (mut request, span) = enter(request);
+    // What this route has found in the path must not count for those of the admin API.
+    let peer = request.extensions().get::<PeerUid>().copied();
+    request.extensions_mut().clear();
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
     let serve = async {
         if let Err(refused) = authenticate(&console, &mut request).await {
             return error(request, refused);
