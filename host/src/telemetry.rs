@@ -52,7 +52,7 @@ use self::metrics::LogMetrics;
 pub(crate) use self::observer::Observer;
 pub(crate) use self::otel::export;
 use self::rate_limit::RateLimiter;
-use self::writer::Sink;
+use self::writer::{FILE_DELAY, Sink};
 
 /// Maximum time to write the last lines when the host ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -193,11 +193,11 @@ fn subscriber(
             0 => String::new(),
             dropped => dropped_line(style.of_lines(format.get()), dropped),
         };
-        let sink = Sink::start(file, files.clone(), own_lines)?;
+        let sink = Sink::start(file, FILE_DELAY, files.clone(), own_lines)?;
         outputs.0.push(Output { sink, style });
     }
     let own_lines = own_lines(Arc::clone(&limiter), (format.clone(), style), outputs.clone());
-    let sink = Sink::start(out, metrics.clone(), own_lines)?;
+    let sink = Sink::start(out, Duration::ZERO, metrics.clone(), own_lines)?;
     outputs.0.insert(0, Output { sink, style });
     let (filter, handle) = reload::Layer::new(filter);
     let control = LogControl { filter: handle, format: format.clone(), is_overridden: false };

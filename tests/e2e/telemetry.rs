@@ -33,8 +33,8 @@ fn lines(path: PathBuf, count: usize) -> Vec<Value> {
 
 #[test]
 fn each_request_has_one_line_in_the_access_log() {
-    let host =
-        host("[log]\ndir = \"logs\"\naccess-client = \"network\"\naccess-omit = [\"id\"]", &[]);
+    let head = "log.dir = \"logs\"\nlog.access-client = \"network\"\nlog.access-omit = [\"id\"]\n";
+    let host = host(head, &[]);
     host.set_script("a", json!({ "status": 500 }));
     let forged = "x\n{\"status\":200}";
     let answers = [

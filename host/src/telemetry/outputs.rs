@@ -13,7 +13,7 @@ use super::LogHandle;
 use super::access::AccessWriter;
 use super::format::{Style, priority};
 use super::rotating_file::RotatingFile;
-use super::writer::Sink;
+use super::writer::{FILE_DELAY, Sink};
 
 /// The environment variable with the folder of log files, unless the configuration names one.
 const DIRECTORY_VARIABLE: &str = "LOG_DIRECTORY";
@@ -74,7 +74,9 @@ pub(super) fn access(
     let mut prefix = "";
     let sink = match settings.output.unwrap_or(default) {
         AccessOutput::Off => return Ok(None),
-        AccessOutput::Stdout => Sink::start(copy(io::stdout().as_fd())?, metrics, own_lines)?,
+        AccessOutput::Stdout => {
+            Sink::start(copy(io::stdout().as_fd())?, FILE_DELAY, metrics, own_lines)?
+        }
         // By the thread of the log, so that lines of both do not mix.
         AccessOutput::Stderr => {
             let Some(output) = log.outputs.0.first() else { return Ok(None) };
@@ -84,7 +86,7 @@ pub(super) fn access(
             output.sink.clone()
         }
         AccessOutput::File => match file() {
-            Some(file) => Sink::start(file, metrics, own_lines)?,
+            Some(file) => Sink::start(file, FILE_DELAY, metrics, own_lines)?,
             None => return Ok(None),
         },
     };

@@ -151,12 +151,15 @@ impl Write for RotatingFile {
             let end = lines[from..].iter().position(|byte| *byte == b'\n');
             end.map_or(lines.len(), |end| from + end + 1)
         };
-        if !self.is_mid_line && self.is_due(end_of_line(0))? {
+        if self.is_mid_line {
+            self.opened()?;
+        } else if self.is_due(end_of_line(0))? {
             self.rotate()?;
+            self.opened()?;
         }
         let (max_size, is_mid_line) = (self.limits.max_size, self.is_mid_line);
         let is_torn = std::mem::take(&mut self.is_torn);
-        let open = self.opened()?;
+        let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut end = end_of_line(0);
         // The first line is written whole, however long it is.
         while !is_mid_line && end < lines.len() {

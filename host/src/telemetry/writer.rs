@@ -11,8 +11,13 @@ use super::metrics::{DropReason, LogMetrics};
 
 /// Maximum size in bytes of the lines that wait to be written.
 const MAX_BUFFER: usize = 1 << 20;
+/// Size in bytes at which lines do not wait for others any more.
+const FULL_BUFFER: usize = MAX_BUFFER / 4;
 /// How often the writer looks for lines of its own to write.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long lines for a file wait for others, which are written with them: a thread that wakes for
+/// each line costs more than the line.
+pub(super) const FILE_DELAY: Duration = Duration::from_millis(50);
 /// Delay before the next attempt to write to a pipe that is full and was made non-blocking.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -25,6 +30,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     metrics: LogMetrics,
+    /// How long lines wait for others.
+    delay: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -33,20 +40,23 @@ struct State {
     /// Lines that were dropped since the last report.
     dropped: u64,
     is_writing: bool,
+    /// Lines do not wait for others.
+    is_flushing: bool,
 }
 
 impl Sink {
-    /// Starts the thread. It writes the lines of `own_lines`, which gets the number of lines that
-    /// were dropped since the last call, in between.
+    /// Starts the thread. Lines wait for others for `delay`. It writes the lines of `own_lines`,
+    /// which gets the number of lines that were dropped since the last call, in between.
     ///
     /// # Errors
     /// If the thread cannot be spawned.
     pub(super) fn start(
         mut out: impl Write + Send + 'static,
+        delay: Duration,
         metrics: LogMetrics,
         mut own_lines: impl FnMut(u64) -> String + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Shared { state: Mutex::default(), changed: Condvar::new(), metrics };
+        let shared = Shared { state: Mutex::default(), changed: Condvar::new(), metrics, delay };
         let sink = Self(Arc::new(shared));
         let shared = Arc::clone(&sink.0);
         std::thread::Builder::new().name("log".into()).spawn(move || {
@@ -66,9 +76,9 @@ impl Sink {
             self.0.metrics.dropped(DropReason::Queue, 1);
             return;
         }
-        let was_empty = state.buffer.is_empty();
+        let before = state.buffer.len();
         state.buffer.extend_from_slice(line.as_bytes());
-        if was_empty {
+        if before == 0 || (before < FULL_BUFFER && state.buffer.len() >= FULL_BUFFER) {
             self.0.changed.notify_all();
         }
     }
@@ -77,12 +87,14 @@ impl Sink {
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.0.state.lock();
-        while !state.buffer.is_empty() || state.is_writing {
-            if self.0.changed.wait_until(&mut state, deadline).timed_out() {
-                return false;
-            }
+        state.is_flushing = true;
+        self.0.changed.notify_all();
+        let mut is_written = true;
+        while is_written && (!state.buffer.is_empty() || state.is_writing) {
+            is_written = !self.0.changed.wait_until(&mut state, deadline).timed_out();
         }
-        true
+        state.is_flushing = false;
+        is_written
     }
 }
 
@@ -93,6 +105,12 @@ impl Shared {
         if state.buffer.is_empty() {
             self.changed.wait_for(&mut state, IDLE_INTERVAL);
         }
+        let deadline = Instant::now() + self.delay;
+        while !state.buffer.is_empty()
+            && state.buffer.len() < FULL_BUFFER
+            && !state.is_flushing
+            && !self.changed.wait_until(&mut state, deadline).timed_out()
+        {}
         let mut lines = std::mem::take(&mut state.buffer);
         let dropped = std::mem::take(&mut state.dropped);
         state.is_writing = true;
