@@ -4,7 +4,7 @@ use http::Method;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::Value;
 
-use super::model::{Model, View};
+use super::model::{Model, Question, View};
 use crate::policy::percent_encoded;
 
 /// Rows of a page.
@@ -20,14 +20,6 @@ pub(super) enum Command {
         path: String,
         label: String,
     },
-}
-
-/// A command that waits for a confirmation.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) text: String,
-    method: Method,
-    path: String,
 }
 
 /// Handles a key, and returns what to do.

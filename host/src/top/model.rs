@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::UNIX_EPOCH;
 
+use http::Method;
 use serde_json::Value;
 
 use super::feed::Update;
-use super::keys::Question;
 
 /// Lines of the log and decisions that are kept.
 const MAX_KEPT: usize = 500;
@@ -37,6 +37,14 @@ impl View {
             Self::Log => "Log",
         }
     }
+}
+
+/// A command that waits for a confirmation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) text: String,
+    pub(super) method: Method,
+    pub(super) path: String,
 }
 
 /// What is shown, and what is selected.

@@ -10,11 +10,11 @@ fn state() -> Value {
         "version": "1.2.3",
         "lanes": [
             { "name": "small", "state": "ready", "running": 1, "slots": 4, "queued": 0,
-              "memory": { "need_bytes": 3 << 30 }, "manual": null },
+              "memory": { "need_bytes": 3_u64 << 30 }, "manual": null },
             { "name": "lar\u{1b}[2Jge", "state": "starting", "running": 0, "slots": 2,
               "queued": 3, "progress": "loading weights 40 %", "manual": null },
         ],
-        "groups": [{ "name": "gpu", "reserved_bytes": 3 << 30, "budget_bytes": 24 << 30,
+        "groups": [{ "name": "gpu", "reserved_bytes": 3_u64 << 30, "budget_bytes": 24_u64 << 30,
                      "lanes": ["small"] }],
         "requests": [
             { "id": "r1", "state": "responding", "lane": "small", "model": "m", "tokens": 7 },

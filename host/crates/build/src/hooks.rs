@@ -8,7 +8,9 @@ use pointsman_files::read_regular_text;
 use serde::Deserialize;
 
 use crate::error::BuildError;
-use crate::manifest::MAX_MANIFEST_BYTES;
+
+/// Maximum size of a file of the contract, in bytes.
+const MAX_WIT_BYTES: u64 = 1 << 20;
 
 /// An optional hook of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -114,7 +116,7 @@ impl Hooks {
             else {
                 continue;
             };
-            let text = read_regular_text(&path, MAX_MANIFEST_BYTES)?;
+            let text = read_regular_text(&path, MAX_WIT_BYTES)?;
             if let Some(line) = text.lines().find(|line| line.starts_with("package ")) {
                 line.clone_into(&mut package);
             }

@@ -7,8 +7,9 @@ use crate::advice::Note;
 use crate::chain::ChainInfo;
 use crate::facts::{Facts, RequestView};
 use crate::fleet_view::FleetView;
-use crate::merge::{Merge, Merged, OnConflict, PolicyRef};
+use crate::merge::{Merge, Merged, OnConflict};
 use crate::outcome::{FailureReport, Outcome, Recovered};
+use crate::policy_ref::PolicyRef;
 use crate::trace::Trace;
 
 /// The result of [`Advisor::advise`].

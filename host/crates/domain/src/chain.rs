@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::facts::fnv1a_chain;
-use crate::merge::{OnConflict, PolicyRef};
+use crate::merge::OnConflict;
+use crate::policy_ref::PolicyRef;
 
 /// The description of a chain of policies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

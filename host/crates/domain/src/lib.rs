@@ -39,6 +39,7 @@ mod model_names;
 mod outcome;
 mod permit;
 mod plan;
+mod policy_ref;
 mod prefix_index;
 pub mod request_flow;
 mod tenant_breaker;
@@ -68,7 +69,7 @@ pub use fleet_view::{
 pub use guard_check::GuardFinding;
 pub use guards::{Guard, GuardConditions, GuardInput, Guards};
 pub use lifecycle::{EngineState, EngineTransition};
-pub use merge::{LaneOpinion, Merge, Merged, OnConflict, OpinionKind, PolicyRef};
+pub use merge::{LaneOpinion, Merge, Merged, OnConflict, OpinionKind};
 pub use model_names::{LaneNames, derived_names, is_local_path, public_name};
 pub use outcome::{
     Attempt, AttemptResult, FailureReport, Outcome, OutcomeSubject, Recovered, Recovery,
@@ -78,6 +79,7 @@ pub use permit::{
     Allow, Dropped, cap_retry_after, drop_unknown_filter, enforce_allow, enforce_allow_edits,
 };
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
+pub use policy_ref::PolicyRef;
 pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
 pub use request_flow::{Deadline, RequestFlow};
 pub use tenant_breaker::{BreakerChange, BreakerScope, TenantBreaker, TenantBreakerRules};

@@ -6,9 +6,6 @@
 
 mod opinion;
 
-use std::fmt;
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 pub use self::opinion::{LaneOpinion, OpinionKind};
@@ -19,28 +16,7 @@ use crate::advice::{
 use crate::context_need::ContextNeed;
 use crate::endpoint::Endpoint;
 use crate::fleet_view::{FleetView, LaneId, LaneStat};
-
-/// The name and version of a policy, as shown in responses and records.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PolicyRef {
-    /// Name from its manifest.
-    pub name: Arc<str>,
-    /// Version from its manifest.
-    pub version: Arc<str>,
-}
-
-impl PolicyRef {
-    /// Creates a reference to a policy.
-    pub fn new(name: &str, version: &str) -> Self {
-        Self { name: name.into(), version: version.into() }
-    }
-}
-
-impl fmt::Display for PolicyRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.name, self.version)
-    }
-}
+use crate::policy_ref::PolicyRef;
 
 /// What to do when the filters of several policies leave no lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

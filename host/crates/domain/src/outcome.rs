@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::advice::{FallbackStep, Note, Rejection, Trigger};
 use crate::fleet_view::LaneId;
-use crate::merge::PolicyRef;
+use crate::policy_ref::PolicyRef;
 
 /// The result of one attempt on a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::advice::{Edit, OnTimeout, Rejection, Switching, Trigger, Triggers};
 use crate::context_need::ContextFit;
 use crate::fleet_view::{FleetView, LaneId};
-use crate::merge::{Merged, PolicyRef};
+use crate::merge::Merged;
+use crate::policy_ref::PolicyRef;
 
 /// How one request will be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

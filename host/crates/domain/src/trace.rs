@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::advice::Advice;
 use crate::fleet_view::LaneStat;
-use crate::merge::PolicyRef;
+use crate::policy_ref::PolicyRef;
 
 /// One host call of a policy, with its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,10 @@
-//! Values of a label that come from outside: a bounded number of them, and `other`.
+//! Values of labels. Of those that come from outside: a bounded number of them, and `other`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
+use pointsman_domain::RequestResult;
 
 /// The value of a label for everything beyond the bound.
 const OTHER: &str = "other";
@@ -45,5 +46,15 @@ impl<T: From<String>> LabelValues<T> {
 
     fn other(&self) -> Arc<T> {
         Arc::clone(self.other.get_or_init(|| Arc::new(OTHER.to_owned().into())))
+    }
+}
+
+/// Returns the value of the label `outcome`. For a client, a rejection is an error.
+pub(crate) fn outcome_label(result: RequestResult) -> &'static str {
+    match result {
+        RequestResult::Answered => "answered",
+        RequestResult::FellBack => "fell-back",
+        RequestResult::Rejected | RequestResult::Error => "error",
+        RequestResult::ClientGone => "client-gone",
     }
 }

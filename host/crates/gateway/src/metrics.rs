@@ -11,22 +11,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::label_values::LabelValues;
+use crate::label_values::{LabelValues, outcome_label};
 use crate::tenant_metrics::TenantMetrics;
 
 /// Maximum number of lanes with histograms of their own: the first ones that serve requests. Their
 /// number is otherwise unbounded, because lanes are added and removed without a restart.
 const MAX_LANES: usize = 100;
-
-/// Returns the value of the label `outcome`. For a client, a rejection is an error.
-pub(crate) fn label(result: RequestResult) -> &'static str {
-    match result {
-        RequestResult::Answered => "answered",
-        RequestResult::FellBack => "fell-back",
-        RequestResult::Rejected | RequestResult::Error => "error",
-        RequestResult::ClientGone => "client-gone",
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -243,7 +233,7 @@ impl GatewayMetrics {
             .get_or_create(&RequestLabels {
                 endpoint,
                 lane: lane.to_owned(),
-                outcome: label(result),
+                outcome: outcome_label(result),
             })
             .inc();
         self.seconds.get_or_create(&self.lane(lane)).observe(took.as_secs_f64());

@@ -9,8 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::label_values::LabelValues;
-use crate::metrics::label;
+use crate::label_values::{LabelValues, outcome_label};
 
 /// Maximum number of tenants with metrics of their own: the first ones that send requests.
 const MAX_TENANTS: usize = 100;
@@ -105,7 +104,7 @@ impl TenantMetrics {
         let of_result = RESULTS.into_iter().zip(&counters.results);
         for (_, counter) in of_result.filter(|(other, _)| *other == result) {
             let tenant = || counters.label.clone();
-            let labels = || RequestLabels { tenant: tenant(), outcome: label(result) };
+            let labels = || RequestLabels { tenant: tenant(), outcome: outcome_label(result) };
             counter.get_or_init(|| self.requests.get_or_create(&labels()).clone()).inc();
         }
     }

@@ -8,9 +8,9 @@ use crate::attempts::{QueueShare, SlotRequest};
 use crate::dispatch::AcquireError;
 use crate::endpoint::Endpoint;
 use crate::fleet_view::FleetView;
-use crate::merge::PolicyRef;
 use crate::outcome::{AttemptResult, FailureReport, Recovered, RequestResult, TokenCounts};
 use crate::plan::{Decision, NoLaneReason};
+use crate::policy_ref::PolicyRef;
 
 /// An event of one request. An event that the state of the flow does not allow is ignored, because
 /// it crossed another one.

@@ -5,8 +5,8 @@ use crate::advice::{
     FallbackStep, Note, OnTimeout, Rejection, Scalar, Switching, Trigger, Triggers,
 };
 use crate::fleet_view::{EngineKind, LaneInfo, LaneState, Topology};
-use crate::merge::PolicyRef;
 use crate::plan::{Plan, Step};
+use crate::policy_ref::PolicyRef;
 
 const DEADLINE: Duration = Duration::from_secs(100);
 const LANE_LIMIT: Duration = Duration::from_secs(60);

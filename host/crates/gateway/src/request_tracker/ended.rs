@@ -7,7 +7,7 @@ use pointsman_domain::{RequestResult, char_slice};
 
 use super::{Failure, RequestTracker};
 use crate::decisions::{DecisionDetail, EndedFailure, EndedRequest};
-use crate::metrics::label;
+use crate::label_values::outcome_label;
 
 /// Maximum bytes of the message of an error.
 const MAX_MESSAGE: usize = 1 << 10;
@@ -37,7 +37,7 @@ impl RequestTracker {
             model: self.in_flight.model(),
             identity: Arc::clone(self.metering.identity()),
             lane: Some(self.lane_name().to_owned()).filter(|lane| !lane.is_empty()),
-            outcome: label(result),
+            outcome: outcome_label(result),
             status: failure.and_then(|failure| failure.status).or(self.sent_status()),
             failed: failure.map(failed),
             total,

@@ -11,7 +11,7 @@ use pointsman_fleet::{Fleet, Lease};
 
 use super::{Failure, RequestTracker};
 use crate::finished::{ClientAddress, FinishedRequest, RequestObserver};
-use crate::metrics::label;
+use crate::label_values::outcome_label;
 use crate::pipeline::Pipeline;
 use crate::trace_context::{EngineSpan, PolicyCallSpan, RequestTrace, TraceContext};
 
@@ -114,7 +114,7 @@ impl RequestTracker {
             lane: Some(self.lane_name()).filter(|lane| !lane.is_empty()),
             policies: attribution.map(|attribution| attribution.policies.as_str()),
             status: failure.and_then(|failure| failure.status).or(self.sent_status()),
-            outcome: label(result),
+            outcome: outcome_label(result),
             result: last.label(),
             code: failure.and_then(|failure| failure.code),
             is_streaming: self.details.is_streaming,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pointsman_domain::{AttemptResult, RequestResult};
 
 use super::{Failure, RequestTracker};
-use crate::metrics::label;
+use crate::label_values::outcome_label;
 
 impl RequestTracker {
     /// Returns the status that the client got; `None` if the response has not begun.
@@ -34,7 +34,7 @@ impl RequestTracker {
                 tracing::$level!(
                     event = $event,
                     status = status,
-                    outcome = label(result),
+                    outcome = outcome_label(result),
                     result = last.label(),
                     duration_ms = millis(total),
                     ttft_ms = self.flow.ttft().map(millis),

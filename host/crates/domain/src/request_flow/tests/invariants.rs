@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
-use crate::merge::PolicyRef;
+use crate::policy_ref::PolicyRef;
 
 /// Number of random sequences of the seeded loop.
 const SEQUENCES: u64 = 100_000;
