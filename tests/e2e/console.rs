@@ -73,22 +73,22 @@ impl Console {
     }
 }
 
-/// Returns the data of the last event of a kind.
-fn last(events: &ResponseStream, kind: &str) -> Option<Value> {
+/// Returns the data of all events of a kind.
+fn of_kind(events: &ResponseStream, kind: &str) -> Vec<Value> {
     let text = String::from_utf8_lossy(&events.body);
     let begin = format!("event: {kind}\ndata: ");
-    let data = text.split("\n\n").filter_map(|event| event.strip_prefix(begin.as_str())).last()?;
-    serde_json::from_str(data).ok()
+    let data = text.split("\n\n").filter_map(|event| event.strip_prefix(begin.as_str()));
+    data.filter_map(|data| serde_json::from_str(data).ok()).collect()
 }
 
-/// Reads events until one meets a condition.
+/// Reads events until the last one of a kind meets a condition.
 fn read_until(
     events: &mut ResponseStream,
     kind: &str,
     condition: impl Fn(&Value) -> bool,
 ) -> Value {
     loop {
-        if let Some(found) = last(events, kind).filter(&condition) {
+        if let Some(found) = of_kind(events, kind).pop().filter(&condition) {
             return found;
         }
         assert!(events.read_chunk(), "the events have ended without a {kind}");
@@ -125,9 +125,11 @@ fn lanes_and_requests_are_watched_and_commanded() {
     });
     assert_eq!(console.call("POST", "/api/lanes/a/load", "").status, 200);
     read_until(&mut events, "state", |state| lane_of(state, "a")["state"] == "ready");
-    read_until(&mut events, "log", |line| {
-        line["fields"]["event"] == "admin_action" && line["fields"]["by"] == "ann"
-    });
+    let is_noted =
+        |line: &Value| line["fields"]["event"] == "admin_action" && line["fields"]["by"] == "ann";
+    while !of_kind(&events, "log").iter().any(is_noted) {
+        assert!(events.read_chunk(), "the events have ended");
+    }
     let changes = console.call("GET", "/api/lane-history", "").json();
     let of_a = |change: &&Value| change["lane"] == "a";
     let changes = changes["changes"].as_array().unwrap().iter().filter(of_a);

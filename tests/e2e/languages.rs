@@ -149,7 +149,7 @@ fn example_decides_identically_in_all_languages() {
             );
         }
         // One request went to the code lane by rule, which failed it.
-        let counter = || host.metric("pointsman_policy_counter_total", "name=\"rule-failed\"");
+        let counter = || host.metric("pointsman_policy_custom_total", "name=\"rule-failed\"");
         wait_until("the policy has learned", || counter() == 1.0);
         let calls = |hook: &str| {
             let labels = format!("hook=\"{hook}\",result=\"ok\"");

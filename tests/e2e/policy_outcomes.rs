@@ -56,7 +56,7 @@ fn policy_learns_all_attempts_and_gets_its_own_note_back() {
     deployment.host.set_script("a", json!({ "status": 500 }));
     let response = deployment.send_chat("auto");
     assert_eq!((response.status, response.header("x-pointsman-lane")), (200, Some("b")));
-    let counter = || deployment.host.metric("pointsman_policy_counter_total", "name=\"session-7\"");
+    let counter = || deployment.host.metric("pointsman_policy_custom_total", "name=\"session-7\"");
     wait_until("the policy has the outcome", || counter() > 0.0);
     assert_eq!(counter(), 2500.0);
     let calls = |hook: &str| {
@@ -114,7 +114,7 @@ fn policy_sees_the_lanes_that_earlier_filters_leave() {
         let deployment = start_deployment(&[filter.clone(), reader.clone()], &order);
         let response = deployment.send_chat("auto");
         assert_eq!((response.status, response.header("x-pointsman-lane")), (200, Some("b")));
-        let left = deployment.host.metric("pointsman_policy_counter_total", "name=\"left\"");
+        let left = deployment.host.metric("pointsman_policy_custom_total", "name=\"left\"");
         assert_eq!(left, expected, "{order:?}");
     }
 }

@@ -327,8 +327,8 @@ async fn removed_lane_finishes_its_streams_and_leaves_nothing() {
     let lease = running.fleet.acquire(running.request("d")).await.unwrap();
     assert_eq!(ask(&lease, 0).await.unwrap(), "d");
     drop(lease);
-    // The supervisors of three lanes, and the reaper.
-    until(|| running.tasks.supervisors.running() == 4).await;
+    // The supervisors of three lanes, the reaper, and what measures memory.
+    until(|| running.tasks.supervisors.running() == 5).await;
     running.tasks.shutdown().await;
 }
 
@@ -464,8 +464,8 @@ async fn no_request_is_lost_in_a_thousand_changes() {
     assert_eq!(found, expected);
     let highest = view.topology.lanes().iter().map(|lane| lane.id.0).max().unwrap();
     assert!(highest < 40, "ids are used again: {highest}");
-    // One supervisor for each lane, and the reaper.
-    until(|| running.tasks.supervisors.running() == spec.lanes.len() + 1).await;
+    // One supervisor for each lane, the reaper, and what measures memory.
+    until(|| running.tasks.supervisors.running() == spec.lanes.len() + 2).await;
     let text = running.metrics();
     for lane in (0..20).map(|n| format!("l{n}")).filter(|name| !expected.contains(&name.as_str())) {
         assert!(!text.contains(&format!("lane=\"{lane}\"")), "{lane}");

@@ -34,7 +34,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
             Some((names, error.message.split_once("expected one of ")?.1))
         })
         .collect();
-    assert_eq!(known.len(), 44, "{errors:#?}");
+    assert_eq!(known.len(), 45, "{errors:#?}");
     let keys = |(table, keys): &(String, &str)| {
         let of = |key: &str| (table.clone(), key.trim_matches('`').to_owned());
         keys.split(", ").map(of).collect::<Vec<_>>()
