@@ -59,8 +59,10 @@ fn first_process_reaps_orphans_and_stops_on_sigterm() {
         panic!("{text}{}", String::from_utf8_lossy(&output.stderr));
     });
     // The folder of a zombie would stay.
-    let folder = format!("/proc/{pid}/root/proc/{orphan}");
-    assert!(Path::new(&format!("/proc/{pid}/root/proc/1")).exists());
+    // The processes as the host sees them.
+    let processes = Path::new("/proc").join(pid.to_string()).join("root").join("proc");
+    let folder = processes.join(orphan.to_string());
+    assert!(processes.join("1").exists());
     wait_until("the orphan is reaped", || !Path::new(&folder).exists());
 
     assert_eq!(get(host.port, "/readyz").status, 200);

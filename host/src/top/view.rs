@@ -1,4 +1,5 @@
-//! Draws `pointsman top`. What engines and clients have written is drawn without control characters.
+//! Draws `pointsman top`. What engines and clients have written is drawn without control
+//! characters.
 
 use pointsman_report::table::clean;
 use ratatui::Frame;
@@ -181,7 +182,7 @@ fn draw_requests(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         ("TENANT", Constraint::Length(10)),
         ("AGE", Constraint::Length(11)),
         ("TOKENS", Constraint::Length(7)),
-        ("WAITS FOR", Constraint::Fill(1)),
+        ("WAITS FOR", Constraint::Length(22)),
         ("ID", Constraint::Fill(1)),
     ];
     draw_table(frame, ("Requests", area), model.selected, columns, rows.collect());

@@ -27,8 +27,8 @@ Development tasks of Pointsman:
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
   cargo xtask test --clients       Run client libraries of all kinds in front of a host, write the
                                    table of results, and send random requests to all routes
-  cargo xtask test --console       Use every page and action of the console in headless Chromium, and
-                                   take the pictures of its documentation
+  cargo xtask test --console       Use every page and action of the console in headless Chromium,
+                                   and take the pictures of its documentation
   cargo xtask test --streams [--release]
                                    Serve a thousand streams at a time for five minutes, and print
                                    figures

@@ -98,8 +98,8 @@ impl Hooks {
         format!("world {} {{\n  include policy;\n{}}}\n", Self::WORLD, hooks.collect::<String>())
     }
 
-    /// Writes the contract in `folder` with the world of the component to `scratch`, and returns the
-    /// new folder. A policy has its own copy of the contract, which may be an older version.
+    /// Writes the contract in `folder` with the world of the component to `scratch`, and returns
+    /// the new folder. A policy has its own copy of the contract, which may be an older version.
     pub(crate) fn write_contract(
         &self,
         folder: &Path,

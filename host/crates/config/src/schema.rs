@@ -1,6 +1,6 @@
 //! The JSON Schema of a configuration, for editors. It is made from what the reader asks for, and
-//! is looser than the reader: it knows keys, types, ranges and choices, but not how values depend on
-//! each other.
+//! is looser than the reader: it knows keys, types, ranges and choices, but not how values depend
+//! on each other.
 
 use std::path::Path;
 

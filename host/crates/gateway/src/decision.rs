@@ -13,9 +13,7 @@ use pointsman_domain::{
     Plan, RequestView as _, Serving, SlotRequest,
 };
 use pointsman_fleet::{Fleet, LaneStatus};
-use pointsman_openai::{
-    BodyKind, EndpointShape, ErrorForm, Head, Hold, LoadRequest, ModelNames, Request,
-};
+use pointsman_openai::{Head, Hold, LoadRequest, ModelNames, Request};
 use tracing::Span;
 
 use crate::attribution::{Attribution, joined};
@@ -153,7 +151,7 @@ pub(crate) async fn accept_from(
     let (received, reservation) = match body {
         Incoming::Body(body) => {
             let (uploads, headers) = (&pipeline.uploads, &parts.headers);
-            let kind = body_kind(endpoint, headers);
+            let kind = upload::body_kind(endpoint, headers);
             upload::receive(uploads, kind, headers, body, tenant.as_deref()).await?
         }
         Incoming::Received(received, reservation) => (received, reservation),
@@ -207,17 +205,6 @@ pub(crate) async fn accept_from(
     // client's and may be long.
     tracker.span().record("model", fleet.topology.resolved(request.model()));
     Ok(load.map_or(Accepted::Request(request, fleet), Accepted::Load))
-}
-
-/// Returns what the body of a request for an endpoint has to be.
-pub(crate) fn body_kind(endpoint: Endpoint, headers: &HeaderMap) -> BodyKind {
-    // Ollama does not look at the type, and `curl -d` sends that of forms. Browsers send that type
-    // for any page without asking, but never without an origin.
-    let is_ollama = EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Ollama;
-    match is_ollama && !headers.contains_key(header::ORIGIN) {
-        true => BodyKind::AnyJson,
-        false => BodyKind::for_endpoint(endpoint),
-    }
 }
 
 /// Parses a request, and hashes its prompt if it is large.

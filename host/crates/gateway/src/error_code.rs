@@ -205,7 +205,8 @@ error_codes! {
     NotSupported = "not_supported", NOT_IMPLEMENTED, "invalid_request_error", retry_after: false;
     /// The engine sent no first byte in time, or stalled after it.
     EngineTimeout = "engine_timeout", GATEWAY_TIMEOUT, "timeout_error", retry_after: true;
-    /// Admin: a page of another origin, or one without the session's token, may not change anything.
+    /// Admin: a page of another origin, or one without the session's token, may not change
+    /// anything.
     CrossOriginRefused = "cross_origin_refused", FORBIDDEN, "invalid_request_error",
         retry_after: false;
     /// Admin: the request has no session of the console, or one that has ended.

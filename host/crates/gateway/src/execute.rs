@@ -143,8 +143,8 @@ async fn decline(
     }
 }
 
-/// Returns the error for a request that is rejected after a failed attempt. It names the policy that
-/// decided so, and all policies only if the advisor names none.
+/// Returns the error for a request that is rejected after a failed attempt. It names the policy
+/// that decided so, and all policies only if the advisor names none.
 fn rejected(
     decision: &RoutingDecision,
     policy: Option<PolicyRef>,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::request::Parts;
 use pointsman_domain::Endpoint;
 
-use crate::decision::{Incoming, body_kind};
+use crate::decision::Incoming;
 use crate::error::RouteError;
 use crate::idempotency::{Begun, Fingerprint};
 use crate::pipeline::Pipeline;
@@ -84,7 +84,7 @@ async fn begin(
     rights::check_endpoint(&identity.rights, endpoint)?;
     let tenant = identity.tenant.as_deref();
     let (uploads, headers) = (&pipeline.uploads, &parts.headers);
-    let kind = body_kind(endpoint, headers);
+    let kind = upload::body_kind(endpoint, headers);
     let (body, reservation) = upload::receive(uploads, kind, headers, body, tenant).await?;
     let listener = parts.extensions.get::<Arc<ListenerSettings>>();
     let model = listener.and_then(|listener| listener.default_model.as_deref());

@@ -17,6 +17,7 @@ mod ended;
 mod errors;
 mod finish;
 mod log;
+mod report;
 mod span;
 
 use std::fmt;
@@ -29,8 +30,8 @@ use http::request::Parts;
 use pointsman_access::{Identity, Refusal};
 use pointsman_domain::request_flow::{Action, Effects, End, Event, LeaseEnd, Release};
 use pointsman_domain::{
-    Allowance, AttemptResult, Deadline, Endpoint, Facts, Note, OutcomeSubject, OutcomeWatch,
-    PolicyRef, RequestFlow, RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
+    Allowance, AttemptResult, Deadline, Endpoint, Facts, OutcomeSubject, RequestFlow,
+    RequestResult, RequestView as _, TokenCounts, Topology, Trace, Trigger,
 };
 use pointsman_fleet::Lease;
 use pointsman_openai::{EndpointShape, ErrorForm, Request, Usage};
@@ -38,6 +39,8 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use self::finish::Details;
+pub(crate) use self::report::Observed;
+use self::report::OutcomeReport;
 pub(crate) use self::span::request_span;
 use crate::attribution::Attribution;
 use crate::decisions::Decisions;
@@ -82,27 +85,6 @@ pub(crate) struct RequestTracker {
     /// The receivers of the outcome. Boxed, because many requests may wait at a time and most of
     /// them need no report.
     report: Option<Box<OutcomeReport>>,
-}
-
-/// The request that the outcome is about, and the receivers of the outcome.
-#[derive(Debug)]
-struct OutcomeReport {
-    subject: OutcomeSubject,
-    /// The advisor that decided about the request, if it observes outcomes.
-    observer: Option<AdvisorHandle>,
-    recording: Option<Recording>,
-    /// Judges versions of policies by the outcome.
-    watch: Option<Arc<dyn OutcomeWatch>>,
-}
-
-/// What of a decision is kept until the end of its request.
-#[derive(Debug)]
-pub(crate) struct Observed {
-    /// The notes that policies get with the outcome.
-    pub(crate) notes: Vec<(PolicyRef, Note)>,
-    pub(crate) recording: Option<Recording>,
-    /// Judges versions of policies by the outcome.
-    pub(crate) watch: Option<Arc<dyn OutcomeWatch>>,
 }
 
 /// Describes a failed request for the log and for operators.

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use pointsman_domain::Endpoint;
 use pointsman_fleet::{ContentEncoding, UnsupportedEncoding, decode};
-use pointsman_openai::{BodyKind, Form};
+use pointsman_openai::{BodyKind, EndpointShape, ErrorForm, Form};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
@@ -303,6 +304,17 @@ fn content_encoding(headers: &HeaderMap) -> RouteError {
     let values = headers.get_all(header::CONTENT_ENCODING).iter();
     let names: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     RouteError::ContentEncoding(names.join(", "))
+}
+
+/// Returns what the body of a request for an endpoint has to be.
+pub(crate) fn body_kind(endpoint: Endpoint, headers: &HeaderMap) -> BodyKind {
+    // Ollama does not look at the type, and `curl -d` sends that of forms. Browsers send that type
+    // for any page without asking, but never without an origin.
+    let is_ollama = EndpointShape::for_endpoint(endpoint).errors == ErrorForm::Ollama;
+    match is_ollama && !headers.contains_key(header::ORIGIN) {
+        true => BodyKind::AnyJson,
+        false => BodyKind::for_endpoint(endpoint),
+    }
 }
 
 /// Checks that a body is of this kind. Returns the boundary of a form; `None` for JSON.

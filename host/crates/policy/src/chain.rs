@@ -269,8 +269,8 @@ impl Advisor for Chain {
         self.has_on_failure
     }
 
-    /// Returns the first recovery that differs from the plan. Only policies that export `on-failure`
-    /// are asked.
+    /// Returns the first recovery that differs from the plan. Only policies that export
+    /// `on-failure` are asked.
     fn recover(
         &self,
         facts: &Facts,

@@ -12,7 +12,8 @@ const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// Reads a secret from the environment variable or the file that these keys name. Returns `None` if
 /// neither key is set, or after reporting an error. With
-/// [`Secrets::Placeholder`](crate::Secrets::Placeholder), returns a placeholder that differs from those of all other secrets.
+/// [`Secrets::Placeholder`](crate::Secrets::Placeholder), returns a placeholder that differs
+/// from those of all other secrets.
 pub fn secret(
     section: &Section<'_>,
     env: &'static str,

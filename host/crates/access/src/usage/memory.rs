@@ -28,9 +28,10 @@ pub(super) struct Memory {
     /// What is not in `current` any more.
     rows: Batch,
     hour: u32,
-    /// All names of the hour, and what they have used since their counts were moved to `rows`. Names
-    /// may be those of clients, so the table is one that they cannot make slow.
-    current: hashbrown::HashMap<Arc<Names>, Counts, RandomState>,
+    /// All names of the hour, and what they have used since their counts were moved to `rows`; none
+    /// if nothing was added since. Names may be those of clients, so the table is one that they
+    /// cannot make slow.
+    current: hashbrown::HashMap<Arc<Names>, Option<Counts>, RandomState>,
     /// Names with counts to move.
     changed: Vec<Arc<Names>>,
     by_tenant: HashMap<Box<str>, usize>,
@@ -39,9 +40,6 @@ pub(super) struct Memory {
 impl Memory {
     /// Adds what was used in an hour.
     pub(super) fn add(&mut self, hour: u32, names: NamesRef<'_>, counts: &Counts) {
-        if *counts == Counts::default() {
-            return;
-        }
         if self.hour != hour {
             self.move_to_rows();
             self.hour = hour;
@@ -49,18 +47,18 @@ impl Memory {
             self.by_tenant.clear();
         }
         if let Some((names, known)) = self.current.get_key_value_mut(&names) {
-            if *known == Counts::default() {
+            if known.is_none() {
                 self.changed.push(Arc::clone(names));
             }
-            known.add(counts);
+            known.get_or_insert_default().add(counts);
             return;
         }
         let names = Arc::new(self.accepted(names));
         let known = self.current.entry(Arc::clone(&names)).or_default();
-        if *known == Counts::default() {
+        if known.is_none() {
             self.changed.push(names);
         }
-        known.add(counts);
+        known.get_or_insert_default().add(counts);
     }
 
     /// Returns under which names new ones are counted: these, unless there are too many.
@@ -77,7 +75,9 @@ impl Memory {
 
     fn move_to_rows(&mut self) {
         for names in self.changed.drain(..) {
-            let Some(counts) = self.current.get_mut(&names).map(std::mem::take) else { continue };
+            let Some(counts) = self.current.get_mut(&names).and_then(Option::take) else {
+                continue;
+            };
             let mut key = RowKey { span: Span::Hour, start: self.hour, names };
             if self.rows.len() >= MAX_ROWS && !self.rows.contains_key(&key) {
                 key.names = Arc::new(Names::new(OTHER, OTHER, OTHER, OTHER));

@@ -27,7 +27,7 @@ service-time = { first-token = 1 }
 const FORMS: [&str; 13] = [
     "fleet = { config = \"p.toml\", set = {} }",
     "traffic = [{ rate = \"1/h\", model = \"m\", client-timeout = \"1s\" }]",
-    "traffic = [{ daily = { peak = \"1/h\", trough = \"1/h\", peak-at = \"14:00\" }, models = {} }]",
+    "traffic = [{ daily = { peak = \"1/h\", trough = \"1/h\", peak-at = \"1:00\" }, models = {} }]",
     "traffic = [{ every = 1, tenants = 1, skew = 1 }]",
     "traffic = [{ bursts = {} }]",
     "traffic = [{ sessions = {}, turn-models = [] }]",

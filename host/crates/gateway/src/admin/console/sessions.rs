@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Name of the cookie.
-pub(super) const COOKIE: &str = "pointsman_session";
+pub(super) const COOKIE: &str = "pointsman-session";
 /// Maximum number of sessions; the oldest one ends for a new one.
 const MAX_SESSIONS: usize = 32;
 /// How long a session lasts.

@@ -127,7 +127,8 @@ fn host(mode: HostCallMode, request: Option<Arc<dyn RequestView>>) -> HostState 
 fn current() -> Current {
     let fleet = FleetView::idle(Arc::new(Topology::new(1, Vec::new())), LaneState::Ready);
     let request: Option<Arc<dyn RequestView>> = Some(Arc::new(TestRequest));
-    Current { request, ..Current::background(&Arc::new(fleet)) }
+    let (time_left, lanes_left) = (Some(Duration::from_secs(9)), Some([domain::LaneId(2)].into()));
+    Current { request, time_left, lanes_left, ..Current::background(&Arc::new(fleet)) }
 }
 
 fn recording() -> HostState {
