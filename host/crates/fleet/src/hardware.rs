@@ -2,7 +2,7 @@
 //!
 //! A [`Hardware`] is a snapshot of the whole machine; [`Processes`] measure the memory of single
 //! engines. Both only read files below a root, which is `/` except in tests, and take
-//! milliseconds: call them on a blocking thread. All input is untrusted, as in [`crate::memory`].
+//! milliseconds: call them on a blocking thread. All input is untrusted, as in the files of models.
 
 mod clients;
 mod pressure;
