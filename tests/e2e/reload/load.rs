@@ -6,6 +6,7 @@ use pointsman_tests::client::{chat, get, stream};
 use pointsman_tests::guests::Guest;
 use pointsman_tests::load::LoadGenerator;
 use pointsman_tests::memory::assert_no_steady_growth;
+use pointsman_tests::wait_until;
 use serde_json::json;
 
 use super::{assert_versions_not_mixed, engines, start_deployment_with};
@@ -77,6 +78,13 @@ fn many_reloads_lose_no_request_and_leak_nothing() {
         std::env::var("RELOADS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
     let deployment = start_deployment_with(&[version(0)], PATIENT);
     let pids = engines(&deployment);
+    // Its lines in the metrics come with the first measurement.
+    wait_until("the memory of the engines is measured", || {
+        ["a", "b"].iter().all(|lane| {
+            let labels = format!("lane=\"{lane}\"");
+            deployment.host.metric("pointsman_lane_memory_bytes", &labels) > 0.0
+        })
+    });
     let load = LoadGenerator::start(deployment.host.port, 4, "auto");
     let mut versions = BTreeMap::new();
     let mut sizes = Vec::new();

@@ -112,16 +112,14 @@ impl CaseOutcome {
     /// Returns the outcome. The policy of its notes is set once there is an instance.
     fn outcome(&self, fleet: &FleetView) -> Result<Outcome, CaseInputError> {
         let lane = lane_of(&self.lane, fleet)?;
+        let last = Attempt {
+            result: self.ended,
+            queue: Duration::from_millis(self.queue_ms),
+            took: Duration::from_millis(self.total_ms),
+            ..Attempt::new(lane, Duration::ZERO)
+        };
         let (tries, attempts) = match &self.attempts {
-            CaseAttempts::Count(count) => (
-                *count,
-                vec![Attempt {
-                    result: self.ended,
-                    queue: Duration::from_millis(self.queue_ms),
-                    took: Duration::from_millis(self.total_ms),
-                    ..Attempt::new(lane, Duration::ZERO)
-                }],
-            ),
+            CaseAttempts::Count(count) => (*count, vec![last]),
             CaseAttempts::All(all) => {
                 let attempts = all.iter().map(|attempt| attempt.attempt(fleet));
                 let attempts: Vec<Attempt> = attempts.collect::<Result<_, _>>()?;
