@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper_rustls::builderstates::WantsProtocols1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::Mutex;
@@ -46,28 +47,27 @@ fn system_roots() -> RootCertStore {
 /// Creates a connector that uses TLS for https URLs, and plain connections for http URLs. Without
 /// `roots`, no certificate is trusted and https fails.
 pub(crate) fn connector(
-    mut http: HttpConnector,
+    http: HttpConnector,
     roots: Option<TrustedRoots<'_>>,
 ) -> HttpsConnector<HttpConnector> {
-    http.enforce_http(false);
-    HttpsConnectorBuilder::new()
-        .with_tls_config(client_config(roots))
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(http)
+    builder(roots).enable_http1().wrap_connector(for_https(http))
 }
 
 /// Does the same as [`connector`] for a server that speaks HTTP/2.
 pub(crate) fn http2_connector(
-    mut http: HttpConnector,
+    http: HttpConnector,
     roots: Option<TrustedRoots<'_>>,
 ) -> HttpsConnector<HttpConnector> {
+    builder(roots).enable_http2().wrap_connector(for_https(http))
+}
+
+fn builder(roots: Option<TrustedRoots<'_>>) -> HttpsConnectorBuilder<WantsProtocols1> {
+    HttpsConnectorBuilder::new().with_tls_config(client_config(roots)).https_or_http()
+}
+
+fn for_https(mut http: HttpConnector) -> HttpConnector {
     http.enforce_http(false);
-    HttpsConnectorBuilder::new()
-        .with_tls_config(client_config(roots))
-        .https_or_http()
-        .enable_http2()
-        .wrap_connector(http)
+    http
 }
 
 fn client_config(roots: Option<TrustedRoots<'_>>) -> ClientConfig {
