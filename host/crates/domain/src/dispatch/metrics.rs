@@ -21,30 +21,44 @@ pub struct Report {
     pub severed: bool,
 }
 
-/// Metrics over a sliding window. Percentiles are computed when a report is added, because they are
-/// read far more often than they change.
+/// Metrics over a sliding window. All are kept up to date with each report: a report must cost
+/// little, and reading them nothing.
 #[derive(Debug, Default)]
 pub(super) struct LoadMetrics {
-    reports: Vec<Report>,
+    /// The last reports: whether the engine failed the request, and the time to the first byte.
+    reports: Vec<(bool, Option<u32>)>,
     next: usize,
+    failed: usize,
+    /// The times to the first byte of these reports in milliseconds, in ascending order.
+    first_bytes: Vec<u32>,
     mean_held: Option<Duration>,
-    ttft: (u32, u32),
 }
 
 impl LoadMetrics {
     pub(super) fn record(&mut self, report: Report) {
+        let first_byte =
+            report.first_byte.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let entry = (report.failed, first_byte);
         if self.reports.len() < WINDOW {
-            self.reports.push(report);
+            self.reports.push(entry);
         } else {
-            self.reports[self.next] = report;
+            let (failed, first_byte) = std::mem::replace(&mut self.reports[self.next], entry);
+            self.failed -= usize::from(failed);
+            if let Some(Ok(at)) = first_byte.map(|time| self.first_bytes.binary_search(&time)) {
+                self.first_bytes.remove(at);
+            }
         }
         self.next = (self.next + 1) % WINDOW;
+        self.failed += usize::from(report.failed);
+        if let Some(time) = first_byte {
+            let at = self.first_bytes.partition_point(|other| *other < time);
+            self.first_bytes.insert(at, time);
+        }
         if !report.failed {
             // A moving average over about eight requests follows a change of load quickly enough.
             self.mean_held =
                 Some(self.mean_held.map_or(report.held, |mean| (mean * 7 + report.held) / 8));
         }
-        self.ttft = self.percentiles();
     }
 
     /// Returns the estimated wait of a request with `queued` requests ahead of it.
@@ -64,30 +78,21 @@ impl LoadMetrics {
     }
 
     pub(super) fn errors(&self) -> Permille {
-        let failed = self.reports.iter().filter(|report| report.failed).count();
-        Permille::try_from(failed * 1000 / self.reports.len().max(1)).unwrap_or(1000)
+        Permille::try_from(self.failed * 1000 / self.reports.len().max(1)).unwrap_or(1000)
     }
 
     pub(super) fn ttft_p50_ms(&self) -> u32 {
-        self.ttft.0
+        self.percentile(50)
     }
 
     pub(super) fn ttft_p99_ms(&self) -> u32 {
-        self.ttft.1
+        self.percentile(99)
     }
 
-    fn percentiles(&self) -> (u32, u32) {
-        let mut times: Vec<Duration> =
-            self.reports.iter().filter_map(|report| report.first_byte).collect();
-        times.sort_unstable();
-        // Nearest rank: the smallest value that at least `percent` of the values do not exceed.
-        let at = |percent: usize| {
-            let rank = (times.len() * percent).div_ceil(100).max(1);
-            times
-                .get(rank - 1)
-                .map_or(0, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
-        };
-        (at(50), at(99))
+    /// Returns the nearest rank: the smallest time that at least `percent` of them do not exceed.
+    fn percentile(&self, percent: usize) -> u32 {
+        let rank = (self.first_bytes.len() * percent).div_ceil(100).max(1);
+        self.first_bytes.get(rank - 1).copied().unwrap_or(0)
     }
 }
 
