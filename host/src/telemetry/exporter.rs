@@ -187,7 +187,7 @@ impl<'a> Sender<'a> {
             }
             let mut spans = Vec::with_capacity(8 * batch.len());
             batch.iter().for_each(|trace| trace.append_to(&mut spans));
-            let message = trace_request(&self.export.resource, spans);
+            let message = trace_request(&self.export.resource, &spans);
             let is_sent = self.send(Signal::Traces, message).await;
             if !is_sent {
                 self.shared.metrics.dropped_by_failure(batch.len() as u64);

@@ -10,9 +10,11 @@
 //!           └── stream                   from the first byte to the last one
 //! ```
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pointsman_domain::{Attempt, AttemptResult, Endpoint, TokenCounts};
+use pointsman_domain::{Attempt, AttemptResult, Endpoint, TokenCounts, Topology};
 use pointsman_gateway::{EngineSpan, FinishedRequest, RequestTrace};
 use pointsman_otlp::{Span, SpanKind, SpanStatus};
 
@@ -45,8 +47,9 @@ pub(super) struct FinishedTrace {
     code: Option<String>,
     is_streaming: bool,
     usage: Option<TokenCounts>,
-    /// With the names of their lanes.
-    attempts: Vec<(Attempt, String)>,
+    attempts: Vec<Attempt>,
+    /// The names of the lanes.
+    topology: Option<Arc<Topology>>,
 }
 
 impl FinishedTrace {
@@ -54,10 +57,6 @@ impl FinishedTrace {
     pub(super) fn new(request: &FinishedRequest<'_>) -> Option<Self> {
         let trace = request.trace.filter(|trace| trace.context.is_sampled)?;
         let owned = |text: Option<&str>| text.map(bounded);
-        let lane = |attempt: &Attempt| match request.topology {
-            Some(topology) => topology.name(attempt.lane).to_owned(),
-            None => String::new(),
-        };
         let flow = request.flow;
         Some(Self {
             trace: trace.clone(),
@@ -75,7 +74,8 @@ impl FinishedTrace {
             code: owned(request.code),
             is_streaming: request.is_streaming,
             usage: flow.usage(),
-            attempts: flow.attempts().map(|attempt| (*attempt, lane(attempt))).collect(),
+            attempts: flow.attempts().copied().collect(),
+            topology: request.topology.cloned(),
         })
     }
 
@@ -90,20 +90,20 @@ impl FinishedTrace {
             set_text(&mut span, "pointsman.policy", self.policies.as_deref());
             spans.push(span);
         }
-        for (number, (attempt, lane)) in (1..).zip(&self.attempts) {
-            self.append_attempt(spans, number, attempt, lane);
+        for (number, attempt) in (1..).zip(&self.attempts) {
+            self.append_attempt(spans, number, attempt);
         }
     }
 
     fn append_root(&self, spans: &mut Vec<Span>) {
         let context = &self.trace.context;
         let name = match self.endpoint.path() {
-            Some(path) => format!("POST {path}"),
-            None => "engine path".to_owned(),
+            Some(path) => Cow::Owned(format!("POST {path}")),
+            None => Cow::Borrowed("engine path"),
         };
         let ids = (context.trace_id, context.span_id, context.parent);
         let times = (self.nanos(Duration::ZERO), self.nanos(self.total));
-        let mut span = Span::new(ids, name, SpanKind::Server, times);
+        let mut span = Span::new(ids, &name, SpanKind::Server, times);
         self.set_state(&mut span);
         if let Some(path) = self.endpoint.path() {
             span.set("http.request.method", "POST");
@@ -128,8 +128,9 @@ impl FinishedTrace {
         spans.push(span);
     }
 
-    fn append_attempt(&self, spans: &mut Vec<Span>, number: u32, attempt: &Attempt, lane: &str) {
+    fn append_attempt(&self, spans: &mut Vec<Span>, number: u32, attempt: &Attempt) {
         let context = &self.trace.context;
+        let lane = self.topology.as_ref().map_or("", |topology| topology.name(attempt.lane));
         let (begun, end) = (attempt.begun, attempt.begun + attempt.took);
         let granted = begun + attempt.queue;
         let ids = (ATTEMPT + number, context.span_id);
@@ -161,8 +162,8 @@ impl FinishedTrace {
         let (granted, end) = (attempt.begun + attempt.queue, attempt.begun + attempt.took);
         let (operation, model) = (operation(self.endpoint), self.model.as_deref());
         let name = match model {
-            Some(model) => format!("{operation} {model}"),
-            None => operation.to_owned(),
+            Some(model) => Cow::Owned(format!("{operation} {model}")),
+            None => Cow::Borrowed(operation),
         };
         let ids = (number, context.child_span(ATTEMPT + number));
         let mut span = self.span(ids, &name, SpanKind::Client, (granted, end));
@@ -218,7 +219,7 @@ impl FinishedTrace {
     fn set_state(&self, span: &mut Span) {
         if let Some(state) = self.trace.context.state.as_ref().and_then(|state| state.to_str().ok())
         {
-            state.clone_into(&mut span.trace_state);
+            span.set_trace_state(state);
         }
     }
 

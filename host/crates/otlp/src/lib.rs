@@ -13,7 +13,9 @@ mod frame;
 mod messages;
 mod metrics;
 mod open_metrics;
+mod span;
 
 pub use self::frame::{FrameError, check_frame, grpc_frame};
-pub use self::messages::{Attribute, Resource, Span, SpanKind, SpanStatus, Value, trace_request};
+pub use self::messages::{Attribute, Resource};
 pub use self::metrics::metrics_request;
+pub use self::span::{Span, SpanKind, SpanStatus, SpanValue, trace_request};

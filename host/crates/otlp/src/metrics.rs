@@ -140,7 +140,7 @@ fn number(sample: &Sample<'_>, (start, time): (u64, u64)) -> NumberPoint {
 }
 
 fn attributes(labels: &[(&str, String)]) -> Vec<Attribute> {
-    labels.iter().map(|(name, value)| Attribute::new(name, value.as_str())).collect()
+    labels.iter().map(|(name, value)| Attribute::new(name, value)).collect()
 }
 
 /// Collects the samples of histograms. Those of one histogram follow each other, and end with its
