@@ -85,6 +85,7 @@ use crate::idle::ConnectionPool;
 use crate::listen::Fixed;
 use crate::protocols::Protocols;
 use crate::response::{error, only, unknown_path};
+use crate::routes::Routes;
 use crate::served::{Served, ServedSlot};
 use crate::socket::SocketFile;
 use crate::upstream_routes;
@@ -206,7 +207,7 @@ fn served(gateway: &Gateway, policies: &Policies, keys: Keys, ip: IpAddr) -> Ser
     let (policies, access) = (Arc::clone(policies), Access::new(keys));
     gateway.add_listener(Box::new(move |gateway, _| {
         let router = router(gateway, Arc::clone(&policies), &access);
-        Served::new(router, gateway.timeouts(), Some(gateway.allowed_hosts(ip)))
+        Served::new(Routes::Operators(router), gateway.timeouts(), Some(gateway.allowed_hosts(ip)))
     }))
 }
 

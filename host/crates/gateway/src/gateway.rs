@@ -33,7 +33,7 @@ use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
 use crate::protocols::Protocols;
 use crate::responses::Responses;
-use crate::routes;
+use crate::routes::{ClientRoutes, Routes};
 use crate::served::{Served, ServedSlot};
 use crate::settings::{AdvisorSlot, ConsoleSettings, ListenerSettings, Settings, StatusPart};
 use crate::status::{self, StatusSources};
@@ -323,10 +323,11 @@ fn make_served(settings: ListenerSettings, ip: Option<IpAddr>, has_tls: bool) ->
         gateway.note_listener(&settings);
         let status = Arc::clone(&gateway.status);
         let console = gateway.console_of(&settings, has_tls);
-        let router = routes::for_listener(gateway.pipeline(), status, &settings, console);
+        let routes = ClientRoutes::new(gateway.pipeline(), status, Arc::clone(&settings), console);
+        let routes = Routes::Clients(Box::new(routes));
         let hosts = ip.map(|ip| gateway.allowed_hosts(ip));
         let cors = settings.cors.clone().map(Arc::new);
-        Served { cors, ..Served::new(router, gateway.timeouts(), hosts) }
+        Served { cors, ..Served::new(routes, gateway.timeouts(), hosts) }
     })
 }
 

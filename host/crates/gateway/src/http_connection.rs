@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service as _;
 
 use crate::activity::{Activity, RequestGuard};
 use crate::body::{GuardedBody, RequestBody, UnreadBody, discard};
@@ -182,10 +181,7 @@ async fn serve(
         // Without a key, which browsers do not send with it.
         Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => response::no_content(),
         Ok(()) if !has_place => response::error(request, RouteError::TooManyRequests),
-        Ok(()) => {
-            let mut router = served.router.clone();
-            router.call(request).await.unwrap_or_else(|never| match never {})
-        }
+        Ok(()) => served.routes.serve(request).await,
         Err(error) => {
             let mut response = response::error(request, error);
             response.headers_mut().insert(header::CONNECTION, CLOSE);

@@ -42,6 +42,11 @@ const CREDENTIALS: [&str; 8] = [
     "subscription-key",
 ];
 
+/// Returns the endpoint that has this path as its route.
+pub(crate) fn served(path: &str) -> Option<Endpoint> {
+    SERVED.into_iter().find(|endpoint| endpoint.path() == Some(path))
+}
+
 /// Returns the path of a route: without the path prefix, with one `/v1` if it is one of the API,
 /// and without repeated and trailing slashes. Encoded characters stay encoded. Returns `None` for a
 /// path that is not below the prefix, and for one that can be read in two ways: with `..` or an

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use http::{HeaderName, HeaderValue, Method, header};
 use pointsman_access::Keys;
-use pointsman_openai::SERVED;
+use pointsman_domain::Endpoint;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use crate::compression::{Encoders, compress};
+use crate::compression::{Encoders, WantedEncoding};
 use crate::error::RouteError;
 use crate::models::{model, models};
 use crate::pipeline::Pipeline;
@@ -26,35 +26,134 @@ use crate::{health, native, ollama, once, paths, responses, status};
 /// The header that gets a key of the query.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Returns the routes of a listener for clients.
-pub(crate) fn for_listener(
-    pipeline: Arc<Pipeline>,
-    host: Arc<StatusSources>,
-    settings: &Arc<ListenerSettings>,
-    console: Option<Router>,
-) -> Router {
-    let native = native::default_lane(&pipeline.fleet.view().topology, settings);
-    let is_native = native.is_some();
-    let keys = pipeline.keys.clone();
-    let routes = with_native(pipeline, host, native.as_deref());
-    let listener = Arc::clone(settings);
-    // A fallback, because routes are chosen before middlewares could change the path.
-    let all = Router::new().fallback(move |request: Request| {
-        let (routes, listener) = (routes.clone(), Arc::clone(&listener));
-        let console = console.clone();
-        let request = with_key_in_header(&keys, request);
-        async move {
-            match console.zip(console_path(&request, &listener)) {
-                Some((console, path)) => at_path(console, path, request).await,
-                None => with_normal_path(routes, &listener, is_native, request).await,
-            }
+/// What a listener serves.
+pub(crate) enum Routes {
+    /// Requests of clients.
+    Clients(Box<ClientRoutes>),
+    /// Requests of operators.
+    Operators(Router),
+}
+
+impl Routes {
+    /// Serves one request.
+    pub(crate) async fn serve(&self, request: Request) -> Response {
+        match self {
+            Self::Clients(routes) => routes.serve(request).await,
+            Self::Operators(router) => call(router, request).await,
         }
-    });
-    let all = match settings.compression {
-        true => all.layer(middleware::from_fn_with_state(Encoders::default(), compress)),
-        false => all,
-    };
-    all.layer(Extension(Arc::clone(settings)))
+    }
+}
+
+/// What a listener for clients serves.
+pub(crate) struct ClientRoutes {
+    pipeline: Arc<Pipeline>,
+    /// Is cancelled when the host stops.
+    stop: CancellationToken,
+    listener: Arc<ListenerSettings>,
+    /// The default lane of the listener is a llama.cpp.
+    is_native: bool,
+    console: Option<Router>,
+    /// `None` if responses are not compressed.
+    encoders: Option<Encoders>,
+    /// All but the requests for endpoints.
+    others: Router,
+}
+
+impl ClientRoutes {
+    /// Creates the routes of a listener.
+    pub(crate) fn new(
+        pipeline: Arc<Pipeline>,
+        host: Arc<StatusSources>,
+        listener: Arc<ListenerSettings>,
+        console: Option<Router>,
+    ) -> Self {
+        let native = native::default_lane(&pipeline.fleet.view().topology, &listener);
+        Self {
+            stop: host.stop.clone(),
+            is_native: native.is_some(),
+            console,
+            encoders: listener.compression.then(Encoders::default),
+            others: others(Arc::clone(&pipeline), host, native.as_deref()),
+            listener,
+            pipeline,
+        }
+    }
+
+    /// Serves one request.
+    pub(crate) async fn serve(&self, request: Request) -> Response {
+        let mut request = with_key_in_header(&self.pipeline.keys, request);
+        request.extensions_mut().insert(Arc::clone(&self.listener));
+        let Some(encoders) = &self.encoders else { return self.route(request).await };
+        let wanted = WantedEncoding::new(&request);
+        wanted.apply(encoders, self.route(request).await).await
+    }
+
+    /// Passes a request to its route, whichever form its path has. Requests for endpoints, which
+    /// are nearly all, do not pass through axum's router: it would take more than half as long as
+    /// hyper takes for all of the request.
+    async fn route(&self, mut request: Request) -> Response {
+        if let Some(console) = &self.console
+            && let Some(path) = console_path(&request, &self.listener)
+        {
+            return match set_path(&mut request, path) {
+                true => call(console, request).await,
+                false => unknown_path(request).await,
+            };
+        }
+        let given = request.uri().path();
+        if self.listener.path_prefix.is_empty()
+            && let Some(endpoint) = paths::served(given)
+        {
+            return self.at_endpoint(endpoint, request).await;
+        }
+        if request.method() == Method::OPTIONS && given == "*" {
+            return allowed("GET, HEAD, POST");
+        }
+        let native = || paths::of_llama_cpp(given, &self.listener.path_prefix);
+        let native = self.is_native.then(native).flatten().map(str::to_owned);
+        let Some(path) = native.or_else(|| self.listener.route(given)) else {
+            return unknown_path(request).await;
+        };
+        let endpoint = paths::served(&path);
+        if !set_path(&mut request, path) {
+            return unknown_path(request).await;
+        }
+        match endpoint {
+            Some(endpoint) => self.at_endpoint(endpoint, request).await,
+            None => call(&self.others, request).await,
+        }
+    }
+
+    async fn at_endpoint(&self, endpoint: Endpoint, request: Request) -> Response {
+        if self.stop.is_cancelled() {
+            return error(request, RouteError::Stopping);
+        }
+        match request.method().clone() {
+            // Boxed, so that an idle connection has no space for it.
+            Method::POST => {
+                Box::pin(once::serve(Arc::clone(&self.pipeline), endpoint, request)).await
+            }
+            Method::OPTIONS => allowed("POST"),
+            method => error(request, RouteError::Method { method, allowed: "POST" }),
+        }
+    }
+}
+
+async fn call(router: &Router, request: Request) -> Response {
+    router.clone().call(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// Sets the path of a request. Returns false if it cannot have it.
+fn set_path(request: &mut Request, path: String) -> bool {
+    if path == request.uri().path() {
+        return true;
+    }
+    let replaced = paths::replace(request.uri(), path);
+    let is_replaced = replaced.is_some();
+    if let Some(uri) = replaced {
+        *request.uri_mut() = uri;
+    }
+    is_replaced
 }
 
 /// Moves a key from the query of a request to a header, before anything logs, records or forwards
@@ -74,49 +173,15 @@ fn with_key_in_header(keys: &Keys, mut request: Request) -> Request {
     request
 }
 
-/// Passes a request to its route, whichever form its path has.
-async fn with_normal_path(
-    routes: Router,
-    listener: &ListenerSettings,
-    is_native: bool,
-    request: Request,
-) -> Response {
-    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
-        return allowed("GET, HEAD, POST");
-    }
-    let given = request.uri().path();
-    let native = || paths::of_llama_cpp(given, &listener.path_prefix);
-    let native = is_native.then(native).flatten().map(str::to_owned);
-    let Some(path) = native.or_else(|| listener.route(given)) else {
-        return unknown_path(request).await;
-    };
-    at_path(routes, path, request).await
-}
-
-/// Passes a request to the route of this path.
-async fn at_path(mut routes: Router, path: String, mut request: Request) -> Response {
-    if path != request.uri().path() {
-        let Some(uri) = paths::replace(request.uri(), path) else {
-            return unknown_path(request).await;
-        };
-        *request.uri_mut() = uri;
-    }
-    routes.call(request).await.unwrap_or_else(|never| match never {})
-}
-
 /// Returns the path below the prefix of the listener if it is one of the console.
 fn console_path(request: &Request, listener: &ListenerSettings) -> Option<String> {
     let path = request.uri().path().strip_prefix(&listener.path_prefix)?;
     (path == "/console" || path.starts_with("/console/")).then(|| path.to_owned())
 }
 
-#[cfg(test)]
-pub(crate) fn router(pipeline: Arc<Pipeline>, host: Arc<StatusSources>) -> Router {
-    with_native(pipeline, host, None)
-}
-
-/// Returns the routes, with those of llama.cpp for the lane `native`.
-fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str>) -> Router {
+/// Returns the routes of all that is not an endpoint, with those of llama.cpp for the lane
+/// `native`.
+fn others(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str>) -> Router {
     let stop = host.stop.clone();
     let host_routes = Router::new()
         .route("/health", only("GET, HEAD", get(health::health)))
@@ -125,12 +190,7 @@ fn with_native(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option
         .route("/status", only("GET, HEAD", get(status::status)))
         .route("/metrics", only("GET, HEAD", get(status::client_metrics)))
         .with_state(host);
-    let served = SERVED.into_iter().filter_map(|endpoint| Some((endpoint, endpoint.path()?)));
-    let router = served.fold(Router::new(), |router, (endpoint, path)| {
-        let serve = move |State(pipeline), request| once::serve(pipeline, endpoint, request);
-        router.route(path, only("POST", post(serve)))
-    });
-    router
+    Router::new()
         .route("/v1/models", only("GET, HEAD", get(models)))
         .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
         .merge(ollama::routes())

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use http::HeaderValue;
 
 use crate::connection::Timeouts;
 use crate::cors::Cors;
 use crate::hosts::AllowedHosts;
+use crate::routes::Routes;
 
 /// The snapshot of a listener, which a reload replaces.
 pub(crate) type ServedSlot = Arc<ArcSwap<Served>>;
 
 /// What a listener serves requests with.
 pub(crate) struct Served {
-    pub(crate) router: Router,
+    pub(crate) routes: Routes,
     /// Of the connections that are accepted from now on.
     pub(crate) timeouts: Timeouts,
     /// Host names of the listener; `None` for a Unix socket.
@@ -29,8 +29,8 @@ pub(crate) struct Served {
 
 impl Served {
     /// Creates the snapshot of a listener that pages of other origins may not use.
-    pub(crate) fn new(router: Router, timeouts: Timeouts, hosts: Option<AllowedHosts>) -> Self {
+    pub(crate) fn new(routes: Routes, timeouts: Timeouts, hosts: Option<AllowedHosts>) -> Self {
         let keep_alive = HeaderValue::from_str(&format!("timeout={}", timeouts.idle.as_secs()));
-        Self { router, timeouts, hosts, cors: None, keep_alive: keep_alive.ok() }
+        Self { routes, timeouts, hosts, cors: None, keep_alive: keep_alive.ok() }
     }
 }

@@ -38,9 +38,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::routes::ClientRoutes;
 use crate::{
     ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, IdempotencySettings,
-    ResponseLimits, ResponseModel, Settings, once, response_namespace, routes,
+    ListenerSettings, ResponseLimits, ResponseModel, Settings, once, response_namespace,
 };
 
 /// The API key that all requests carry.
@@ -236,9 +237,14 @@ impl TestGateway {
     }
 
     /// Returns the routes for clients.
-    pub(crate) fn router(&self) -> Router {
+    pub(crate) fn routes(&self) -> ClientRoutes {
+        self.routes_with(ListenerSettings::default())
+    }
+
+    /// Returns the routes of a listener with these settings.
+    fn routes_with(&self, settings: ListenerSettings) -> ClientRoutes {
         let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
-        routes::router(pipeline, Arc::clone(status))
+        ClientRoutes::new(pipeline, Arc::clone(status), Arc::new(settings), None)
     }
 
     /// Stops an engine, so that its port refuses connections.

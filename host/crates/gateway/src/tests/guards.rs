@@ -15,7 +15,6 @@ use pointsman_domain::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tower_service::Service as _;
 
 use super::{API_KEY, LaneSpec, TestGateway, json as reply};
 use crate::error_code::ErrorCode;
@@ -140,7 +139,7 @@ async fn post(gateway: &TestGateway, path: &str, headers: &[(&str, &str)], body:
     let request =
         headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let request = request.body(Body::from(body.to_string())).unwrap();
-    let (head, body) = gateway.router().call(request).await.unwrap().into_parts();
+    let (head, body) = gateway.routes().serve(request).await.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     Answer {
         status: head.status.as_u16(),

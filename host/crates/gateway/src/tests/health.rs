@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
 use http::{Method, StatusCode};
@@ -10,7 +9,6 @@ use http_body_util::BodyExt as _;
 use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::{BuiltIn, LaneState};
 use serde_json::{Value, json};
-use tower_service::Service as _;
 
 use super::{API_KEY, TestGateway};
 use crate::settings::{HealthRule, ListenerSettings};
@@ -24,10 +22,10 @@ async fn check(
     key: &str,
 ) -> (StatusCode, bool, Value) {
     let settings = ListenerSettings { health, ..ListenerSettings::default() };
-    let mut router = gateway.router().layer(Extension(Arc::new(settings)));
+    let routes = gateway.routes_with(settings);
     let request = Request::builder().method(method).uri(path);
     let request = request.header("authorization", format!("Bearer {key}"));
-    let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+    let response = routes.serve(request.body(Body::empty()).unwrap()).await;
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let has_retry_after = head.headers.contains_key("retry-after");

@@ -3,11 +3,10 @@
 use http::{HeaderMap, Method, header};
 use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
-use tower_service::Service as _;
 
 use super::listener::{Client, Served, serve_listener, status_of};
 use super::*;
-use crate::{Cors, ListenerSettings, compression};
+use crate::{Cors, compression};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = r#""messages":[{"role":"user","content":"hi"}]"#;
@@ -20,11 +19,9 @@ impl TestGateway {
         request: http::request::Builder,
         body: impl Into<Body>,
     ) -> (u16, HeaderMap, Bytes) {
-        let (pipeline, status) = (self.gateway.pipeline(), self.gateway.status());
-        let settings = Arc::new(settings.clone());
-        let mut router = routes::for_listener(pipeline, Arc::clone(status), &settings, None);
+        let routes = self.routes_with(settings.clone());
         let request = request.header("content-type", "application/json").body(body.into()).unwrap();
-        let (head, body) = router.call(request).await.unwrap().into_parts();
+        let (head, body) = routes.serve(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (head.status.as_u16(), head.headers, body)
     }

@@ -13,7 +13,6 @@ use pointsman_access::{
 use pointsman_domain::{Allowance, BuiltIn};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tower_service::Service as _;
 
 use super::{API_KEY, Reply, TestGateway, json as reply, stream};
 
@@ -78,7 +77,7 @@ impl Limited {
             .header("authorization", format!("Bearer {API_KEY}"))
             .body(Body::from(body.to_owned()))
             .unwrap();
-        let (head, body) = self.gateway.router().call(request).await.unwrap().into_parts();
+        let (head, body) = self.gateway.routes().serve(request).await.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or_default())
     }
@@ -258,7 +257,7 @@ async fn retry_that_joins_its_original_does_not_count() {
             .header("idempotency-key", "one")
             .body(Body::from(ONCE))
             .unwrap();
-        let response = test.gateway.router().call(request).await.unwrap();
+        let response = test.gateway.routes().serve(request).await;
         assert_eq!(response.status(), 200);
         response.into_body().collect().await.unwrap();
     }

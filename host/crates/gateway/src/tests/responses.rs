@@ -8,7 +8,6 @@ use http_body_util::BodyExt as _;
 use pointsman_access::{ApiKey, Keys};
 use pointsman_domain::BuiltIn;
 use serde_json::{Value, json};
-use tower_service::Service as _;
 
 use super::{Reply, TestGateway, json as reply_json, stream};
 
@@ -40,7 +39,7 @@ fn request(key: &str) -> http::request::Builder {
 
 async fn send(gateway: &TestGateway, request: http::request::Builder, body: &str) -> Answer {
     let request = request.body(Body::from(body.to_owned())).unwrap();
-    let response = gateway.router().call(request).await.unwrap_or_else(|never| match never {});
+    let response = gateway.routes().serve(request).await;
     let (status, lane) = (
         response.status().as_u16(),
         response.headers().get("x-pointsman-lane").map(|lane| lane.to_str().unwrap().to_owned()),

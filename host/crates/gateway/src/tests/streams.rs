@@ -8,7 +8,6 @@ use http_body_util::BodyExt as _;
 use pointsman_access::Keys;
 use pointsman_domain::BuiltIn;
 use serde_json::{Value, json};
-use tower_service::Service as _;
 
 use super::{Reply, TestGateway, json as reply_json, stream};
 
@@ -244,7 +243,7 @@ async fn model_that_is_not_utf8_is_unknown() {
             .header("authorization", format!("Bearer {key}"))
             .body(Body::empty())
             .unwrap();
-        let response = gateway.router().call(request).await.unwrap();
+        let response = gateway.routes().serve(request).await;
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(code(std::str::from_utf8(&body).unwrap()), expected);
     }
