@@ -1,5 +1,6 @@
-//! The task that owns all lane state. Every change arrives through one mailbox and is decided by
-//! the [`Dispatcher`]; the result is published as one [`FleetView`] per batch of messages.
+//! The owner of all lane state. Every change arrives through one mailbox and is decided by the
+//! [`Dispatcher`]; the result is published as a [`FleetView`]. [`SharedActor`] says who handles a
+//! message: the thread of a request, or the task of the actor.
 //!
 //! ```text
 //!   acquire ─SlotRequest──┐                              ┌─Grant/Reject─> requests
@@ -16,25 +17,27 @@ mod effects;
 mod lane_factory;
 mod lane_handle;
 mod reconfigure;
+mod shared;
 mod successor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Enqueue, Event, Ticket};
+use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Enqueue, Event, Report, Ticket};
 use pointsman_domain::{
     EngineKind, FleetView, LaneId, LaneInfo, LaneStat, PrefixIndex, Topology, TopologyUsage,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::lane_factory::{LaneFactory, SupervisorTasks};
 pub(crate) use self::lane_handle::LaneHandle;
+pub(crate) use self::shared::{SharedActor, Turns};
 use crate::history::LaneHistory;
-use crate::message::{EngineSource, GrantSender, Message};
+use crate::message::{EngineSource, GrantSender, Mailbox, Message};
 use crate::metrics::FleetMetrics;
 use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
@@ -42,7 +45,7 @@ use crate::spec::FleetSpec;
 use crate::status::LaneStatus;
 
 #[derive(Debug)]
-struct Waiting {
+pub(crate) struct Waiting {
     reply: GrantSender,
     request: Enqueue,
 }
@@ -68,79 +71,31 @@ pub(crate) struct Actor {
     pub(crate) factory: LaneFactory,
     pub(crate) statuses: watch::Sender<Statuses>,
     pub(crate) started: Instant,
-    pub(crate) mailbox: UnboundedSender<Message>,
+    pub(crate) mailbox: Mailbox,
     pub(crate) view: watch::Sender<Arc<FleetView>>,
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) history: LaneHistory,
+    /// The requests that wait for a slot.
+    pub(crate) waiting: HashMap<Ticket, Waiting>,
+    /// What the dispatcher has decided, and is not carried out.
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) turns: Turns,
 }
 
 impl Actor {
-    /// Runs until the task is aborted. The actor holds a sender of its own mailbox for the leases
-    /// it grants, so the mailbox never closes.
-    pub(crate) async fn run(mut self, mut messages: UnboundedReceiver<Message>) {
-        const MAX_BATCH: usize = 256;
-        let mut batch = Vec::with_capacity(MAX_BATCH);
-        let mut effects = Vec::new();
-        let mut waiting: HashMap<Ticket, Waiting> = HashMap::new();
-        let mut pausing = None;
-        loop {
-            let now = self.started.elapsed();
-            for message in batch.drain(..) {
-                match message {
-                    Message::Pause { reply } => pausing = Some(reply),
-                    message => self.handle(message, now, &mut waiting, &mut effects),
-                }
-            }
-            self.dispatcher.on(Event::Tick, now, &mut effects);
-            // Before the effects, so that a load is commanded to the new supervisor.
-            self.settle();
-            // Before the effects, so that a request that is granted or rejected finds a view that
-            // includes its own result.
-            self.publish(now);
-            for effect in effects.drain(..) {
-                self.apply(effect, &mut waiting);
-            }
-            if self.is_settled()
-                && let Some(reply) = pausing.take()
-                && let Some(successor) = self.pause(reply, &waiting).await
-            {
-                return self.follow(messages, waiting, successor).await;
-            }
-            let wake = self.dispatcher.next_wake().map(|wake| self.started + wake);
-            tokio::select! {
-                count = messages.recv_many(&mut batch, MAX_BATCH) => {
-                    if count == 0 { return }
-                }
-                () = sleep_until(wake) => {}
-            }
-        }
-    }
-
-    fn handle(
-        &mut self,
-        message: Message,
-        now: Duration,
-        waiting: &mut HashMap<Ticket, Waiting>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn handle(&mut self, message: Message, now: Duration) {
         let event = match message {
             Message::SlotRequest { request, reply } => {
-                waiting.insert(request.ticket, Waiting { reply, request });
+                self.waiting.insert(request.ticket, Waiting { reply, request });
                 Event::Arrived(request)
             }
             Message::Cancelled(ticket) => {
-                waiting.remove(&ticket);
+                self.waiting.remove(&ticket);
                 Event::Cancelled(ticket)
             }
             Message::Released { ticket, lane, generation, flow, report } => {
                 self.held.remove(&ticket);
-                if let Some(handle) =
-                    self.lanes.get_mut(lane.index()).filter(|handle| handle.first_after_switch)
-                    && let Some(first_byte) = report.first_byte
-                {
-                    handle.first_after_switch = false;
-                    self.metrics.first_byte_after_switch(lane, first_byte);
-                }
+                self.note_first_byte(lane, &report);
                 Event::Released { lane, generation, flow, report }
             }
             Message::Engine { source: EngineSource { lane, epoch }, event, target } => {
@@ -173,7 +128,7 @@ impl Actor {
                 return;
             }
             Message::Reconfigure { spec, reply } => {
-                let changes = self.reconfigure(*spec, now, effects);
+                let changes = self.reconfigure(*spec, now);
                 // The caller finds the new view.
                 self.publish(now);
                 // Fails only if the caller does not want to know.
@@ -181,7 +136,7 @@ impl Actor {
                 return;
             }
             Message::Commanded(command) => {
-                self.commanded(command, now, effects);
+                self.commanded(command, now);
                 return;
             }
             Message::QueuePositions { reply } => {
@@ -194,10 +149,23 @@ impl Actor {
                 Event::Hinted { lane, hint, until: now.saturating_add(duration) }
             }
             Message::Close => Event::Closed,
-            // Before, when the other messages of its batch have been handled.
-            Message::Pause { .. } => return,
+            Message::Pause { reply } => {
+                self.turns.pausing = Some(reply);
+                return;
+            }
         };
-        self.dispatcher.on(event, now, effects);
+        self.dispatcher.on(event, now, &mut self.effects);
+    }
+
+    /// Notes the first byte of the first response after a switch.
+    fn note_first_byte(&mut self, lane: LaneId, report: &Report) {
+        if let Some(handle) =
+            self.lanes.get_mut(lane.index()).filter(|handle| handle.first_after_switch)
+            && let Some(first_byte) = report.first_byte
+        {
+            handle.first_after_switch = false;
+            self.metrics.first_byte_after_switch(lane, first_byte);
+        }
     }
 
     /// Notes what an engine says about its model. It stays known while the lane is unloaded; what
@@ -235,7 +203,9 @@ impl Actor {
         }
     }
 
-    fn publish(&self, now: Duration) {
+    fn publish(&mut self, now: Duration) {
+        self.turns.stale_since = None;
+        self.turns.is_stale.store(false, Ordering::Release);
         let mut stats = self.dispatcher.stats(now);
         for stat in &mut stats {
             let Some(handle) = self.lanes.get(stat.id.index()) else { continue };
@@ -274,11 +244,4 @@ fn merge_engine_report(
     stat.decode_tps = rates.decode_tps.unwrap_or(0);
     // Saturates after 49 days without a scrape.
     stat.stale_ms = u32::try_from(scraped.elapsed().as_millis()).unwrap_or(u32::MAX);
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{AcquireError, Dispatcher, GroupSetup, LaneHint, Ticket};
 use pointsman_domain::{FleetView, LaneId, LaneState, PrefixIndex, SlotRequest, Topology};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{Actor, LaneFactory, LaneHandle, Statuses, SupervisorTasks};
+use crate::actor::{Actor, LaneFactory, LaneHandle, SharedActor, Statuses, SupervisorTasks, Turns};
 use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
 use crate::handover::PausedFleet;
@@ -21,7 +20,7 @@ use crate::history::{LaneHistory, LaneTransition};
 use crate::lease::Lease;
 use crate::measurements::{Measurements, MemoryReport};
 use crate::memory::Machine;
-use crate::message::{Grant, Message};
+use crate::message::{Grant, Mailbox, Message};
 use crate::metrics::FleetMetrics;
 use crate::page_cache::PageCache;
 use crate::process::{StateDir, StateDirError, reap_orphans};
@@ -33,7 +32,8 @@ use crate::supervisor::Shared;
 /// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    pub(crate) mailbox: UnboundedSender<Message>,
+    pub(crate) mailbox: Mailbox,
+    actor: Arc<SharedActor>,
     view: watch::Receiver<Arc<FleetView>>,
     pub(crate) statuses: watch::Receiver<Statuses>,
     prefixes: Arc<PrefixIndex>,
@@ -49,10 +49,10 @@ pub struct Fleet {
 /// period.
 #[derive(Debug)]
 pub struct FleetTasks {
-    mailbox: UnboundedSender<Message>,
+    mailbox: Mailbox,
     pub(crate) supervisors: SupervisorTasks,
-    // Aborted after the supervisors.
-    _actor: JoinSet<()>,
+    actor: Arc<SharedActor>,
+    _actor_task: JoinSet<()>,
     stop: CancellationToken,
     state_dir: StateDir,
     conversations: Conversations,
@@ -87,7 +87,7 @@ impl Fleet {
         let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
-        let (mailbox, messages) = unbounded_channel();
+        let mailbox = Mailbox::new();
         let started = Instant::now();
         let supervisors = SupervisorTasks::default();
         let (statuses_sender, statuses) = watch::channel(Statuses::default());
@@ -124,18 +124,23 @@ impl Fleet {
             view: view_sender,
             metrics: Arc::clone(metrics),
             history: history.clone(),
+            waiting: HashMap::new(),
+            effects: Vec::new(),
+            turns: Turns::default(),
         };
-        actor.publish_statuses();
+        let actor = SharedActor::new(actor);
         let tasks = FleetTasks {
             mailbox: mailbox.clone(),
             supervisors,
-            _actor: JoinSet::from_iter([actor.run(messages)]),
+            actor: Arc::clone(&actor),
+            _actor_task: JoinSet::from_iter([Arc::clone(&actor).run(mailbox.clone())]),
             stop,
             state_dir,
             conversations: conversations.clone(),
         };
         let fleet = Self {
             mailbox,
+            actor,
             view,
             statuses,
             prefixes,
@@ -162,6 +167,7 @@ impl Fleet {
 
     /// Returns the current state of the lanes.
     pub fn view(&self) -> Arc<FleetView> {
+        self.actor.refresh();
         Arc::clone(&self.view.borrow())
     }
 
@@ -178,6 +184,7 @@ impl Fleet {
     /// Waits until `condition` holds for the current view, and returns that view. Pends forever
     /// once the fleet has been shut down.
     pub async fn wait_for(&self, condition: impl FnMut(&Arc<FleetView>) -> bool) -> Arc<FleetView> {
+        self.actor.refresh();
         let mut view = self.view.clone();
         let found = view.wait_for(condition).await.map(|view| Arc::clone(&view));
         match found {
@@ -189,6 +196,7 @@ impl Fleet {
 
     /// Returns the status of each lane, in the order of their ids, which may have gaps.
     pub fn status(&self) -> Vec<LaneStatus> {
+        self.actor.refresh();
         self.statuses.borrow().iter().map(|status| status.borrow().clone()).collect()
     }
 
@@ -315,12 +323,13 @@ impl Drop for FleetTasks {
     fn drop(&mut self) {
         // The actor has a handle to these tasks, too.
         self.supervisors.abort_all();
+        self.actor.end(&self.mailbox);
     }
 }
 
 #[derive(Debug)]
 struct CancelOnDrop {
-    mailbox: UnboundedSender<Message>,
+    mailbox: Mailbox,
     ticket: Option<Ticket>,
 }
 

@@ -35,6 +35,7 @@ mod launch_memory;
 mod learning;
 mod lease;
 mod loading;
+mod mailbox;
 mod manual;
 mod measurements;
 mod memory;

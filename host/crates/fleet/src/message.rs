@@ -9,7 +9,6 @@ use pointsman_domain::dispatch::{
     LaneHint, Report, Ticket,
 };
 use pointsman_domain::{LaneId, PrefixIndex, Topology, Trigger};
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::Target;
 use crate::handover::PausedFleet;
 use crate::lane_config::LaneConfig;
+use crate::mailbox;
 use crate::model_card::ModelCard;
 use crate::reconfigure::LaneChange;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::spec::FleetSpec;
 use crate::upstream::Upstream;
+
+/// Where messages to the actor go.
+pub(crate) type Mailbox = mailbox::Mailbox<Message>;
 
 /// A message to the actor. The mailbox is unbounded: every message belongs to a request or to an
 /// engine, whose numbers are bounded elsewhere, and a lease has to release its slot from `drop`,
@@ -72,6 +75,24 @@ pub(crate) enum Message {
         reply: oneshot::Sender<PausedFleet>,
     },
     Close,
+}
+
+impl Message {
+    /// Returns true if the message is one of a request. Nearly all messages are.
+    pub(crate) fn is_of_request(&self) -> bool {
+        match self {
+            Self::SlotRequest { .. } | Self::Cancelled(_) | Self::Released { .. } => true,
+            Self::Engine { .. }
+            | Self::EngineReport { .. }
+            | Self::Learned { .. }
+            | Self::Commanded(_)
+            | Self::QueuePositions { .. }
+            | Self::Hinted { .. }
+            | Self::Reconfigure { .. }
+            | Self::Pause { .. }
+            | Self::Close => false,
+        }
+    }
 }
 
 /// A command of an operator for a lane.
@@ -139,7 +160,7 @@ pub(crate) struct Slot {
     flow: FlowId,
     granted: Instant,
     pub(crate) report: Report,
-    mailbox: UnboundedSender<Message>,
+    mailbox: Mailbox,
 }
 
 impl Slot {
@@ -147,7 +168,7 @@ impl Slot {
         ticket: Ticket,
         lane: LaneId,
         (generation, flow): (Generation, FlowId),
-        mailbox: UnboundedSender<Message>,
+        mailbox: Mailbox,
     ) -> Self {
         let (granted, report) = (Instant::now(), Report::default());
         Self { ticket, lane, generation, flow, granted, report, mailbox }
@@ -182,11 +203,11 @@ impl Drop for Slot {
 #[derive(Debug, Clone)]
 pub(crate) struct EngineReporter {
     source: EngineSource,
-    mailbox: UnboundedSender<Message>,
+    mailbox: Mailbox,
 }
 
 impl EngineReporter {
-    pub(crate) fn new(source: EngineSource, mailbox: UnboundedSender<Message>) -> Self {
+    pub(crate) fn new(source: EngineSource, mailbox: Mailbox) -> Self {
         Self { source, mailbox }
     }
 

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -175,6 +176,24 @@ async fn dropping_a_response_or_its_future_closes_the_connection() {
     let lease = fleet.acquire(REQUEST).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(100), send(&lease)).await.is_err());
     until_closed(closed).await;
+}
+
+#[tokio::test]
+async fn slots_are_granted_and_seen_without_waiting_for_a_task() {
+    let (fleet, _tasks, _closed, _engine) = start_fleet_with_engine("").await;
+    // The runtime has one thread: no other task runs while this one is not pending.
+    let busy = || fleet.view().stat(LaneId(0)).unwrap().running;
+    let mut requests: Vec<_> = (0..3).map(|_| Box::pin(fleet.acquire(REQUEST))).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut poll = |number: usize| requests[number].as_mut().poll(&mut context);
+    let (first, second) = (poll(0), poll(1));
+    assert!(first.is_ready() && second.is_ready(), "both slots are free");
+    assert_eq!(busy(), 2);
+    assert!(poll(2).is_pending(), "no slot is free");
+    drop(first);
+    assert!(poll(2).is_ready(), "the slot of the first one");
+    drop(second);
+    assert_eq!(busy(), 0, "the third one is dropped where it was granted");
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pointsman_domain::LaneId;
-use pointsman_domain::dispatch::Effect;
 
 use super::{Actor, LaneHandle};
 use crate::message::OperatorCommand;
@@ -12,14 +11,9 @@ use crate::status::ManualStatus;
 
 impl Actor {
     /// Carries out a command for a lane.
-    pub(super) fn commanded(
-        &mut self,
-        command: OperatorCommand,
-        now: Duration,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn commanded(&mut self, command: OperatorCommand, now: Duration) {
         let OperatorCommand { lane, command, by, reply } = command;
-        let result = self.dispatcher.command(lane, command, now, effects);
+        let result = self.dispatcher.command(lane, command, now, &mut self.effects);
         if let Some(handle) = self.lanes.get_mut(lane.index())
             && result.is_ok()
         {

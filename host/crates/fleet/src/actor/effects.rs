@@ -1,6 +1,5 @@
 //! Carries out what the dispatcher decides.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use super::{Actor, Waiting};
 use crate::message::{Grant, Slot, SupervisorCommand};
 
 impl Actor {
-    pub(super) fn apply(&mut self, effect: Effect, waiting: &mut HashMap<Ticket, Waiting>) {
+    pub(super) fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Grant { ticket, lane, generation, flow, waited } => {
-                let Some(Waiting { reply, request }) = waiting.remove(&ticket) else {
+                let Some(Waiting { reply, request }) = self.waiting.remove(&ticket) else {
                     // Cancelled in the same batch: dropping the grant frees the slot again.
                     drop(self.grant(ticket, lane, (generation, flow), 0));
                     return;
@@ -37,7 +36,7 @@ impl Actor {
             }
             Effect::Reject { ticket, refusal } => {
                 self.metrics.rejected(&refusal);
-                if let Some(Waiting { reply, .. }) = waiting.remove(&ticket) {
+                if let Some(Waiting { reply, .. }) = self.waiting.remove(&ticket) {
                     // Fails only if the request has been dropped.
                     drop(reply.send(Err(refusal)));
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pointsman_domain::LaneId;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -14,7 +14,7 @@ use super::LaneHandle;
 use crate::lane_config::LaneConfig;
 use crate::memory::Machine;
 use crate::memory_admission::MemoryReservation;
-use crate::message::{EngineReporter, EngineSource, Message};
+use crate::message::{EngineReporter, EngineSource, Mailbox};
 use crate::metrics::FleetMetrics;
 use crate::spec::{FleetSpec, LaneSpec};
 use crate::status::LaneStatus;
@@ -55,7 +55,7 @@ impl SupervisorTasks {
 /// Makes the handles and supervisors of lanes.
 #[derive(Debug)]
 pub(crate) struct LaneFactory {
-    pub(crate) mailbox: UnboundedSender<Message>,
+    pub(crate) mailbox: Mailbox,
     pub(crate) shared: Shared,
     pub(crate) machine: Arc<Machine>,
     pub(crate) supervisors: SupervisorTasks,

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{Effect, GroupSetup, LaneUpdate, Reconfiguration};
+use pointsman_domain::dispatch::{GroupSetup, LaneUpdate, Reconfiguration};
 use pointsman_domain::{LaneId, LaneInfo};
 
 use super::{Actor, Statuses};
@@ -31,7 +31,6 @@ impl Actor {
         &mut self,
         new: FleetSpec,
         now: Duration,
-        effects: &mut Vec<Effect>,
     ) -> BTreeMap<String, LaneChange> {
         let new = FleetSpec {
             state_dir: self.spec.state_dir.clone(),
@@ -49,7 +48,7 @@ impl Actor {
         let ids = self.ids_of(&new);
         let before = std::mem::replace(&mut self.spec, new);
         let reconfiguration = self.reconfiguration(&ids, &changes, &before);
-        self.dispatcher.reconfigure(reconfiguration, now, effects);
+        self.dispatcher.reconfigure(reconfiguration, now, &mut self.effects);
         self.metrics.measurements.configure(&self.spec);
         self.prefixes.grow(ids.iter().map(|id| id.index() + 1).max().unwrap_or(0));
         for (name, change) in &changes {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{AcquireError, Enqueue, FlowId, Generation, Ticket};
 use pointsman_domain::{EngineState, LaneState};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::{Actor, Waiting};
@@ -14,21 +13,18 @@ use crate::driver::Target;
 use crate::handover::{
     ForeignRequest, PausedFleet, PausedRequests, SlotMessage, SlotReply, Successor,
 };
+use crate::mailbox::Queue;
 use crate::message::{Grant, Message};
 
 impl Actor {
     /// Pauses until it is decided which host goes on. Returns the next one, or `None` if it is this
     /// one. Messages wait meanwhile.
-    pub(super) async fn pause(
-        &self,
-        reply: oneshot::Sender<PausedFleet>,
-        waiting: &HashMap<Ticket, Waiting>,
-    ) -> Option<Successor> {
+    pub(super) async fn pause(&self, reply: oneshot::Sender<PausedFleet>) -> Option<Successor> {
         let now = self.started.elapsed();
         let (next, decided) = oneshot::channel();
         let requests = PausedRequests {
             leases: self.foreign(self.held.values(), now),
-            waiting: self.foreign(waiting.values().map(|waiting| &waiting.request), now),
+            waiting: self.foreign(self.waiting.values().map(|waiting| &waiting.request), now),
         };
         // If the caller does not want it any more, nothing is decided.
         reply.send(PausedFleet { requests, next }).ok();
@@ -55,17 +51,13 @@ impl Actor {
     }
 
     /// Passes on what requests of this host need to the next one, which decides.
-    pub(super) async fn follow(
-        mut self,
-        mut messages: UnboundedReceiver<Message>,
-        mut waiting: HashMap<Ticket, Waiting>,
-        successor: Successor,
-    ) {
+    pub(super) async fn follow(mut self, messages: &Queue<Message>, successor: Successor) {
+        let mut waiting = std::mem::take(&mut self.waiting);
         let Successor { messages: sender, mut replies } = successor;
         let mut is_gone = false;
         loop {
             tokio::select! {
-                message = messages.recv() => match message {
+                message = messages.receive() => match message {
                     None => return,
                     Some(message) => {
                         if let Some(message) = self.pass_on(message, &mut waiting) {
