@@ -1,5 +1,6 @@
 //! A lease: the right to use one slot of one lane, from dispatch to the last byte of the response.
 
+use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -129,7 +130,7 @@ impl Lease {
             // overflows.
             headers.insert(VLLM_PRIORITY, (-i64::from(*priority)).into());
         }
-        let response = upstream.forward(target, method, path, headers, body.into());
+        let response = pin!(upstream.forward(target, method, path, headers, body.into()));
         match abort {
             None => response.await,
             Some(abort) => match abort.run_until_cancelled(response).await {

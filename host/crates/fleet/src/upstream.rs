@@ -5,7 +5,7 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ impl Upstream {
         request.headers_mut().extend(key.map(|key| (header::AUTHORIZATION, key)));
         let in_flight = InFlightGuard::new(&target.activity);
         let hung = target.activity.hung();
-        let sent = self.send_proven(target, path, request);
+        let sent = pin!(self.send_proven(target, path, request));
         let (response, proof) = match hung.run_until_cancelled(sent).await {
             Some(Err(_)) if hung.is_cancelled() => return Err(EngineError::Hung),
             Some(sent) => sent?,

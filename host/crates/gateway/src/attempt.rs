@@ -4,6 +4,7 @@
 //! to another lane. From then on the response belongs to the client. The first byte of a stream is
 //! that of its first event with data: comments are not part of a response.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -91,6 +92,7 @@ async fn send(
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
         let received = first_byte(lease, &sent_request, (lane.clone(), &trace), names, sent);
+        let received = pin!(received);
         let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
     };

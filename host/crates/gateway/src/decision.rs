@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pointsman_access::{Identity, Rights};
@@ -322,8 +322,11 @@ fn down_lanes(merged: &Merged, view: &FleetView, fleet: &Fleet) -> Vec<DownLane>
 /// Copies the headers, which are slices of the connection's read buffer and would keep all of it
 /// alive while the request is queued.
 fn detached(headers: &HeaderMap) -> HeaderMap {
+    // One buffer for all values.
+    let mut values = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
     let copy = |(name, value): (&HeaderName, &HeaderValue)| {
-        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        values.extend_from_slice(value.as_bytes());
+        let mut copy = HeaderValue::from_maybe_shared(values.split().freeze()).ok()?;
         copy.set_sensitive(value.is_sensitive());
         Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy))
     };

@@ -1,6 +1,7 @@
 //! Executes a decision: feeds what happens to a request to its flow, and carries out the effects,
 //! until an engine responds or the request fails.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use pointsman_domain::request_flow::{Action, Declined, End, EngineFailure, ErrorAnswer, Event};
@@ -30,8 +31,12 @@ pub(crate) async fn execute_or_abort(
     tracker: &mut RequestTracker,
 ) -> Result<EngineResponse, RouteError> {
     let abort = tracker.in_flight().abort().clone();
-    let execution = execute(pipeline, decision, tracker);
-    match abort.run_until_cancelled(execution).await {
+    // Pinned here, because a future that is moved is copied as a whole, and this one has kilobytes.
+    let result = {
+        let execution = pin!(execute(pipeline, decision, tracker));
+        abort.run_until_cancelled(execution).await
+    };
+    match result {
         Some(result) => result,
         None => {
             tracker.on(Event::Stopping);

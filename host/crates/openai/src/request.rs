@@ -15,6 +15,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use http::{HeaderMap, HeaderName, header};
 use pointsman_domain::{
     Allowance, Constraint, DroppedEdit, Edit, Endpoint, FieldValue, MessageInfo, PromptHashes,
@@ -58,7 +59,8 @@ pub struct Request {
 #[derive(Debug)]
 struct Parsed {
     endpoint: Endpoint,
-    body: Bytes,
+    /// Is known to be UTF-8, so that no read has to check that of a large body again.
+    body: ByteString,
     model: String,
     /// Byte range of the model's JSON literal in the body.
     model_range: Range<usize>,
@@ -82,8 +84,9 @@ impl Request {
     /// the engine to validate.
     pub fn parse(endpoint: Endpoint, body: Bytes, mut head: Head) -> Result<Self, BadRequest> {
         json::work::count(3 * body.len()); // as UTF-8, for its structure, and as JSON
-        let text = std::str::from_utf8(&body)
+        let body = ByteString::try_from(body)
             .map_err(|error| BadRequest::Encoding(error.valid_up_to()))?;
+        let text: &str = &body;
         if !matches!(text.trim_ascii_start().as_bytes().first(), None | Some(b'{')) {
             return Err(BadRequest::NotAnObject);
         }
@@ -190,7 +193,7 @@ impl Request {
 
     /// Returns the body to send to the engine: the client's bytes, unless the request was edited.
     pub fn body(&self) -> &Bytes {
-        &self.parsed.body
+        self.parsed.body.as_bytes()
     }
 
     /// Returns the model name for the `model` field of responses: the one that the client asked
@@ -221,9 +224,7 @@ impl Request {
 
     /// Returns the body as text.
     pub(crate) fn json(&self) -> &str {
-        json::work::count(self.parsed.body.len());
-        // Parsing has validated the UTF-8; the fallback is unreachable.
-        std::str::from_utf8(&self.parsed.body).unwrap_or("{}")
+        &self.parsed.body
     }
 
     /// Returns the request behind a view; `None` if the view is of another type.
@@ -242,7 +243,7 @@ impl Request {
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {
-        self.parsed.prompt.texts().iter().map(|text| text.read(&self.parsed.body))
+        self.parsed.prompt.texts().iter().map(|text| text.read(self.body()))
     }
 }
 
@@ -299,7 +300,7 @@ impl RequestView for Request {
     }
 
     fn field(&self, pointer: &str, max_bytes: usize) -> FieldValue {
-        let body: &[u8] = &self.parsed.body;
+        let body: &[u8] = self.body();
         let found =
             json::tokens(pointer).ok().and_then(|tokens| self.parsed.index.find(body, &tokens));
         match found.and_then(|range| body.get(range)) {
@@ -316,7 +317,7 @@ impl RequestView for Request {
         if !EndpointShape::for_endpoint(self.parsed.endpoint).prompt.is_chat() {
             return Vec::new();
         }
-        let (body, prompt): (&[u8], &Prompt) = (&self.parsed.body, &self.parsed.prompt);
+        let (body, prompt): (&[u8], &Prompt) = (self.body(), &self.parsed.prompt);
         let info = |(index, message): (usize, &Message)| MessageInfo {
             role: message.role,
             text_bytes: prompt.text_bytes(body, index) as u64,
@@ -327,7 +328,7 @@ impl RequestView for Request {
     }
 
     fn text(&self, index: u32, offset: u64, max_bytes: usize) -> Cow<'_, str> {
-        let body: &[u8] = &self.parsed.body;
+        let body: &[u8] = self.body();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let (texts, mut offset) = self.parsed.prompt.texts_from(body, index as usize, offset);
         let mut slice = String::new();
@@ -350,7 +351,7 @@ impl RequestView for Request {
     }
 
     fn bytes(&self, offset: u64, max_bytes: usize) -> &[u8] {
-        let body: &[u8] = &self.parsed.body;
+        let body: &[u8] = self.body();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(body.len());
         &body[start..start.saturating_add(max_bytes).min(body.len())]
     }
@@ -360,7 +361,7 @@ impl RequestView for Request {
     }
 
     fn visit_texts(&self, visit: &mut dyn FnMut(u32, u64, &str) -> ControlFlow<()>) {
-        let body: &[u8] = &self.parsed.body;
+        let body: &[u8] = self.body();
         let mut begin = (0, 0);
         for (message, text) in self.parsed.prompt.texts_with_messages() {
             if begin.0 != message {
@@ -377,7 +378,7 @@ impl RequestView for Request {
 
     fn prefix_hashes(&self, block_bytes: usize, max_blocks: usize) -> Vec<u64> {
         // Not as `str`, which would validate texts that are not hashed to their end.
-        let texts = self.parsed.prompt.texts().iter().map(|text| text.bytes(&self.parsed.body));
+        let texts = self.parsed.prompt.texts().iter().map(|text| text.bytes(self.body()));
         fnv1a_chain(texts, block_bytes, max_blocks)
     }
 

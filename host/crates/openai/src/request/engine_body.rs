@@ -58,14 +58,14 @@ impl Request {
         }
         let has_chunks = EndpointShape::for_endpoint(self.endpoint()).stream == StreamKind::Chunks;
         let usage = (asks_usage && has_chunks && self.streaming())
-            .then(|| ask(&self.parsed.body, &self.parsed.index))
+            .then(|| ask(self.body(), &self.parsed.index))
             .flatten();
         let adds_usage = usage.is_some();
         let model = model.filter(|model| *model != self.parsed.model);
         let literal = model.map(|model| serde_json::Value::from(model).to_string());
         let model = literal.map(|literal| (self.parsed.model_range.clone(), literal));
         let slot = slot.filter(|_| !self.names_slot()).map(|slot| {
-            let start = first_member(&self.parsed.body);
+            let start = first_member(self.body());
             (start..start, format!("\"{SLOT}\":{slot},"))
         });
         let mut parts: Vec<(Range<usize>, String)> =

@@ -53,7 +53,7 @@ impl Request {
 
     /// Returns the parts of the body that are hashed; `None` if there is no prompt.
     fn hashed_parts(&self) -> Option<impl Iterator<Item = &[u8]>> {
-        let body: &[u8] = &self.parsed.body;
+        let body: &[u8] = self.body();
         let messages = self.parsed.prompt.messages();
         let literals = |message: &'_ Message| {
             message.literals.clone().into_iter().filter(|literal| !literal.is_empty())

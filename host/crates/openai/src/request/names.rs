@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::json;
+use crate::scan::{self, Children};
 
 /// The model names that only the listener has on which a request arrived.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,9 @@ impl<'a> ModelNames<'a> {
         if self.default.is_none() && self.targets.is_empty() {
             return None;
         }
+        if self.keeps(body) {
+            return None;
+        }
         json::work::count(2 * body.len());
         let text = std::str::from_utf8(body).ok()?;
         let start = text.len() - text.trim_ascii_start().len();
@@ -76,6 +80,22 @@ impl<'a> ModelNames<'a> {
             }
         };
         Some(Renamed { body: body.into(), response_model })
+    }
+
+    /// Returns true if a body names a model that stands for itself, as nearly all do, which is
+    /// found without parsing it. Whether the body is valid is for the parser.
+    fn keeps(&self, body: &[u8]) -> bool {
+        let members = Children::new(body, body.len() - body.trim_ascii_start().len());
+        let mut members = members.into_iter().flatten();
+        let Some(model) = members.find(|member| body.get(member.key.clone()) == Some(b"\"model\""))
+        else {
+            return false;
+        };
+        let literal = body.get(model.start..scan::value_end(body, model.start));
+        let name = literal.and_then(|literal| literal.strip_prefix(b"\"")?.strip_suffix(b"\""));
+        let name = name.filter(|name| !name.is_empty() && !name.contains(&b'\\'));
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        name.is_some_and(|name| self.target(name).is_none())
     }
 
     /// Returns the model name that a name stands for on the listener; `None` for itself.

@@ -229,8 +229,9 @@ pub(super) fn has_grammar(shape: &Shape<'_>, format: &EndpointShape) -> bool {
     }
 
     let of = |field: Option<&RawValue>, path: &[&str]| {
+        let Some(field) = field else { return false };
         let path: Vec<String> = path.iter().map(|key| (*key).to_owned()).collect();
-        let kind = field.and_then(|field| index::find(field.get(), &path));
+        let kind = index::find(field.get(), &path);
         matches!(kind, Some("\"json_object\"" | "\"json_schema\""))
     };
     of(shape.response_format, &["type"])
