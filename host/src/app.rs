@@ -32,8 +32,8 @@ use crate::stop_limits::StopLimits;
 use crate::telemetry::{LogControl, Observer};
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, gateway_settings, guards, inherited, memory, policy_state, service_manager,
-    shutdown, state, store, telemetry, usage,
+    admin, facts, gateway_settings, guards, inherited, policy_state, service_manager, shutdown,
+    state, store, telemetry, usage,
 };
 use pointsman_config::Config;
 
@@ -242,7 +242,7 @@ async fn run(
         let operators = operators.serve(&gateway, backend);
         let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
         let watchdog = service_manager::feed_watchdog(&watched);
-        let background = join3(memory::trim_after_peaks(), tokens.refresh(), watchdog);
+        let background = join3(tokens.refresh(), watchdog, std::future::pending::<()>());
         tokio::select! { _ = serve => {}, _ = background => {} }
     });
     listeners::announce(&addresses, source.begun, options.port_file.as_deref())?;

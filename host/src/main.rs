@@ -63,10 +63,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let success = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Serve(serve) => {
-            memory::configure();
-            app::serve(&serve).map(success)
-        }
+        Command::Serve(serve) => app::serve(&serve).map(success),
         Command::Check(check) => check::check(&check).map(success),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Reload(options) => reload_command::reload(&options).map(success),
