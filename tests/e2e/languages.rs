@@ -270,8 +270,9 @@ fn c_sdk_passes_its_tests() {
     let test = dir.path().join("test");
     let mut compile = Command::new(prepared_dir("POINTSMAN_VENV", "venv").join("bin/python-zig"));
     compile.args(["cc", "-std=c17", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]);
-    // The header of the contract, as the build made it for the template.
-    compile.arg("-I").arg(fresh_guests().join("new-c/.build")).arg("-I").arg(&sdk);
+    // The header of the contract, as the build made it for a policy with `on-outcome`.
+    compile.arg("-I").arg(fresh_guests().join("team-lanes-c/.build")).arg("-I").arg(&sdk);
+    compile.arg("-DPM_ON_OUTCOME");
     for file in ["advice.c", "arena.c", "config.c", "guest.c", "text.c", "tests/sdk.c"] {
         compile.arg(sdk.join(file));
     }

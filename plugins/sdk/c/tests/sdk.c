@@ -40,6 +40,58 @@ bool pointsman_policy_fleet_find(policy_string_t *name, pointsman_policy_fleet_l
   return is(*name, "alpha");
 }
 
+// The request has the texts of these messages, in lower case.
+static const char *const messages[] = {"zw\xc3\xb6lf boxer", "a second boxer"};
+
+// Finds patterns in lower case, or case-sensitively, as `request.find-any` does.
+void pointsman_policy_request_find_any(policy_list_string_t *patterns, bool ignore_case,
+                                       pointsman_policy_request_list_text_match_t *found) {
+  found->ptr = pm_alloc(patterns->len * sizeof *found->ptr);
+  found->len = 0;
+  for (uint32_t pattern = 0; pattern < patterns->len; pattern++) {
+    char wanted[32] = {0};
+    pm_text text = patterns->ptr[pattern];
+    CHECK(text.len < sizeof wanted);
+    memcpy(wanted, text.ptr, text.len);
+    for (char *at = wanted; ignore_case && *at != 0; at++) {
+      if (*at >= 'A' && *at <= 'Z') *at += 'a' - 'A';
+    }
+    for (uint32_t message = 0; message < 2; message++) {
+      const char *at = strstr(messages[message], wanted);
+      if (at == NULL) continue;
+      uint64_t offset = (uint64_t)(at - messages[message]);
+      found->ptr[found->len++] =
+          (pm_match){.pattern = pattern, .message = message, .offset = offset};
+      break;
+    }
+  }
+}
+
+static bool has_deadline;
+
+bool pointsman_policy_request_deadline_ms(uint32_t *ms) {
+  if (has_deadline) *ms = 900;
+  return has_deadline;
+}
+
+static size_t lanes_left;
+
+void pointsman_policy_fleet_lanes_left(pointsman_policy_fleet_list_lane_id_t *left) {
+  left->ptr = pm_alloc(lanes_left * sizeof *left->ptr);
+  left->len = lanes_left;
+  for (size_t at = 0; at < lanes_left; at++) left->ptr[at] = (pm_lane)(at + 5);
+}
+
+static char counted[64];
+static uint64_t counter;
+
+void pointsman_policy_metrics_add(policy_string_t *name, uint64_t by) {
+  CHECK(name->len < sizeof counted);
+  memcpy(counted, name->ptr, name->len);
+  counted[name->len] = 0;
+  counter += by;
+}
+
 // -- A policy -------------------------------------------------------------------------------------
 
 static pm_text_map teams;
@@ -64,9 +116,25 @@ static bool advise(const pm_context *context, pm_advice *advice, pm_error *error
   return true;
 }
 
+// Counts the time, under the text of the first note and the status of each failed attempt.
+static void learn(uint64_t now_ms, const pm_finished *done, size_t count) {
+  for (const pm_finished *one = done; one < done + count; one++) {
+    for (size_t at = 0; at < one->attempts.len; at++) {
+      const pointsman_policy_types_attempt_t *attempt = &one->attempts.ptr[at];
+      if (attempt->ended == POINTSMAN_POLICY_TYPES_TRY_RESULT_OK) continue;
+      pm_text name = pm_format("%t: %u", one->notes.ptr[0].value.val.text, attempt->status);
+      pointsman_policy_metrics_add(&name, now_ms);
+    }
+  }
+}
+
 static const char *const hints[] = {"h", NULL};
-const pm_policy pm_self = {
-    .name = "p", .version = "1", .hints = hints, .configure = configure, .advise = advise};
+const pm_policy pm_self = {.name = "p",
+                           .version = "1",
+                           .hints = hints,
+                           .configure = configure,
+                           .advise = advise,
+                           .learn = learn};
 
 // -- Tests ----------------------------------------------------------------------------------------
 
@@ -179,6 +247,44 @@ static void lane_ids_are_cached_per_topology(void) {
   CHECK(lookups == 2);
 }
 
+static void request_has_a_deadline_and_finds_patterns(void) {
+  static const char *const patterns[] = {"none", "SECOND", "boxer"};
+  pm_match *matches;
+  CHECK(pm_find_any(patterns, 3, false, &matches) == 1);
+  CHECK(matches[0].pattern == 2 && matches[0].message == 0 && matches[0].offset == 7);
+  CHECK(pm_find_any(patterns, 3, true, &matches) == 2);
+  CHECK(matches[0].pattern == 1 && matches[0].message == 1 && matches[0].offset == 2);
+  CHECK(matches[1].pattern == 2 && matches[1].message == 0);
+  CHECK(pm_find_any(patterns, 0, true, &matches) == 0);
+  uint32_t ms = 1;
+  CHECK(!pm_deadline_ms(&ms) && ms == 1);
+  has_deadline = true;
+  CHECK(pm_deadline_ms(&ms) && ms == 900);
+}
+
+static void lanes_left_are_those_of_the_host(void) {
+  CHECK(pm_lanes_left().len == 0);
+  lanes_left = 2;
+  pm_lane_list left = pm_lanes_left();
+  CHECK(left.len == 2 && pm_lanes_contain(left.ptr, left.len, 6));
+  CHECK(!pm_lanes_contain(left.ptr, left.len, 1));
+}
+
+static void policy_learns_all_attempts_and_its_own_notes(void) {
+  pointsman_policy_types_attempt_t attempts[] = {
+      {.lane = 0, .ended = POINTSMAN_POLICY_TYPES_TRY_RESULT_SERVER_ERROR, .status = 500},
+      {.lane = 1, .ended = POINTSMAN_POLICY_TYPES_TRY_RESULT_OK, .status = 200},
+  };
+  pm_advice advice = {0};
+  pm_note_text(&advice, "session", pm_literal("s1"));
+  pm_finished finished = {.outcome = {.lane = 1, .tries = 2},
+                          .attempts = {attempts, 2},
+                          .notes = {advice.notes.ptr, advice.notes.len}};
+  exports_pointsman_policy_on_outcome_list_finished_t done = {&finished, 1};
+  exports_pointsman_policy_on_outcome_learn(7, &done);
+  CHECK(counter == 7 && strcmp(counted, "s1: 500") == 0);
+}
+
 static void describe_returns_name_version_and_hints(void) {
   exports_pointsman_policy_lifecycle_description_t description;
   exports_pointsman_policy_lifecycle_describe(&description);
@@ -194,6 +300,9 @@ int main(void) {
   calls_release_memory_and_the_configuration_stays();
   advice_builds_the_contract_record();
   lane_ids_are_cached_per_topology();
+  request_has_a_deadline_and_finds_patterns();
+  lanes_left_are_those_of_the_host();
+  policy_learns_all_attempts_and_its_own_notes();
   printf("%d failures\n", failures);
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
