@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pointsman_files::read_regular_text;
+use pointsman_spec::Hook;
 use serde::Deserialize;
 
 use crate::error::BuildError;
@@ -12,18 +13,10 @@ use crate::error::BuildError;
 /// Maximum size of a file of the contract, in bytes.
 const MAX_WIT_BYTES: u64 = 1 << 20;
 
-/// An optional hook of the contract.
+/// A hook that a manifest lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(crate) enum Hook {
-    #[serde(rename = "on-failure")]
-    Failure,
-    #[serde(rename = "on-complete")]
-    Complete,
-    #[serde(rename = "on-outcome")]
-    Outcome,
-    #[serde(rename = "on-tick")]
-    Tick,
-}
+#[serde(try_from = "Hook")]
+pub(crate) struct OptionalHook(Hook);
 
 /// A world of the contract, as a manifest names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -40,14 +33,13 @@ pub(crate) enum World {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Hooks(Vec<Hook>);
 
-impl Hook {
-    /// Returns the name of the interface.
-    fn interface(self) -> &'static str {
-        match self {
-            Self::Failure => "on-failure",
-            Self::Complete => "on-complete",
-            Self::Outcome => "on-outcome",
-            Self::Tick => "on-tick",
+impl TryFrom<Hook> for OptionalHook {
+    type Error = &'static str;
+
+    fn try_from(hook: Hook) -> Result<Self, Self::Error> {
+        match hook {
+            Hook::Request => Err("`on-request` is not optional: every component exports it"),
+            Hook::Failure | Hook::Complete | Hook::Outcome | Hook::Tick => Ok(Self(hook)),
         }
     }
 }
@@ -61,10 +53,10 @@ impl From<World> for Hooks {
     }
 }
 
-impl FromIterator<Hook> for Hooks {
-    fn from_iter<T: IntoIterator<Item = Hook>>(hooks: T) -> Self {
+impl FromIterator<OptionalHook> for Hooks {
+    fn from_iter<T: IntoIterator<Item = OptionalHook>>(hooks: T) -> Self {
         let mut listed: Vec<Hook> = Vec::new();
-        for hook in hooks {
+        for OptionalHook(hook) in hooks {
             if !listed.contains(&hook) {
                 listed.push(hook);
             }
@@ -80,7 +72,7 @@ impl Hooks {
     /// Returns the interfaces that the component exports, in the words of `name`: `on-request` and
     /// `lifecycle`, then the optional hooks.
     pub(crate) fn exports(&self, name: impl Fn(&str) -> String) -> String {
-        let hooks = self.0.iter().map(|hook| hook.interface());
+        let hooks = self.0.iter().map(|hook| hook.name());
         let all: Vec<String> =
             ["lifecycle", "on-request"].into_iter().chain(hooks).map(name).collect();
         all.join(", ")
@@ -88,13 +80,13 @@ impl Hooks {
 
     /// Returns the names of the macros that are defined in C, one for each hook.
     pub(crate) fn macros(&self) -> impl Iterator<Item = String> {
-        let name = |hook: &Hook| hook.interface().to_uppercase().replace('-', "_");
+        let name = |hook: &Hook| hook.name().to_uppercase().replace('-', "_");
         self.0.iter().map(move |hook| format!("PM_{}", name(hook)))
     }
 
     /// Declares the world of the component, in WIT.
     pub(crate) fn world(&self) -> String {
-        let hooks = self.0.iter().map(|hook| format!("  export {};\n", hook.interface()));
+        let hooks = self.0.iter().map(|hook| format!("  export {};\n", hook.name()));
         format!("world {} {{\n  include policy;\n{}}}\n", Self::WORLD, hooks.collect::<String>())
     }
 
@@ -157,7 +149,9 @@ mod tests {
 
     #[test]
     fn exports_have_the_names_of_each_language() {
-        let hooks: Hooks = [Hook::Outcome, Hook::Tick, Hook::Outcome].into_iter().collect();
+        let hooks = [Hook::Outcome, Hook::Tick, Hook::Outcome].map(OptionalHook);
+        let hooks: Hooks = hooks.into_iter().collect();
+        assert!(OptionalHook::try_from(Hook::Request).is_err());
         assert_eq!(hooks.exports(camel_case), "lifecycle, onRequest, onOutcome, onTick");
         assert_eq!(hooks.exports(pascal_case), "Lifecycle, OnRequest, OnOutcome, OnTick");
         assert_eq!(hooks.macros().collect::<Vec<_>>(), ["PM_ON_OUTCOME", "PM_ON_TICK"]);

@@ -6,7 +6,7 @@ use pointsman_files::read_regular_text;
 use serde::Deserialize;
 
 use crate::error::BuildError;
-use crate::hooks::{Hook, Hooks, World};
+use crate::hooks::{Hooks, OptionalHook, World};
 use crate::inputs;
 use crate::language::Language;
 
@@ -58,7 +58,7 @@ struct BuildTable {
     source: Option<PathBuf>,
     command: Option<Vec<String>>,
     world: Option<World>,
-    hooks: Option<Vec<Hook>>,
+    hooks: Option<Vec<OptionalHook>>,
     #[serde(rename = "inputs-sha256")]
     _inputs: Option<String>,
     #[serde(rename = "component-sha256")]

@@ -26,12 +26,11 @@ use crate::chain::evaluate::{Evaluation, evaluate, evaluate_recovery};
 use crate::chain::link::Link;
 use crate::chain::queues::Queues;
 use crate::chain::shadow::ShadowJob;
-use crate::hook::Hook;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
 use crate::version::pace::MAX_DEADLINE;
 use crate::version::{Version, policy_span};
-use pointsman_spec::OnError;
+use pointsman_spec::{Hook, OnError};
 use tracing::dispatcher::{Dispatch, with_default};
 
 /// Maximum size of a body, in bytes, about which policies are called on the thread that serves the

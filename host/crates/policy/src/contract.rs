@@ -3,7 +3,6 @@
 
 pub(crate) mod captured_log;
 pub(crate) mod encoded_bytes;
-pub(crate) mod fault_report;
 pub(crate) mod guarded_api;
 pub(crate) mod guest;
 pub(crate) mod host_api;

@@ -1,10 +1,12 @@
 //! Faults of guests.
 
+pub(crate) mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contract::fault_report::FaultReport;
 use crate::contract_version::VERSION;
+use crate::fault::report::FaultReport;
 
 /// A fault of a guest, after which its instance is dropped.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -31,7 +31,6 @@ mod contract;
 mod contract_version;
 mod digest;
 mod fault;
-mod hook;
 mod limits;
 pub mod marks;
 mod metrics;
@@ -45,7 +44,6 @@ pub use chain::cases::facts::CaseFacts;
 pub use chain::cases::fleet::CaseFleet;
 pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf, case_schema};
 pub use contract::captured_log::LogLine;
-pub use contract::fault_report::FaultReport;
 pub use contract::replay_log::{Differing, Gap, Missing};
 pub use contract::state_backing::{
     StateBacking, StateBackingError, StateChanges, StateEntry, StateValue,
@@ -55,6 +53,7 @@ pub use contract::state_store::StateBench;
 pub use contract::state_store::StateSummary;
 pub use contract::types::PolicyError;
 pub use fault::Fault;
+pub use fault::report::FaultReport;
 pub use limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 pub use metrics::PolicyMetrics;
 pub use pointsman_spec::{

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use pointsman_domain::{PolicyRef, TenantBreaker, TenantBreakerRules};
+use pointsman_spec::Hook;
 use prometheus_client::registry::Registry;
 use tracing::Span;
 
@@ -37,7 +38,6 @@ use crate::contract::captured_log::{CapturedLog, LogLine};
 use crate::contract::shared::{HostEnv, Shared};
 use crate::contract::state::State;
 use crate::contract::state_backing::StateEntry;
-use crate::hook::Hook;
 use crate::metrics::{PolicyMetrics, VersionMetrics};
 use crate::trial::Judge;
 use crate::version::artifact::PolicyArtifact;

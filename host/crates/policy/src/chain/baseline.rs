@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{Facts, FailureReport, FleetView, fnv1a_chain};
+use pointsman_spec::Hook;
 
-use crate::hook::Hook;
 use crate::trial::{Arm, Judge};
 use crate::version::Version;
 use crate::version::call_error::CallError;

@@ -23,6 +23,7 @@ pub(crate) mod expect;
 pub(crate) mod facts;
 pub(crate) mod fleet;
 mod hooks;
+mod outcomes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_domain::{Allowance, Endpoint, Facts, FleetView, Read};
+use pointsman_spec::Hook;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Deserialize;
@@ -38,10 +40,10 @@ use serde_json::value::RawValue;
 use crate::chain::cases::expect::{Expect, compare};
 use crate::chain::cases::facts::CaseFacts;
 use crate::chain::cases::fleet::{CaseFleet, fleet};
-use crate::chain::cases::hooks::{CaseCall, CaseFailure, CaseOutcome, Inputs};
+use crate::chain::cases::hooks::{CaseCall, CaseFailure, Inputs};
+use crate::chain::cases::outcomes::CaseOutcome;
 use crate::contract::captured_log::LogLine;
 use crate::contract::state::State;
-use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::case_error::{
     CaseError, CaseInputError, CaseStateError, Difference, FactsError,

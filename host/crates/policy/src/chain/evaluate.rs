@@ -8,11 +8,10 @@ use pointsman_domain::{
 };
 
 use crate::chain::baseline::Defect;
-use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_error::CallError;
 use crate::version::call_trace::CallTrace;
-use pointsman_spec::OnError;
+use pointsman_spec::{Hook, OnError};
 
 /// The result of a call, and what it says about a version on probation.
 pub(crate) struct Evaluation<T> {

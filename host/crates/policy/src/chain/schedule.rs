@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{FleetView, LaneId};
+use pointsman_spec::Hook;
 
 use crate::contract::types::PolicyHint;
-use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_trace::CallTrace;
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use pointsman_domain::{Advice, Facts, FleetView, Trace};
 
 use crate::chain::evaluate::evaluate;
-use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::comparison::ShadowDifference;
-use pointsman_spec::OnError;
+use pointsman_spec::{Hook, OnError};
 
 /// A decision that a shadow evaluates as well.
 #[derive(Debug)]

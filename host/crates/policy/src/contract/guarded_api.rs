@@ -3,9 +3,9 @@
 
 use wasmtime::Trap;
 
-use crate::contract::fault_report::FaultReport;
 use crate::contract::host_api::HostApi;
 use crate::contract::shared::Level;
+use crate::fault::report::FaultReport;
 use crate::limits::MAX_SCANNED_BYTES;
 use crate::wasm::deadline::Deadline;
 

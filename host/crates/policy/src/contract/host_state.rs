@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contract::fault_report::FaultReport;
 use crate::contract::guarded_api::GuardedApi;
 use crate::contract::host_api::HostApi;
 use crate::contract::host_call_log::HostCallLog;
@@ -15,6 +14,7 @@ use crate::contract::live_api::{Current, LiveApi};
 use crate::contract::replay_log::ReplayLog;
 use crate::contract::shared::Shared;
 use crate::contract::wasi_state::Wasi;
+use crate::fault::report::FaultReport;
 use crate::wasm::deadline::Deadline;
 use crate::wasm::memory_limit::MemoryLimit;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{Facts, LaneId};
 
-use crate::contract::fault_report::FaultReport;
+use crate::fault::report::FaultReport;
 
 /// The arguments of a call about a request.
 #[derive(Debug, Clone, Copy)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use pointsman_domain::BreakerScope;
 
-use crate::contract::fault_report::FaultReport;
 use crate::contract::types::PolicyError;
 use crate::fault::Fault;
+use crate::fault::report::FaultReport;
 
 impl From<BreakerScope> for CallError {
     fn from(scope: BreakerScope) -> Self {

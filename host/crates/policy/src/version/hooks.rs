@@ -8,12 +8,12 @@ use pointsman_domain::{
     Advice, BreakerChange, BreakerScope, Facts, FailureReport, FleetView, Outcome, Recovery,
     RequestView,
 };
+use pointsman_spec::Hook;
 
-use crate::contract::fault_report::FaultReport;
 use crate::contract::host_state::TimeUsed;
 use crate::contract::live_api::Current;
 use crate::contract::types::{CallContext, PolicyError, PolicyHint};
-use crate::hook::Hook;
+use crate::fault::report::FaultReport;
 use crate::version::Version;
 use crate::version::call::{CallLimits, guarded};
 use crate::version::call_error::CallError;

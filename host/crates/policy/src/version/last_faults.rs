@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::hook::Hook;
+use pointsman_spec::Hook;
+
 use crate::version::call_error::CallError;
 
 /// Maximum number of different faults that are kept.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pointsman_domain::{Decision, Edit, FleetView, Merged, Switching};
+use pointsman_spec::Hook;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::hook::Hook;
 use crate::version::case_error::Difference;
 
 /// What is expected of a policy, or what it has done; `None` for what is not compared, or does not

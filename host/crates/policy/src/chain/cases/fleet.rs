@@ -7,6 +7,8 @@ use pointsman_domain::{EngineKind, FleetView, LaneId, LaneInfo, LaneStat, LaneSt
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::version::case_error::CaseInputError;
+
 /// The lanes of a case.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +115,12 @@ pub(super) fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
     };
     let stats = topology.lanes().iter().zip(&case.lanes).map(stat).collect();
     FleetView::new(Arc::new(topology), stats)
+}
+
+/// Returns the id of the lane with this name.
+pub(super) fn lane_of(name: &str, fleet: &FleetView) -> Result<LaneId, CaseInputError> {
+    let lane = fleet.topology.find(name);
+    lane.ok_or_else(|| CaseInputError::UnknownLane { lane: name.to_owned() })
 }
 
 fn default_slots() -> u32 {

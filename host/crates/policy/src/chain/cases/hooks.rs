@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    Attempt, AttemptResult, Facts, FailureReport, FleetView, LaneId, Merge, Note, OnConflict,
-    Outcome, Plan, PlanLimits, PolicyRef, Read, Recovery, Scalar, Trace,
+    AttemptResult, Facts, FailureReport, FleetView, LaneId, Merge, OnConflict, Outcome, Plan,
+    PlanLimits, PolicyRef, Read, Recovery, Trace,
 };
-use pointsman_spec::OnError;
+use pointsman_spec::{Hook, OnError};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::expect::{Expect, ExpectHint, ExpectRecovery, ExpectReject, decided};
+use super::fleet::lane_of;
 use super::{Case, FactsOf};
 use crate::chain::evaluate::{call_on_failure, call_on_request};
 use crate::contract::captured_log::LogLine;
 use crate::contract::state_backing::StateValue;
 use crate::contract::types::PolicyHint;
-use crate::hook::Hook;
 use crate::version::Version;
 use crate::version::call_error::{CallError, retry_on_timeout};
 use crate::version::call_trace::CallTrace;
@@ -41,142 +41,8 @@ pub(super) struct CaseFailure {
     attempts_left: u32,
 }
 
-/// A request that `on-complete` or `on-outcome` is called about.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct CaseOutcome {
-    lane: String,
-    #[schemars(with = "String")]
-    ended: AttemptResult,
-    #[serde(default)]
-    request_id: String,
-    #[serde(default)]
-    tenant: Option<String>,
-    #[serde(default)]
-    model: String,
-    /// How many there were, or all of them.
-    #[serde(default)]
-    attempts: CaseAttempts,
-    /// The notes that the policy gave, of `on-outcome`: flags, integers and texts.
-    #[serde(default)]
-    notes: BTreeMap<String, Value>,
-    #[serde(default)]
-    queue_ms: u64,
-    #[serde(default)]
-    ttft_ms: u64,
-    #[serde(default)]
-    total_ms: u64,
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    cached_tokens: u32,
-    #[serde(default)]
-    output_tokens: u32,
-}
-
 fn default_attempts_left() -> u32 {
     1
-}
-
-/// The attempts of a request in a case.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum CaseAttempts {
-    /// The number of attempts, all of which were on the lane of the outcome.
-    Count(u32),
-    All(Vec<CaseAttempt>),
-}
-
-/// One attempt of a request in a case.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct CaseAttempt {
-    lane: String,
-    #[schemars(with = "String")]
-    ended: AttemptResult,
-    #[serde(default)]
-    status: u16,
-    #[serde(default)]
-    queue_ms: u64,
-    #[serde(default)]
-    took_ms: u64,
-}
-
-impl Default for CaseAttempts {
-    fn default() -> Self {
-        Self::Count(1)
-    }
-}
-
-impl CaseOutcome {
-    /// Returns the outcome. The policy of its notes is set once there is an instance.
-    fn outcome(&self, fleet: &FleetView) -> Result<Outcome, CaseInputError> {
-        let lane = lane_of(&self.lane, fleet)?;
-        let last = Attempt {
-            result: self.ended,
-            queue: Duration::from_millis(self.queue_ms),
-            took: Duration::from_millis(self.total_ms),
-            ..Attempt::new(lane, Duration::ZERO)
-        };
-        let (tries, attempts) = match &self.attempts {
-            CaseAttempts::Count(count) => (*count, vec![last]),
-            CaseAttempts::All(all) => {
-                let attempts = all.iter().map(|attempt| attempt.attempt(fleet));
-                let attempts: Vec<Attempt> = attempts.collect::<Result<_, _>>()?;
-                (u32::try_from(attempts.len()).unwrap_or(u32::MAX), attempts)
-            }
-        };
-        let policy = PolicyRef::new("", "");
-        let note = |(key, value): (&String, &Value)| {
-            let note = note(key, value).ok_or(CaseInputError::Note { key: key.clone() })?;
-            Ok::<_, CaseInputError>((policy.clone(), note))
-        };
-        Ok(Outcome {
-            request_id: self.request_id.as_str().into(),
-            tenant: self.tenant.as_deref().map(Into::into),
-            model: self.model.as_str().into(),
-            lane,
-            topology: fleet.topology.generation(),
-            ended: self.ended,
-            tries,
-            queue: Duration::from_millis(self.queue_ms),
-            ttft: Duration::from_millis(self.ttft_ms),
-            total: Duration::from_millis(self.total_ms),
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: self.cached_tokens,
-            output_tokens: self.output_tokens,
-            attempts,
-            notes: self.notes.iter().map(note).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-impl CaseAttempt {
-    fn attempt(&self, fleet: &FleetView) -> Result<Attempt, CaseInputError> {
-        Ok(Attempt {
-            result: self.ended,
-            status: self.status,
-            queue: Duration::from_millis(self.queue_ms),
-            took: Duration::from_millis(self.took_ms),
-            ..Attempt::new(lane_of(&self.lane, fleet)?, Duration::ZERO)
-        })
-    }
-}
-
-fn lane_of(name: &str, fleet: &FleetView) -> Result<LaneId, CaseInputError> {
-    let lane = fleet.topology.find(name);
-    lane.ok_or_else(|| CaseInputError::UnknownLane { lane: name.to_owned() })
-}
-
-/// Returns a note; `None` if the value has a type that notes cannot have.
-fn note(key: &str, value: &Value) -> Option<Note> {
-    let value = match value {
-        Value::Bool(flag) => Scalar::Flag(*flag),
-        Value::Number(number) => Scalar::Int(number.as_i64()?),
-        Value::String(text) => Scalar::Text(text.clone()),
-        Value::Null | Value::Array(_) | Value::Object(_) => return None,
-    };
-    Some(Note { key: key.to_owned(), value })
 }
 
 /// What a hook is called with, checked.
