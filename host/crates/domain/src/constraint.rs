@@ -211,4 +211,4 @@ impl Constraint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -153,37 +153,20 @@ fn contradiction(one: &AppliedGuard, other: &AppliedGuard) -> Option<String> {
 mod tests {
     use super::*;
     use crate::constraint::GuardRules;
-    use crate::endpoint::EndpointSet;
-    use crate::fleet_view::{EngineKind, LaneId, LaneInfo};
+    use crate::constraint::tests::{label, lane};
+    use crate::fleet_view::{EngineKind, LaneInfo};
     use crate::guards::GuardConditions;
 
     /// `coder` is served locally in the EU, `cloud` by an external lane in the US.
     fn topology() -> Topology {
-        let lane = |model: &str, region: &str, engine| LaneInfo {
-            id: LaneId(0),
-            name: format!("lane-{model}"),
-            engine,
-            models: vec![model.to_owned()],
-            names: Default::default(),
-            labels: vec![("region".to_owned(), region.to_owned())],
-            max_context: 0,
-            endpoints: EndpointSet::all(),
-            slots: 1,
-            group: 0,
-            cost_milli: 0,
-        };
-        let local = lane("coder", "eu", EngineKind::Vllm);
-        Topology::new(1, vec![local, lane("cloud", "us", EngineKind::External)])
+        let local = lane("local", "coder", "eu", EngineKind::Vllm);
+        Topology::new(1, vec![local, lane("remote", "cloud", "us", EngineKind::External)])
     }
 
     fn guard(name: &str, tenants: &[&str], rules: GuardRules) -> Guard {
         let tenants = tenants.iter().map(|tenant| (*tenant).to_owned()).collect();
         let when = GuardConditions { tenants, ..GuardConditions::default() };
         Guard { when, applied: Arc::new(AppliedGuard { name: name.into(), rules }) }
-    }
-
-    fn labels(value: &str) -> Vec<(String, String)> {
-        vec![("region".to_owned(), value.to_owned())]
     }
 
     /// Returns the codes of the findings with the guards that they name.
@@ -200,8 +183,8 @@ mod tests {
     #[test]
     fn guards_that_cannot_be_obeyed_are_found() {
         let rules = GuardRules::default;
-        let only = |value: &str| GuardRules { only_labels: labels(value), ..rules() };
-        let never = |value: &str| GuardRules { never_labels: labels(value), ..rules() };
+        let only = |value: &str| GuardRules { only_labels: label(value), ..rules() };
+        let never = |value: &str| GuardRules { never_labels: label(value), ..rules() };
         let priority = |range| GuardRules { priority: Some(range), ..rules() };
         let output = GuardRules { max_output_tokens: Some(1), ..rules() };
         for (guards, expected) in [
@@ -246,7 +229,7 @@ mod tests {
             ..topology().lanes()[0].clone()
         };
         let topology = Topology::new(1, vec![lane("eu", "trial"), lane("us", "stable")]);
-        let only = GuardRules { only_labels: labels("eu"), ..GuardRules::default() };
+        let only = GuardRules { only_labels: label("eu"), ..GuardRules::default() };
         let trial = vec![("tier".to_owned(), "trial".to_owned())];
         let never = GuardRules { never_labels: trial, ..GuardRules::default() };
         let guards = Guards(vec![guard("a", &[], only), guard("b", &[], never)]);

@@ -3,22 +3,31 @@ use crate::advice::{FallbackAdvice, QueueAdvice, Triggers};
 use crate::endpoint::{Endpoint, EndpointSet};
 use crate::fleet_view::LaneState;
 
-/// Lanes of a model `m`: `eu` and `us` with a region, `cloud` in the EU but external, and `other`
-/// of another model.
-fn view() -> FleetView {
-    let lane = |name: &str, model: &str, region: &str, engine| LaneInfo {
+/// Returns a lane of one model with the label `region`.
+pub(crate) fn lane(name: &str, model: &str, region: &str, engine: EngineKind) -> LaneInfo {
+    LaneInfo {
         id: LaneId(0),
         name: name.to_owned(),
         engine,
         models: vec![model.to_owned()],
         names: Default::default(),
-        labels: vec![("region".to_owned(), region.to_owned())],
+        labels: label(region),
         max_context: 0,
         endpoints: EndpointSet::all(),
         slots: 1,
         group: 0,
         cost_milli: 0,
-    };
+    }
+}
+
+/// Returns the label `region` with this value.
+pub(crate) fn label(value: &str) -> Vec<(String, String)> {
+    vec![("region".to_owned(), value.to_owned())]
+}
+
+/// Lanes of a model `m`: `eu` and `us` with a region, `cloud` in the EU but external, and `other`
+/// of another model.
+fn view() -> FleetView {
     let lanes = vec![
         lane("eu", "m", "eu", EngineKind::Vllm),
         lane("us", "m", "us", EngineKind::Vllm),
@@ -33,10 +42,6 @@ fn constraint(rules: &[GuardRules]) -> Constraint {
         Arc::new(AppliedGuard { name: format!("g{number}").into(), rules: rules.clone() })
     });
     Constraint { model: "m".into(), guards: guards.collect() }
-}
-
-fn label(value: &str) -> Vec<(String, String)> {
-    vec![("region".to_owned(), value.to_owned())]
 }
 
 fn ids(ids: &[u32]) -> Vec<LaneId> {

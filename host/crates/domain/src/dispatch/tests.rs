@@ -68,6 +68,16 @@ impl DispatcherHarness {
         Self::new(vec![setup(2, 0, 20); lanes], 30, rules())
     }
 
+    /// Two lanes that do not fit next to each other, of which A serves a request, whose ticket is
+    /// returned.
+    fn serving() -> (Self, u64) {
+        let mut harness = Self::exclusive_lanes(2);
+        let running = harness.arrive(A);
+        harness.finish_load(A);
+        harness.take_log();
+        (harness, running)
+    }
+
     fn on(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.dispatcher.on(event, self.now, &mut effects);

@@ -15,15 +15,6 @@ impl DispatcherHarness {
     }
 }
 
-/// Lane A serves a request; lane B does not fit next to it.
-fn serving() -> (DispatcherHarness, u64) {
-    let mut harness = DispatcherHarness::exclusive_lanes(2);
-    let running = harness.arrive(A);
-    harness.finish_load(A);
-    harness.take_log();
-    (harness, running)
-}
-
 const HOLD: LaneCommand = LaneCommand::Unload { hold: true };
 const UNLOAD: LaneCommand = LaneCommand::Unload { hold: false };
 
@@ -48,7 +39,7 @@ fn each_command_leads_to_its_mode() {
         (vec![Restart], Some(Restarting)),
         (vec![Restart, UNLOAD], Some(Unloading)),
     ] {
-        let (mut harness, _) = serving();
+        let (mut harness, _) = DispatcherHarness::serving();
         for command in &commands {
             assert_eq!(harness.command(A, *command), Ok(()), "{command:?} of {commands:?}");
         }
@@ -59,7 +50,7 @@ fn each_command_leads_to_its_mode() {
 
 #[test]
 fn commands_that_a_lane_cannot_carry_out_are_rejected() {
-    let (mut harness, _) = serving();
+    let (mut harness, _) = DispatcherHarness::serving();
     assert_eq!(harness.command(A, LaneCommand::Resume), Err(LaneCommandError::NotDraining));
     assert_eq!(harness.command(C, LaneCommand::Load), Err(LaneCommandError::UnknownLane));
     harness.command(A, HOLD).unwrap();
@@ -84,7 +75,7 @@ fn commands_that_a_lane_cannot_carry_out_are_rejected() {
 
 #[test]
 fn unloaded_lane_is_loaded_again_by_its_next_request() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.command(A, UNLOAD).unwrap();
     harness.release(running);
     harness.finish_stop(A);
@@ -97,7 +88,7 @@ fn unloaded_lane_is_loaded_again_by_its_next_request() {
 
 #[test]
 fn held_lane_rejects_requests_until_it_is_loaded() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     let second = harness.arrive(A);
     let waiting = harness.arrive(A);
     harness.take_log();
@@ -129,7 +120,7 @@ fn held_lane_rejects_requests_until_it_is_loaded() {
 
 #[test]
 fn drained_lane_keeps_its_engine_and_its_running_requests() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.command(A, LaneCommand::Drain).unwrap();
     let rejected = harness.arrive(A);
     harness.release(running);
@@ -143,7 +134,7 @@ fn drained_lane_keeps_its_engine_and_its_running_requests() {
 
 #[test]
 fn restart_lets_requests_wait_and_cuts_no_stream() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.command(A, LaneCommand::Restart).unwrap();
     let waiting = harness.arrive_with(A, |enqueue| enqueue.switching = Switching::Never);
     harness.advance_to(harness.now + s(100));
@@ -170,7 +161,7 @@ fn always_on_lane_stays_unloaded_only_while_it_is_held() {
 
 #[test]
 fn load_by_hand_evicts_by_the_usual_rules() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.command(B, LaneCommand::Load).unwrap();
     harness.release(running);
     assert_eq!(harness.take_log(), Vec::<String>::new(), "lane A lingers");
@@ -182,7 +173,7 @@ fn load_by_hand_evicts_by_the_usual_rules() {
 
 #[test]
 fn load_of_a_victim_ends_when_it_is_kept() {
-    let (mut harness, _) = serving();
+    let (mut harness, _) = DispatcherHarness::serving();
     let other = harness.arrive(B);
     harness.advance_to(harness.now + s(200));
     assert_eq!(harness.dispatcher.engine_state(A), Some(EngineState::Draining));
@@ -210,7 +201,7 @@ fn failed_load_ends_with_its_reason() {
 
 #[test]
 fn crash_while_unloading_moves_waiting_requests_to_their_fallbacks() {
-    let (mut harness, _) = serving();
+    let (mut harness, _) = DispatcherHarness::serving();
     harness.arrive(A);
     harness.command(A, UNLOAD).unwrap();
     let with_fallback = harness.arrive_with(A, |enqueue| enqueue.has_fallback = true);
@@ -226,7 +217,7 @@ fn crash_while_unloading_moves_waiting_requests_to_their_fallbacks() {
 
 #[test]
 fn hold_outlives_a_change_of_the_configuration() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.command(A, HOLD).unwrap();
     harness.release(running);
     harness.finish_stop(A);

@@ -16,18 +16,9 @@ impl DispatcherHarness {
     }
 }
 
-/// Lane A serves a request.
-fn serving() -> (DispatcherHarness, u64) {
-    let mut harness = DispatcherHarness::exclusive_lanes(2);
-    let running = harness.arrive(A);
-    harness.finish_load(A);
-    harness.take_log();
-    (harness, running)
-}
-
 #[test]
 fn restart_waits_for_streams_and_loads_the_lane_again() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     let larger = setup(3, 0, 25);
     harness.reconfigure(vec![RESTART(larger), KEEP(setup(2, 0, 20))], 30);
     let waiting = harness.arrive(A);
@@ -47,7 +38,7 @@ fn restart_waits_for_streams_and_loads_the_lane_again() {
 
 #[test]
 fn idle_lane_is_loaded_again_and_cold_lane_is_not() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.release(running);
     harness.reconfigure(vec![RESTART(setup(2, 0, 20)), RESTART(setup(2, 0, 20))], 30);
     harness.finish_stop(A);
@@ -71,7 +62,7 @@ fn load_with_outdated_settings_is_abandoned() {
 /// The answer to the first command does not say that the engine which was loaded later has ended.
 #[test]
 fn late_answer_does_not_end_a_later_engine() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.release(running);
     harness.reconfigure(vec![KEEP(setup(2, 0, 20))], 10);
     harness.engine_event(A, EngineEvent::Lost("crashed".into()));
@@ -107,7 +98,7 @@ fn restart_forgets_earlier_failures() {
 
 #[test]
 fn removed_lane_finishes_its_streams_and_leaves_its_id() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     let waiting: Vec<u64> = (0..2).map(|_| harness.arrive(A)).collect();
     harness.take_log();
     harness.reconfigure(vec![LaneUpdate::Retired, KEEP(setup(2, 0, 20))], 30);
@@ -142,7 +133,7 @@ fn removed_lane_finishes_its_streams_and_leaves_its_id() {
 
 #[test]
 fn lease_of_an_earlier_generation_keeps_the_id_of_a_removed_lane() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.engine_event(A, EngineEvent::Lost("crashed".into()));
     harness.reconfigure(vec![LaneUpdate::Retired, KEEP(setup(2, 0, 20))], 30);
     assert_eq!(harness.dispatcher.engine_state(A), Some(EngineState::Cold));
@@ -171,7 +162,7 @@ fn group_over_its_budget_unloads_idle_lanes_first() {
 
 #[test]
 fn fewer_slots_let_running_requests_finish() {
-    let (mut harness, first) = serving();
+    let (mut harness, first) = DispatcherHarness::serving();
     let (second, third) = (harness.arrive(A), harness.arrive(A));
     harness.take_log();
     let with_slots = |slots| vec![KEEP(setup(slots, 0, 20)), KEEP(setup(2, 0, 20))];
@@ -185,7 +176,7 @@ fn fewer_slots_let_running_requests_finish() {
 
 #[test]
 fn switch_goes_on_in_spite_of_a_change() {
-    let (mut harness, running) = serving();
+    let (mut harness, running) = DispatcherHarness::serving();
     harness.arrive(B);
     harness.advance_to(harness.now + s(200));
     assert_eq!(harness.state(A), LaneState::Draining);
@@ -204,7 +195,7 @@ fn switch_goes_on_in_spite_of_a_change() {
 /// The victim of a switch is kept if the target of the switch is removed.
 #[test]
 fn removal_of_its_target_ends_a_switch() {
-    let (mut harness, _running) = serving();
+    let (mut harness, _running) = DispatcherHarness::serving();
     let waiting = harness.arrive(B);
     harness.advance_to(harness.now + s(200));
     harness.take_log();
