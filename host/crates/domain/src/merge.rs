@@ -79,17 +79,40 @@ pub struct Merge<'a> {
     merged: Merged,
     scores: Vec<i64>,
     filters: Vec<Filter>,
+    /// The index in `merged.by` of the policy whose fallback advice is in `merged`.
+    fallback_by: usize,
 }
 
 /// The filter of one policy.
 #[derive(Debug)]
 struct Filter {
-    /// Whether each candidate passes.
-    keep: Vec<bool>,
+    /// The lanes that the policy named, in id order.
+    lanes: Vec<LaneId>,
+    /// Whether these lanes are excluded, or all others.
+    excludes: bool,
+    /// The index of the policy in `merged.by`.
+    by: usize,
     /// Whether the filter must not be ignored.
     is_required: bool,
     /// The index of its opinion, if it excludes a candidate.
     opinion: Option<usize>,
+}
+
+impl Filter {
+    /// Returns the filter in the advice of a policy; `None` if the advice excludes no lane.
+    fn new(advice: &LaneAdvice, by: usize, is_required: bool) -> Option<Self> {
+        let (mut lanes, excludes) = match advice {
+            LaneAdvice::Only(lanes) | LaneAdvice::Ordered(lanes) => (lanes.clone(), false),
+            LaneAdvice::Avoid(lanes) => (lanes.clone(), true),
+            LaneAdvice::Any | LaneAdvice::Scores(_) | LaneAdvice::Blend(_) => return None,
+        };
+        lanes.sort_unstable();
+        Some(Self { lanes, excludes, by, is_required, opinion: None })
+    }
+
+    fn passes(&self, lane: LaneId) -> bool {
+        self.lanes.binary_search(&lane).is_ok() != self.excludes
+    }
 }
 
 impl<'a> Merge<'a> {
@@ -110,7 +133,7 @@ impl<'a> Merge<'a> {
             candidates,
         };
         let scores = vec![0; merged.candidates.len()];
-        Self { fleet, endpoint, scores, merged, filters: Vec::new() }
+        Self { fleet, endpoint, scores, merged, filters: Vec::new(), fallback_by: 0 }
     }
 
     /// Sets what the request needs of a lane's context, with the edits so far. Without it, the
@@ -168,6 +191,7 @@ impl<'a> Merge<'a> {
                 is_unknown(*lane) || topology.can_serve(*lane, self.endpoint)
             });
             self.merged.fallback = Some(fallback);
+            self.fallback_by = self.merged.by.len() - 1;
         }
     }
 
@@ -178,11 +202,16 @@ impl<'a> Merge<'a> {
 
     /// Returns the indices of the candidates that pass all filters.
     fn left(&self) -> impl Iterator<Item = usize> {
-        (0..self.merged.candidates.len())
-            .filter(|index| self.filters.iter().all(|filter| filter.keep[*index]))
+        let passes = |index: &usize| {
+            let lane = self.merged.candidates[*index];
+            self.filters.iter().all(|filter| filter.passes(lane))
+        };
+        (0..self.merged.candidates.len()).filter(passes)
     }
 
-    /// Resolves conflicting filters and returns the merged advice.
+    /// Resolves conflicting filters, removes the fallback steps that leave the filter of another
+    /// policy, and returns the merged advice. A policy may fall back to lanes that its own filter
+    /// excludes.
     pub fn finish(mut self, conflict: OnConflict) -> Merged {
         self.merged.lanes = loop {
             let left: Vec<(LaneId, i64)> = self
@@ -193,6 +222,10 @@ impl<'a> Merge<'a> {
                 break left;
             }
         };
+        if let Some(fallback) = &mut self.merged.fallback {
+            let others = || self.filters.iter().filter(|filter| filter.by != self.fallback_by);
+            fallback.steps.retain(|step| others().all(|filter| filter.passes(step.lane)));
+        }
         self.merged
     }
 
@@ -215,19 +248,11 @@ impl<'a> Merge<'a> {
         lanes: &LaneAdvice,
     ) {
         let candidates = &self.merged.candidates;
-        let filter: Option<Vec<bool>> = match lanes {
-            LaneAdvice::Only(kept) | LaneAdvice::Ordered(kept) => {
-                Some(candidates.iter().map(|lane| kept.contains(lane)).collect())
-            }
-            LaneAdvice::Avoid(avoid) => {
-                Some(candidates.iter().map(|lane| !avoid.contains(lane)).collect())
-            }
-            LaneAdvice::Any | LaneAdvice::Scores(_) | LaneAdvice::Blend(_) => None,
-        };
+        let filter = Filter::new(lanes, self.merged.by.len() - 1, is_required);
         let scores = scores(self.fleet, candidates, lanes).filter(|_| weight > 0);
         let best = scores.iter().flatten().max().copied();
         let preferred: Vec<bool> = match (&filter, &scores) {
-            (Some(keep), _) => keep.clone(),
+            (Some(filter), _) => candidates.iter().map(|lane| filter.passes(*lane)).collect(),
             (None, Some(scores)) => scores.iter().map(|score| Some(*score) == best).collect(),
             (None, None) => Vec::new(),
         };
@@ -243,9 +268,9 @@ impl<'a> Merge<'a> {
         for (total, score) in self.scores.iter_mut().zip(scores.into_iter().flatten()) {
             *total += weight * score;
         }
-        if let Some(keep) = filter {
+        if let Some(filter) = filter {
             let opinion = opinion.as_ref().map(|_| self.merged.opinions.len());
-            self.filters.push(Filter { keep, is_required, opinion });
+            self.filters.push(Filter { opinion, ..filter });
         }
         self.merged.opinions.extend(opinion);
     }

@@ -187,6 +187,51 @@ fn last_queue_advice_and_strictest_switching_win() {
     assert_eq!(merged.switching, Switching::Never);
 }
 
+/// Lane 9 serves another model: it is not a candidate.
+#[test]
+fn fallback_leaves_the_own_filter_but_not_those_of_other_policies() {
+    use LaneAdvice::{Any, Avoid, Only, Ordered};
+    let fleet = fleet(10);
+    for (other, expected) in [
+        (Any, [1, 2, 9].as_slice()),
+        (Only(ids(&[0, 2, 77])), &[2]),
+        (Only(ids(&[0, 9])), &[9]),
+        (Ordered(ids(&[2, 0])), &[2]),
+        (Avoid(ids(&[2])), &[1, 9]),
+        (Avoid(ids(&[9])), &[1, 2]),
+        (Only(ids(&[0])), &[]),
+        // These filters leave no lane, and the last one is ignored.
+        (Only(ids(&[1])), &[1]),
+    ] {
+        for is_first in [true, false] {
+            let steps = [1, 2, 9].map(|lane| FallbackStep { lane: LaneId(lane), edits: vec![] });
+            let own = Advice {
+                lanes: Only(ids(&[0])),
+                fallback: Some(FallbackAdvice {
+                    on: crate::Triggers::ALL,
+                    steps: steps.to_vec(),
+                    first_token: None,
+                }),
+                ..Advice::default()
+            };
+            let others = Advice { lanes: other.clone(), ..Advice::default() };
+            let mut merge = Merge::new(&fleet, "m", Endpoint::ChatCompletions);
+            let (own_ref, others_ref) = (PolicyRef::new("own", "1"), PolicyRef::new("other", "1"));
+            if is_first {
+                merge.add(&own_ref, 1, own);
+                merge.add_required(&others_ref, 1, others);
+            } else {
+                merge.add_required(&others_ref, 1, others);
+                merge.add(&own_ref, 1, own);
+            }
+            let merged = merge.finish(OnConflict::IgnoreFilters);
+            let steps = merged.fallback.unwrap().steps;
+            let lanes: Vec<u32> = steps.iter().map(|step| step.lane.0).collect();
+            assert_eq!(lanes, expected, "{other:?}, own policy first: {is_first}");
+        }
+    }
+}
+
 fn any_lane_advice() -> impl Strategy<Value = LaneAdvice> {
     let some_ids = || prop::collection::vec((0u32..6).prop_map(LaneId), 0..4);
     let scores = prop::collection::vec((0u32..6, 0u16..2000), 0..4).prop_map(|all| {
