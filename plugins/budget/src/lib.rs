@@ -14,7 +14,7 @@ mod tests;
 
 use pointsman_sdk::{
     Advice, Background, Call, FleetView, LaneId, Level, Observe, Outcome, Policy, PolicyError,
-    Scalar, State, StateError, TopologyCache, stable_hash,
+    State, StateError, TopologyCache, stable_hash,
 };
 
 use self::config::Config;
@@ -72,7 +72,7 @@ impl Policy for Budget {
             closed => self.avoid_closed_tiers(call, closed, used),
         };
         let spent = i64::try_from(spent_milli).unwrap_or(i64::MAX);
-        Ok(advice.with_note("spent-milli", Scalar::Int(spent)))
+        Ok(advice.with_note("spent-milli", spent))
     }
 }
 

@@ -1,5 +1,5 @@
 use pointsman_sdk::testing::{FakeFleet, FakeHost, FakeRequest, outcome};
-use pointsman_sdk::{LaneAdvice, LaneState};
+use pointsman_sdk::{LaneAdvice, LaneState, Scalar};
 
 use super::*;
 

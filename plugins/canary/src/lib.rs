@@ -15,8 +15,7 @@ mod config;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, LaneId, LaneStat, Level, Policy, PolicyError, Scalar, TopologyCache, mix64,
-    stable_hash,
+    Advice, Call, LaneId, LaneStat, Level, Policy, PolicyError, TopologyCache, mix64, stable_hash,
 };
 
 use self::config::{Config, SelectBy};
@@ -68,7 +67,7 @@ impl Policy for Canary {
                     .with_fallback(stable)
             }
         };
-        Ok(advice.with_note("selected", Scalar::Flag(true)))
+        Ok(advice.with_note("selected", true))
     }
 }
 

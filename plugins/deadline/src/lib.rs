@@ -18,7 +18,8 @@ mod config;
 mod tests;
 
 use pointsman_sdk::{
-    Advice, Call, Failure, FallbackStep, LaneId, Policy, PolicyError, Recover, Recovery, Rejection,
+    Advice, Call, Failure, FallbackStep, LaneId, OnTimeout, Policy, PolicyError, Recover, Recovery,
+    Rejection,
 };
 
 use self::config::{Config, LateAction};
@@ -182,7 +183,7 @@ impl Deadline {
         let too_late = if self.config.late == LateAction::BestEffort { late } else { &[] };
         let steps = timely.iter().chain(timely_fallbacks).chain(too_late);
         advice
-            .with_max_wait_ms(max_wait_ms(budget, timely, timely_fallbacks))
+            .with_max_wait(max_wait_ms(budget, timely, timely_fallbacks), OnTimeout::FallBack)
             .with_fallback(fallback_lanes(steps))
     }
 
@@ -204,7 +205,7 @@ impl Deadline {
             budget.left_ms,
         );
         let advice = match estimates.candidates.first() {
-            Some(earliest) => Advice::only([earliest.lane]).with_max_wait_ms(0),
+            Some(earliest) => Advice::only([earliest.lane]).with_max_wait(0, OnTimeout::FallBack),
             None => Advice::any(),
         };
         advice

@@ -13,7 +13,7 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-use pointsman_sdk::{Advice, Call, Level, Policy, PolicyError, Scalar, StateError, stable_hash};
+use pointsman_sdk::{Advice, Call, Level, Policy, PolicyError, StateError, stable_hash};
 
 use self::config::{Config, Limits, Unknown};
 
@@ -211,7 +211,7 @@ fn quota_exceeded(account: &Account<'_>, window: Window, resource: Resource, max
     let message = format!("quota exceeded: {max} {} per {window_s} s", resource.name);
     Advice::reject(429, resource.code, message)
         .with_retry_after_s(window.left_s)
-        .with_note("quota", Scalar::Text(account.name.to_owned()))
+        .with_note("quota", account.name)
 }
 
 /// Sets the priority, if there is one. Without a priority the advice has no queue settings, so that

@@ -7,8 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use pointsman_sdk::{
-    Advice, Background, Call, Finished, LaneAdvice, LaneId, LaneState, Learn, Level, Metric,
-    MetricWeight, Note, OnTimeout, Policy, PolicyError, QueueAdvice, Scalar, Switching, TryResult,
+    Advice, Background, Call, Finished, LaneId, LaneState, Learn, Level, Metric, Note, Policy,
+    PolicyError, Scalar, Switching, TryResult,
 };
 
 use crate::config::Config;
@@ -41,35 +41,30 @@ impl Policy for TeamLanes {
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
         let candidates = call.fleet.candidates();
         let (chosen, unavailable) = self.choose(call, &candidates);
-        let (mut advice, reason, rule) = match &chosen {
+        let (advice, reason, rule) = match &chosen {
             Some((lane, rule)) => {
                 (Advice::only([*lane]), format!("{}: {}", rule.lane, rule.reason), rule.name)
             }
-            None => (blend(), "shortest wait and warmest cache".to_owned(), "blend"),
+            None => {
+                let advice = Advice::blend([(Metric::EstWait, 700), (Metric::CachedTokens, 300)]);
+                (advice, "shortest wait and warmest cache".to_owned(), "blend")
+            }
         };
         let skipped: String =
             unavailable.iter().map(|lane| format!("; {lane} is unavailable")).collect();
         let chosen = chosen.map(|(lane, _)| lane);
-        advice = advice
+        let advice = advice
             .with_reason(reason + &skipped)
+            .with_note("rule", rule)
+            .with_note("prompt-tokens", call.context.prompt_tokens)
             .with_fallback(candidates.into_iter().filter(|lane| Some(*lane) != chosen));
-        advice.notes.push(Note { key: "rule".into(), value: Scalar::Text(rule.into()) });
-        let tokens = Scalar::Int(call.context.prompt_tokens.into());
-        advice.notes.push(Note { key: "prompt-tokens".into(), value: tokens });
-        if let Some(priority) = call.request.header("x-priority").as_deref().and_then(parse_integer)
-        {
-            advice.queue = Some(QueueAdvice {
-                priority: priority.clamp(-10, 10),
-                flow: None,
-                max_wait_ms: None,
-                on_timeout: OnTimeout::FallBack,
-            });
+        let priority = call.request.header("x-priority").as_deref().and_then(parse_integer);
+        Ok(match priority.map(|priority| priority.clamp(-10, 10)) {
+            None => advice,
             // Requests of low priority should not delay those of other lanes by a switch.
-            if priority < 0 {
-                advice.switching = Some(Switching::WhenIdle);
-            }
-        }
-        Ok(advice)
+            Some(low @ ..0) => advice.with_priority(low).with_switching(Switching::WhenIdle),
+            Some(priority) => advice.with_priority(priority),
+        })
     }
 }
 
@@ -150,13 +145,6 @@ impl TeamLanes {
         }
         *lanes.entry(name.to_owned()).or_insert_with(|| call.fleet.find(name))
     }
-}
-
-/// Returns advice by wait and cache for requests without a rule.
-fn blend() -> Advice {
-    let weight = |metric, weight| MetricWeight { metric, weight };
-    let weights = vec![weight(Metric::EstWait, 700), weight(Metric::CachedTokens, 300)];
-    Advice { lanes: LaneAdvice::Blend(weights), ..Advice::any() }
 }
 
 /// Parses an integer of at most nine digits.

@@ -1,8 +1,6 @@
 //! Sends long prompts to a dedicated lane, and all others to the lane with the earliest start.
 
-use pointsman_sdk::{
-    Advice, Call, LaneAdvice, Metric, MetricWeight, Policy, PolicyError, config,
-};
+use pointsman_sdk::{Advice, Call, Metric, Policy, PolicyError, config};
 
 /// The configured policy.
 pub struct Advisor {
@@ -44,10 +42,8 @@ impl Policy for Advisor {
                 .with_reason(format!("a prompt of more than {} tokens", self.long_tokens))
                 .with_fallback(candidates.into_iter().filter(|other| *other != lane)),
             None => {
-                let weights = [(Metric::EstWait, 700), (Metric::CachedTokens, 300)];
-                let weights = weights.map(|(metric, weight)| MetricWeight { metric, weight });
-                let lanes = LaneAdvice::Blend(weights.to_vec());
-                Advice { lanes, ..Advice::any() }.with_reason("the shortest wait")
+                Advice::blend([(Metric::EstWait, 700), (Metric::CachedTokens, 300)])
+                    .with_reason("the shortest wait")
             }
         })
     }
@@ -57,6 +53,7 @@ pointsman_sdk::export_policy!(Advisor);
 
 #[cfg(test)]
 mod tests {
+    use pointsman_sdk::LaneAdvice;
     use pointsman_sdk::testing::{FakeFleet, FakeRequest, advise};
 
     use super::*;
