@@ -1,9 +1,11 @@
 //! `pointsman simulate`: the example scenarios, comparisons, sweeps, and errors.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use pointsman_tests::guests::Guest;
 use pointsman_tests::host::{program, root};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -235,6 +237,58 @@ fn parameter_is_swept_and_another_overridden() {
         waits[0] > waits[1] && waits[1] > waits[2],
         "more slots must give shorter waits: {waits:?}"
     );
+}
+
+/// Sends requests with images to lane 2, gold ones to lane 1, and others to lane 0.
+const BY_HEADER_AND_MEDIA: &str = r#"
+(USE request.header $header)
+(ADVISE
+  (call $header (TEXT "x-tier") (i32.const 3000))
+  (i32.store (i32.const 2208) (select (i32.const 2)
+    (i32.and (i32.load8_u (i32.const 3000))
+      (i32.eq (i32.load8_u (i32.load (i32.const 3004))) (i32.const 103)))
+    (local.get 13)))
+  (i32.const 2048))"#;
+
+#[test]
+fn policies_route_by_headers_of_sessions_and_by_media() {
+    let dir = TestDir::new();
+    let policy = Guest::new("p").only(0).code(BY_HEADER_AND_MEDIA).write_to(&dir.path("policies"));
+    let file = small_scenario(&dir, "");
+    let text = fs::read_to_string(&file).unwrap();
+    let (head, _) = text.split_once("[[policies]]").unwrap();
+    let lane = "[[fleet.lanes]]\nname = \"c\"\nmodels = [\"auto\"]\nload = \"always\"\n";
+    let policies = format!("[[policies]]\nname = \"p\"\ndir = {policy:?}\n");
+    let stream = |class: &str, keys: &str| {
+        format!(
+            "[[traffic]]\nclass = \"{class}\"\nmodel = \"auto\"\nprompt = 9\noutput = 9\n{keys}\n"
+        )
+    };
+    let tiers = "headers = { x-tier = { gold = 1, free = 1 } }\n\
+                 sessions = { rate = \"30/min\", turns = 3, think-time = \"1s\" }";
+    let traffic = [
+        stream("tiers", tiers),
+        stream("gold", "rate = \"9/min\"\nheaders = { x-tier = \"gold\" }"),
+        stream("images", "rate = \"9/min\"\nmedia = 2"),
+    ]
+    .concat();
+    fs::write(&file, format!("{head}{lane}{policies}{traffic}")).unwrap();
+    let trace = dir.path("trace.jsonl");
+    let (code, report) = dir.json(&file, &["--trace", trace.to_str().unwrap()]);
+    assert_eq!(code, 0, "{report:#}");
+    let mut lanes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in fs::read_to_string(&trace).unwrap().lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        if event["event"] == "decided" {
+            let text = |key: &str| event[key].as_str().unwrap().to_owned();
+            lanes.entry(text("class")).or_default().insert(text("lane"));
+        }
+    }
+    let expected = [("gold", vec!["b"]), ("images", vec!["c"]), ("tiers", vec!["a", "b"])];
+    let expected = expected.map(|(class, lanes)| {
+        (class.to_owned(), lanes.into_iter().map(str::to_owned).collect::<BTreeSet<_>>())
+    });
+    assert_eq!(lanes, expected.into());
 }
 
 #[test]

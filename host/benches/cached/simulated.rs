@@ -43,6 +43,7 @@ impl Conversations {
             endpoint: Endpoint::ChatCompletions,
             model: MODEL.into(),
             headers: [].into(),
+            media: 0,
             text: "".into(),
             prompt_tokens: FIRST,
             shared_tokens: 0,

@@ -42,7 +42,7 @@ const SCORE: u32 = 2208;
 const TEXTS: u32 = 4096;
 
 /// The host functions that guests may import, with their core types.
-const IMPORTS: [(&str, &str); 20] = [
+const IMPORTS: [(&str, &str); 21] = [
     ("state.increment", "(param i32 i32 i64 i32 i32)"),
     ("state.get", "(param i32 i32 i32)"),
     ("state.put", "(param i32 i32 i32 i32 i32 i32)"),
@@ -52,6 +52,7 @@ const IMPORTS: [(&str, &str); 20] = [
     ("fleet.find", "(param i32 i32 i32)"),
     ("fleet.candidates", "(param i32)"),
     ("fleet.stats", "(param i32)"),
+    ("request.header", "(param i32 i32 i32)"),
     ("request.text", "(param i32 i64 i32 i32)"),
     ("request.field", "(param i32 i32 i32 i32)"),
     ("request.contains", "(param i32 i32 i32) (result i32)"),

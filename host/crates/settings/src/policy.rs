@@ -142,7 +142,10 @@ fn control(text: &str) -> Result<u16, Problem> {
 }
 
 /// Parses a percentage such as "2.5%" into thousandths.
-fn percentage(text: &str) -> Result<u16, Problem> {
+///
+/// # Errors
+/// If the text is not a percentage from 0% to 100%.
+pub fn percentage(text: &str) -> Result<u16, Problem> {
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     match percent {
         Some(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 10.0).round() as u16),

@@ -24,7 +24,8 @@ pub use self::error::{TraceError, TraceLineError};
 use self::generator::{Gaps, RequestGenerator};
 use self::rows::{SortedRows, TraceRow};
 pub use self::spec::{
-    ArrivalProcess, Models, Sessions, Tenants, TraceFile, TraceFormat, TrafficSource, TrafficStream,
+    ArrivalProcess, HeaderValue, Headers, Media, Models, Sessions, Tenants, TraceFile, TraceFormat,
+    TrafficSource, TrafficStream,
 };
 use self::times::ArrivalTimes;
 use crate::traffic::{ClassId, SimRequest, Traffic};

@@ -35,8 +35,8 @@ mod world;
 
 pub use self::advisor::{ChainAdvisor, SimAdvisor, TimedHint};
 pub use self::arrivals::{
-    ArrivalProcess, Arrivals, Models, Sessions, Tenants, TraceError, TraceFile, TraceFormat,
-    TraceLineError, TrafficSource, TrafficStream,
+    ArrivalProcess, Arrivals, HeaderValue, Headers, Media, Models, Sessions, Tenants, TraceError,
+    TraceFile, TraceFormat, TraceLineError, TrafficSource, TrafficStream,
 };
 pub use self::experiment::{Experiment, ExperimentError, Progress, SimulationEnv};
 pub use self::fault::{FaultKind, InjectedFault, Schedule};

@@ -26,6 +26,8 @@ const TOKENS_PER_MESSAGE: usize = 4;
 const CHARS_PER_TOKEN: usize = 4;
 /// The length of the filler, which is repeated as needed.
 const FILLER_LENGTH: usize = 1 << 16;
+/// A part of a message with an image, whose content does not matter.
+const IMAGE: &[u8] = br#",{"type":"image_url","image_url":{"url":"data:image/png;base64,"}}"#;
 const SYLLABLES: [&str; 32] = [
     "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "qui", "ro", "su",
     "ta", "ve", "wi", "xo", "yu", "za", "bre", "cli", "dro", "fru", "gla", "ple", "sti", "tro",
@@ -100,12 +102,21 @@ impl RequestWriter {
         body.extend_from_slice(br#"{"model":"#);
         body.extend_from_slice(model.as_bytes());
         let has_messages = has_messages(request.endpoint);
+        let images = if request.endpoint == Endpoint::ChatCompletions { request.media } else { 0 };
         body.extend_from_slice(match request.endpoint {
-            _ if has_messages => br#","messages":[{"role":"user","content":"#.as_slice(),
+            _ if images > 0 => {
+                br#","messages":[{"role":"user","content":[{"type":"text","text":"#.as_slice()
+            }
+            _ if has_messages => br#","messages":[{"role":"user","content":"#,
             Endpoint::Responses | Endpoint::Embeddings => br#","input":"#,
             _ => br#","prompt":"#,
         });
         self.prompt(request, prefix, &mut body);
+        if images > 0 {
+            body.push(b'}');
+            (0..images).for_each(|_| body.extend_from_slice(IMAGE));
+            body.push(b']');
+        }
         if has_messages {
             body.extend_from_slice(b"}]");
         }

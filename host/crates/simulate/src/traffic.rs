@@ -30,6 +30,8 @@ pub struct SimRequest {
     pub model: Arc<str>,
     /// Headers, with names in lower case.
     pub headers: Arc<[(String, String)]>,
+    /// The number of images in the prompt, if the endpoint is that of chats.
+    pub media: u32,
     /// The start of the prompt, for policies that inspect the text.
     pub text: Arc<str>,
     /// The length of the prompt.
@@ -67,6 +69,7 @@ impl SimRequest {
             endpoint: Endpoint::ChatCompletions,
             model: model.into(),
             headers: [].into(),
+            media: 0,
             text: "".into(),
             prompt_tokens: 100,
             shared_tokens: 0,

@@ -9,7 +9,7 @@ use pointsman_domain::Endpoint;
 
 use super::conversations::Turn;
 use super::rows::TraceRow;
-use super::spec::{Models, Sessions, TrafficSource, TrafficStream};
+use super::spec::{HeaderValue, Headers, Media, Models, Sessions, TrafficSource, TrafficStream};
 use crate::random::{Distribution, Random};
 use crate::traffic::{ClassId, SimRequest};
 
@@ -28,6 +28,8 @@ pub(super) struct RequestGenerator {
     models: Random,
     prompts: Random,
     outputs: Random,
+    headers: Random,
+    media: Random,
     gaps: Gaps,
 }
 
@@ -51,8 +53,21 @@ impl RequestGenerator {
         let random = |what| Random::new(seed, &format!("{name} {what}"));
         let (tenants, models) = (random("tenants"), random("models"));
         let (prompts, outputs) = (random("prompts"), random("outputs"));
-        let gaps = Gaps::default();
-        Self { stream, first_session, class, seed, name, tenants, models, prompts, outputs, gaps }
+        let (headers, media) = (random("headers"), random("media"));
+        Self {
+            stream,
+            first_session,
+            class,
+            seed,
+            name,
+            tenants,
+            models,
+            prompts,
+            outputs,
+            headers,
+            media,
+            gaps: Gaps::default(),
+        }
     }
 
     /// Returns what the trace file did not say of the requests so far.
@@ -191,15 +206,17 @@ impl RequestGenerator {
     fn template(&mut self, at: Duration, number: u64, model: Option<Arc<str>>) -> SimRequest {
         let stream = &self.stream;
         let tenants = stream.tenants.as_ref().map(|tenants| &tenants.0);
+        let session = self.first_session + number + 1;
         SimRequest {
             at,
             class: self.class,
             tenant: tenants.and_then(|tenants| pick_weighted(tenants, &mut self.tenants)),
-            session: self.first_session + number + 1,
+            session,
             turn: 0,
             endpoint: Endpoint::ChatCompletions,
             model: model.unwrap_or_else(|| "auto".into()),
-            headers: Arc::clone(&stream.headers),
+            headers: headers_of(&stream.headers, session, &mut self.headers),
+            media: stream.media.as_ref().map_or(0, |media| images(media, &mut self.media)),
             text: Arc::clone(&stream.text),
             prompt_tokens: 1,
             shared_tokens: 0,
@@ -268,6 +285,28 @@ fn cap_prompt(prompt: u32, sessions: &Sessions) -> u32 {
 /// Draws a length of at least one token.
 fn tokens(distribution: &Distribution, random: &mut Random) -> u32 {
     distribution.sample(random).round().clamp(1.0, f64::from(u32::MAX)) as u32
+}
+
+/// Returns the headers of a session.
+fn headers_of(headers: &Headers, session: u64, random: &mut Random) -> Arc<[(String, String)]> {
+    let headers = match headers {
+        Headers::Same(headers) => return Arc::clone(headers),
+        Headers::PerSession(headers) => headers,
+    };
+    let value = |value: &HeaderValue, random: &mut Random| match value {
+        HeaderValue::Text(text) => text.replace(HeaderValue::SESSION, &session.to_string()),
+        HeaderValue::Weighted(values) => {
+            pick_weighted(values, random).map_or_else(String::new, |value| value.to_string())
+        }
+    };
+    headers.iter().map(|(name, choice)| (name.clone(), value(choice, random))).collect()
+}
+
+/// Draws the number of images of a session.
+fn images(media: &Media, random: &mut Random) -> u32 {
+    // Both are always drawn, so that a change of the share leaves the other sessions as they are.
+    let (position, count) = (random.fraction(), media.count.sample(random));
+    if position < media.share { count.round().min(f64::from(Media::MAX)) as u32 } else { 0 }
 }
 
 /// Draws the model of a request, or of the first turn of a session.

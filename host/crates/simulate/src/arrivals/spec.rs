@@ -31,8 +31,10 @@ pub struct TrafficStream {
     pub client_timeout: Option<Duration>,
     /// The start of the prompts.
     pub text: Arc<str>,
-    /// Headers, with names in lower case.
-    pub headers: Arc<[(String, String)]>,
+    /// The headers.
+    pub headers: Headers,
+    /// The images in the requests.
+    pub media: Option<Media>,
     /// The time before which no request arrives.
     pub from: Duration,
     /// The time from which on no request arrives.
@@ -46,6 +48,43 @@ pub enum Models {
     Weighted(Vec<(Arc<str>, f64)>),
     /// The turns of a session use these models in rotation.
     PerTurn(Vec<Arc<str>>),
+}
+
+/// The headers of requests, with names in lower case. All requests of a session have the same.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Headers {
+    /// These headers.
+    Same(Arc<[(String, String)]>),
+    /// Headers that differ between sessions.
+    PerSession(Vec<(String, HeaderValue)>),
+}
+
+/// The value of a header in a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeaderValue {
+    /// A text in which [`HeaderValue::SESSION`] stands for the number of the session.
+    Text(String),
+    /// At random, by cumulative weights.
+    Weighted(Vec<(Arc<str>, f64)>),
+}
+
+impl HeaderValue {
+    /// What the number of the session replaces in a value.
+    pub const SESSION: &str = "{session}";
+}
+
+/// Images in requests. All requests of a session have the same, which are in its first message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Media {
+    /// The share of the sessions that have any, from 0 to 1.
+    pub share: f64,
+    /// The number of images in a request of such a session.
+    pub count: Distribution,
+}
+
+impl Media {
+    /// The maximum number of images in a request.
+    pub const MAX: u32 = 100;
 }
 
 /// Tenants with the cumulative weights of their requests.

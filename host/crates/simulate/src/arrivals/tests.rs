@@ -115,6 +115,46 @@ fn streams_are_independent() {
 }
 
 #[test]
+fn headers_and_media_belong_to_sessions() {
+    let keys = "headers = { x-fixed = \"f\", x-session = \"s-{session}\", \
+                x-tier = { gold = 1, free = 3 } }\nmedia = \"20%\"\n\
+                sessions = { rate = \"1/s\", turns = 2, think-time = 1 }";
+    let scenario = scenario("1h", &stream("a", keys));
+    let requests = all_requests(&scenario, 1);
+    let header = |request: &SimRequest, name: &str| {
+        let found = request.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let share = |matches: &dyn Fn(&SimRequest) -> bool| {
+        requests.iter().filter(|request| matches(request)).count() as f64 / requests.len() as f64
+    };
+    assert!((share(&|request| header(request, "x-tier") == "gold") - 0.25).abs() < 0.03);
+    assert!((share(&|request| request.media == 1) - 0.2).abs() < 0.03);
+    assert!(share(&|request| header(request, "x-fixed") == "f") == 1.0);
+    let mut sessions: Vec<String> =
+        requests.iter().map(|request| header(request, "x-session")).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    assert_eq!(sessions.len(), requests.len(), "each session has a value of its own");
+    let mut arrivals = scenario.traffic(1).unwrap();
+    for _ in 0..20 {
+        let first = arrivals.next().unwrap();
+        let second = arrivals.follow_up(&first, first.at).unwrap();
+        assert_eq!((&second.headers, second.media), (&first.headers, first.media));
+    }
+}
+
+#[test]
+fn media_leave_other_properties_as_they_are() {
+    let requests = |keys: &str| all_requests(&scenario("10m", &stream("a", keys)), 5);
+    let plain = requests("rate = \"1/s\"\ntenants = 9");
+    let other = requests("rate = \"1/s\"\ntenants = 9\nmedia = 3\nheaders = { a = { b = 1 } }");
+    assert!(plain.iter().all(|request| request.media == 0) && other[0].media == 3);
+    let without = |request: SimRequest| SimRequest { media: 0, headers: [].into(), ..request };
+    assert_eq!(plain, other.into_iter().map(without).collect::<Vec<_>>());
+}
+
+#[test]
 fn requests_have_the_properties_of_their_stream() {
     let keys = "rate = \"10/s\"\ntenants = 10\nskew = 1.0\nmax-tokens = 5\n\
                 client-timeout = \"2m\"\nstream = false\ntext = \"Here\"\n\

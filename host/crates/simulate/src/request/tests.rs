@@ -56,6 +56,31 @@ fn generated_request_has_the_given_properties() {
 }
 
 #[test]
+fn images_follow_the_text_of_a_chat() {
+    let mut writer = RequestWriter::new();
+    let sim = |media, endpoint| SimRequest { media, endpoint, ..sim_request(1, 0, 900, 0) };
+    let write = |writer: &mut RequestWriter, sim: &SimRequest| {
+        let request = writer.write(sim, "sim-1".to_owned()).unwrap();
+        (request.info().has_media, request.messages()[0], request.info().prompt_tokens)
+    };
+    let (has_media, message, tokens) = write(&mut writer, &sim(2, Endpoint::ChatCompletions));
+    assert_eq!((has_media, message.media_parts, message.parts, tokens), (true, 2, 3, 900));
+    let (has_media, plain, _) = write(&mut writer, &sim(0, Endpoint::ChatCompletions));
+    assert_eq!((has_media, plain.media_parts, plain.text_bytes), (false, 0, message.text_bytes));
+    // Other endpoints have no images.
+    let completion = writer.write(&sim(2, Endpoint::Completions), "sim-2".to_owned()).unwrap();
+    assert!(!completion.info().has_media);
+    // Images do not change the prefix that prompts share.
+    let next = SimRequest { turn: 1, ..sim_request(1, 1, 1800, 900) };
+    let [plain, images] = [0, 3].map(|media| SimRequest { media, ..next.clone() });
+    let shared = |writer: &mut RequestWriter, media, next: &SimRequest| {
+        let first = prefix_hashes(writer, &sim(media, Endpoint::ChatCompletions));
+        common_prefix(&first, &prefix_hashes(writer, next))
+    };
+    assert_eq!(shared(&mut writer, 3, &images), shared(&mut writer, 0, &plain));
+}
+
+#[test]
 fn recorded_body_is_sent_unchanged() {
     let mut writer = RequestWriter::new();
     let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);

@@ -6,7 +6,7 @@ use pointsman_domain::dispatch::Residency;
 use pointsman_policy::OnError;
 
 use super::*;
-use crate::arrivals::{ArrivalProcess, TrafficSource};
+use crate::arrivals::{ArrivalProcess, HeaderValue, Headers, Media, TrafficSource};
 use crate::fault::{FaultKind, Schedule};
 use crate::fleet::{DecodeRates, EngineModel, ServiceModel};
 use crate::random::Distribution;
@@ -122,11 +122,14 @@ stream = true
 client-timeout = "2m"
 text = "Here is code: ..."
 headers = { X-Task = "code" }
+media = "2.5%"
 from = "1h"
 until = "20h"
 [[traffic]]
 class = "agents"
 turn-models = ["orchestrator", "coder"]
+headers = { X-Session = "s-{session}", X-Tier = { free = 3, gold = 1 } }
+media = [0, 2]
 prompt = { min = 10, shape = 1.2, max = 1e5 }
 output = 250
 [traffic.sessions]
@@ -190,7 +193,18 @@ fn all_keys_are_read() {
     assert_eq!(interactive.output, Distribution::OneOf(vec![100.0, 200.0]));
     assert_eq!(interactive.tenants.as_ref().unwrap().0.len(), 40);
     assert_eq!(scenario.weights, [("acme".to_owned(), 3), ("b".to_owned(), 1)].into());
-    assert_eq!(&*interactive.headers, [("x-task".to_owned(), "code".to_owned())]);
+    let task = [("x-task".to_owned(), "code".to_owned())];
+    assert_eq!(interactive.headers, Headers::Same(task.into()));
+    assert_eq!(interactive.media, Some(Media { share: 0.025, count: Distribution::Fixed(1.0) }));
+    let weighted = HeaderValue::Weighted(vec![("free".into(), 3.0), ("gold".into(), 4.0)]);
+    let session = HeaderValue::Text("s-{session}".into());
+    let per_session = vec![("x-session".to_owned(), session), ("x-tier".to_owned(), weighted)];
+    assert_eq!(agents.headers, Headers::PerSession(per_session));
+    assert_eq!(
+        agents.media,
+        Some(Media { share: 1.0, count: Distribution::OneOf(vec![0.0, 2.0]) })
+    );
+    assert_eq!((&bursts.headers, &bursts.media), (&Headers::Same([].into()), &None));
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     assert_eq!(
         (interactive.from, interactive.until, agents.until),

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman_settings::{Code, Location, Section, missing};
+use pointsman_settings::{Code, Location, Section, missing, percentage};
 use toml::de::DeValue;
 
 use self::source::read_source;
 use super::quantity::{Unit, conflict, distribution, number, required_distribution};
-use crate::arrivals::{Models, Tenants, TraceFormat, TrafficSource, TrafficStream};
+use crate::arrivals::{
+    HeaderValue, Headers, Media, Models, Tenants, TraceFormat, TrafficSource, TrafficStream,
+};
 use crate::random::Distribution;
 
 /// Reads `[[traffic]]`. Each stream comes with the position of its trace file.
@@ -53,6 +55,7 @@ fn read_stream(section: &Section<'_>, folder: &Path, duration: Duration) -> Opti
     };
     let prompt = lengths("prompt", Distribution::from_percentiles(900.0, 8000.0));
     let output = lengths("output", Distribution::from_percentiles(250.0, 1500.0));
+    let (headers, media) = (read_headers(section), read_media(section));
     let stream = TrafficStream {
         class,
         source: source?,
@@ -67,7 +70,8 @@ fn read_stream(section: &Section<'_>, folder: &Path, duration: Duration) -> Opti
             .has("client-timeout")
             .then(|| section.positive_duration("client-timeout", Duration::from_secs(60))),
         text: section.string("text").unwrap_or_default().into(),
-        headers: read_headers(section),
+        headers: headers?,
+        media: media?,
         from: section.duration("from", Duration::ZERO),
         until: section.duration("until", duration).min(duration),
     };
@@ -96,20 +100,7 @@ fn read_models(
             let model = section.required_string("model", "\"auto\"")?;
             Some(Models::Weighted(vec![(model.into(), 1.0)]))
         }
-        ["models"] => {
-            let table = section.section("models");
-            let weights = table
-                .keys()
-                .into_iter()
-                .map(|model| Some((model, number(&table, model, 0.0, 1e9)?)));
-            let weights = cumulative_weights(weights.collect::<Option<Vec<_>>>()?);
-            if weights.is_none() {
-                let message = "no weight is greater than zero: expected for example \
-                               { orchestrator = 3, coder = 1 }";
-                section.error_at("models", Code::OutOfRange.with(message));
-            }
-            weights.map(Models::Weighted)
-        }
+        ["models"] => read_weights(section, "models").map(Models::Weighted),
         [_] => {
             if !is_session && format != Some(TraceFormat::ShareGpt) {
                 let message = "only used with sessions; set `model`, or `models` with weights";
@@ -129,6 +120,19 @@ fn read_models(
             None
         }
     }
+}
+
+/// Reads a table of weights, and returns them cumulated.
+fn read_weights(section: &Section<'_>, key: &str) -> Option<Vec<(Arc<str>, f64)>> {
+    let table = section.section(key);
+    let weights =
+        table.keys().into_iter().map(|name| Some((name, number(&table, name, 0.0, 1e9)?)));
+    let weights = cumulative_weights(weights.collect::<Option<Vec<_>>>()?);
+    if weights.is_none() {
+        let message = "no weight is greater than zero: expected for example { one = 3, other = 1 }";
+        section.error_at(key, Code::OutOfRange.with(message));
+    }
+    weights
 }
 
 /// Returns cumulative weights, so that a number below the last one selects a name. Returns `None`
@@ -174,14 +178,57 @@ fn read_tenants(section: &Section<'_>) -> Option<Tenants> {
     tenants
 }
 
-fn read_headers(section: &Section<'_>) -> Arc<[(String, String)]> {
-    let pairs = section.string_pairs("headers");
-    for (name, value) in &pairs {
-        let is_valid =
-            name.parse::<http::HeaderName>().is_ok() && value.parse::<http::HeaderValue>().is_ok();
-        if !is_valid {
+/// Reads the headers: each has a value for all requests, or values with weights of which each
+/// session gets one.
+fn read_headers(section: &Section<'_>) -> Option<Headers> {
+    // A value may be a table, which `section` does not say of a table with any keys.
+    let table = section.section("headers");
+    let mut headers = Vec::new();
+    for name in table.keys() {
+        let value = match table.value(name)?.get_ref() {
+            DeValue::Table(_) => HeaderValue::Weighted(read_weights(&table, name)?),
+            _ => HeaderValue::Text(table.string(name)?.to_owned()),
+        };
+        let values: Vec<&str> = match &value {
+            HeaderValue::Text(text) => vec![text],
+            HeaderValue::Weighted(weights) => weights.iter().map(|(value, _)| &**value).collect(),
+        };
+        let invalid = values.into_iter().find(|value| {
+            name.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err()
+        });
+        if let Some(value) = invalid {
             section.error_at("headers", format!("invalid HTTP header \"{name}: {value}\""));
         }
+        headers.push((name.to_ascii_lowercase(), value));
     }
-    pairs.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
+    let same = headers.iter().map(|(name, value)| match value {
+        HeaderValue::Text(text) if !text.contains(HeaderValue::SESSION) => {
+            Some((name.clone(), text.clone()))
+        }
+        HeaderValue::Text(_) | HeaderValue::Weighted(_) => None,
+    });
+    Some(same.collect::<Option<_>>().map_or(Headers::PerSession(headers), Headers::Same))
+}
+
+/// Reads the number of images: a distribution, or the share of requests with one, as a percentage.
+/// Returns `Some(None)` if there are none.
+fn read_media(section: &Section<'_>) -> Option<Option<Media>> {
+    let Some(value) = section.value("media") else { return Some(None) };
+    if let DeValue::String(_) = value.get_ref() {
+        let share = f64::from(section.parsed("media", percentage)?) / 1000.0;
+        return Some(Some(Media { share, count: Distribution::Fixed(1.0) }));
+    }
+    let count = distribution(section, "media", Unit::Count)?;
+    let most = match &count {
+        Distribution::Fixed(count) => *count,
+        Distribution::OneOf(counts) => counts.iter().copied().fold(0.0, f64::max),
+        // The others have no maximum, or one that they seldom reach: their values are limited.
+        _ => 0.0,
+    };
+    if most > f64::from(Media::MAX) {
+        let message = format!("out of range: expected at most {} images in a request", Media::MAX);
+        section.error_at("media", Code::OutOfRange.with(message));
+        return None;
+    }
+    Some(Some(Media { share: 1.0, count }))
 }

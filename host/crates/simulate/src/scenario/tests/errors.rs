@@ -115,12 +115,6 @@ fn invalid_traffic_is_rejected() {
         ("rate = \"1/s\"\nfrom = \"2h\"\nuntil = \"1h\"", "until", Code::Conflict, "`from`"),
         ("rate = \"1/s\"\ntenants = []", "tenants", Code::InvalidValue, "empty"),
         ("rate = \"1/s\"\ntenants = \"a\"", "tenants", Code::WrongType, "a string"),
-        (
-            "rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }",
-            "headers",
-            Code::InvalidValue,
-            "\"a b: c\"",
-        ),
         ("rate = \"1/s\"\ncolour = 1", "colour", Code::UnknownKey, ""),
     ] {
         let source = with(&format!("[[traffic]]\nclass = \"c\"\n{complete}{keys}"));
@@ -132,6 +126,35 @@ fn invalid_traffic_is_rejected() {
         ("turn-models = [\"a\"]", "turn-models", Code::Conflict, "sessions"),
     ] {
         let source = with(&format!("[[traffic]]\nclass = \"c\"\nrate = \"1/s\"\n{keys}"));
+        assert_rejected(&source, &format!("traffic[0].{key}"), code, value);
+    }
+}
+
+#[test]
+fn invalid_headers_and_media_of_traffic_are_rejected() {
+    for (keys, key, code, value) in [
+        (
+            "rate = \"1/s\"\nheaders = { \"a b\" = \"c\" }",
+            "headers",
+            Code::InvalidValue,
+            "\"a b: c\"",
+        ),
+        (
+            "rate = \"1/s\"\nheaders = { a = { \"b\\u0000\" = 1 } }",
+            "headers",
+            Code::InvalidValue,
+            "a: b",
+        ),
+        ("rate = \"1/s\"\nheaders = { a = { b = 0 } }", "headers.a", Code::OutOfRange, "zero"),
+        ("rate = \"1/s\"\nheaders = { a = 5 }", "headers.a", Code::WrongType, "string"),
+        ("rate = \"1/s\"\nheaders = \"a\"", "headers", Code::WrongType, "a table"),
+        ("rate = \"1/s\"\nmedia = \"half\"", "media", Code::InvalidValue, "\"half\""),
+        ("rate = \"1/s\"\nmedia = true", "media", Code::WrongType, "boolean"),
+        ("rate = \"1/s\"\nmedia = [1, 101]", "media", Code::OutOfRange, "100"),
+        ("rate = \"1/s\"\nmedia = -1", "media", Code::OutOfRange, "0 to"),
+    ] {
+        let traffic = "[[traffic]]\nclass = \"c\"\nmodel = \"a\"\nprompt = 1\noutput = 1\n";
+        let source = with(&format!("{traffic}{keys}"));
         assert_rejected(&source, &format!("traffic[0].{key}"), code, value);
     }
 }
