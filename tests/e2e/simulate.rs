@@ -292,6 +292,28 @@ fn policies_route_by_headers_of_sessions_and_by_media() {
 }
 
 #[test]
+fn scenario_with_a_refused_policy_is_named_once() {
+    let dir = TestDir::new();
+    let folder = dir.path("spread");
+    fs::create_dir_all(folder.join("scenarios")).unwrap();
+    for file in ["policy.toml", "policy.wasm"] {
+        fs::copy(root().join("policies/spread").join(file), folder.join(file)).unwrap();
+    }
+    let text = fs::read_to_string(small_scenario(&dir, "")).unwrap();
+    let text = text.replace("first-come", "spread");
+    let text = text.replace("[[traffic]]", "config = { nonsense = 1 }\n[[traffic]]");
+    let scenario = folder.join("scenarios/small.toml");
+    fs::write(&scenario, text).unwrap();
+    let (scenario, folder) = (scenario.to_str().unwrap(), folder.to_str().unwrap());
+    for command in [["simulate", scenario].as_slice(), &["policy", "test", folder]] {
+        let (code, _, err) = dir.run(command);
+        assert_eq!(code, 78, "{err}");
+        let count = |text: &str| err.matches(text).count();
+        assert_eq!((count("small.toml"), count("nonsense")), (1, 1), "{err}");
+    }
+}
+
+#[test]
 fn errors_have_line_key_and_code() {
     let dir = TestDir::new();
     let file = small_scenario(&dir, "objektives = [\"lost == 0\"]");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use pointsman_simulate::{Document, Experiment, ExperimentError};
 
 use super::author::load;
@@ -77,7 +77,6 @@ pub(super) fn run_scenario(file: &Path) -> Result<ScenarioResult> {
         .and_then(|document| document.scenario())
         .map_err(ExperimentError::from)?;
     scenario.variants.clear();
-    let experiment = Experiment::from_scenario(&scenario, &simulate::stage()?);
-    let report = experiment.with_context(|| file.display().to_string())?.run()?;
+    let report = Experiment::from_scenario(&scenario, &simulate::stage()?)?.run()?;
     Ok(ScenarioResult { file: file.to_owned(), report })
 }

@@ -94,9 +94,15 @@ pub enum ExperimentError {
     /// The scenario, or a file that it refers to, is invalid.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
-    /// A policy cannot be loaded.
-    #[error(transparent)]
-    Policy(#[from] DryRunError),
+    /// A policy of a scenario cannot be loaded.
+    #[error("{}: invalid scenario", file.display())]
+    Policy {
+        /// The file of the scenario.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        error: DryRunError,
+    },
     /// A thread cannot be started.
     #[error("failed to start a simulation thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -222,7 +228,8 @@ impl Experiment {
                 host.fleet.lanes.iter().map(|lane| lane.info.name.as_str()).collect();
             self.objectives = objectives::parse(scenario, &classes, &lanes)?;
         }
-        let chain = DryRunChain::load(&env.runtime, &host.chain)?;
+        let chain = DryRunChain::load(&env.runtime, &host.chain)
+            .map_err(|error| ExperimentError::Policy { file: scenario.file().to_owned(), error })?;
         self.cases.push(Case {
             name: name.to_owned(),
             scenario: scenario.clone(),

@@ -260,6 +260,11 @@ impl Scenario {
         })
     }
 
+    /// Returns the file of the scenario.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Returns an error in the `objectives` key, which the reports parse.
     pub fn objective_error(&self, problem: impl Into<Problem>) -> ScenarioError {
         self.error(vec![self.locations.objectives.error(problem)])
