@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use pointsman_tests::client::{Response, send};
+use pointsman_tests::guests::Guest;
 use pointsman_tests::host::{Host, program, root};
 use pointsman_tests::wait_until;
 use pointsman_xtask::setup::GUEST_WHEELS;
@@ -157,6 +158,28 @@ fn example_decides_identically_in_all_languages() {
         };
         assert_eq!((calls("on-request"), calls("on-failure")), (5.0, 0.0), "{language}");
         assert_eq!(host.metric("pointsman_policy_faults_total", ""), 0.0, "{language}");
+        host.assert_no_request_lost();
+    }
+}
+
+/// Team `acme` is at home on `alpha`, which an earlier policy excludes.
+#[test]
+fn filter_of_an_earlier_policy_is_seen_in_all_languages() {
+    let settings = json!({"teams": {"acme": "alpha"}});
+    for language in LANGUAGES {
+        let dir = with_policy(&format!("team-lanes-{language}"), "team-lanes");
+        Guest::new("filter").only(1).write_to(&dir.path().join("policies"));
+        let chain = "[[policies.chain]]\nname = \"filter\"\n[[policies.chain]]";
+        let config = config("team-lanes", &settings).replacen("[[policies.chain]]", chain, 1);
+        let checked = check(dir.path(), &config);
+        let err = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.success(), "{language}: {err}");
+        let keys = [("TEST_KEY_ACME", "acme-key"), ("TEST_KEY_OTHER", "other-key")];
+        let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &keys).wait_until_ready();
+        let response = send_chat(&host, "acme-key", "hello", "");
+        assert_eq!(response.status, 200, "{language}: {}", response.text());
+        // A policy that insisted on `alpha` would leave no lane, and the response would be 503.
+        assert_eq!(response.header("x-pointsman-lane"), Some("beta"), "{language}");
         host.assert_no_request_lost();
     }
 }

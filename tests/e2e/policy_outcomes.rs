@@ -119,6 +119,31 @@ fn policy_sees_the_lanes_that_earlier_filters_leave() {
     }
 }
 
+#[test]
+fn lanes_left_change_the_decision_of_a_golden_case() {
+    let deployment = start_deployment(&[Guest::new("p")], &["p"]);
+    let cases = deployment.policies().join("p/cases.jsonl");
+    let expectations = [
+        (json!(null), "a", vec!["b"], ""),
+        (json!(["b"]), "b", vec![], ""),
+        (json!(["b"]), "a", vec![], "case_failed"),
+    ];
+    for ((left, lane, fallback, error), version) in expectations.into_iter().zip(2..) {
+        let case = json!({
+            "name": "decides", "lanes-left": left,
+            "request": { "body": { "model": "auto", "messages": [] } },
+            "fleet": { "lanes": [
+                { "name": "a", "models": ["auto"] }, { "name": "b", "models": ["auto"] },
+            ] },
+            "expect": { "lane": lane, "fallback": fallback },
+        });
+        replace_file(&cases, case.to_string().as_bytes());
+        let status = deployment.deploy(&Guest::new("p").version(&version.to_string()));
+        let code = status["error"]["code"].as_str().unwrap_or_default();
+        assert_eq!(code, error, "{left} {lane}: {status}");
+    }
+}
+
 /// A search for three patterns: the number of those found times 1000, and 100, 10 and 1 times the
 /// pattern, message and offset of the second one.
 const SEARCHES: &str = r#"

@@ -92,7 +92,8 @@ static void set_priority(pm_advice *advice) {
 
 static bool advise(const pm_context *context, pm_advice *advice, pm_error *error) {
   (void)error;
-  pm_lane_list candidates = pm_candidates();
+  // Earlier policies may have filters.
+  pm_lane_list candidates = pm_lanes_left();
   pm_text skipped = pm_literal(""), reason = pm_literal("shortest wait and warmest cache");
   rule chosen;
   pm_lane lane;

@@ -16,7 +16,8 @@ class TeamLanes {
 
   advise(call) {
     const { context, request, fleet } = call;
-    const candidates = fleet.candidates();
+    // Earlier policies may have filters.
+    const candidates = fleet.lanesLeft();
     const { choice, unavailable } = this.#choose(call, candidates);
     const reason = choice?.reason ?? "shortest wait and warmest cache";
     const advice =

@@ -31,7 +31,8 @@ class TeamLanes:
         config.finish()
 
     def advise(self, call: Call) -> Advice:
-        candidates = call.fleet.candidates()
+        # Earlier policies may have filters.
+        candidates = call.fleet.lanes_left()
         chosen, rule, unavailable = self.choose(call, candidates)
         if rule is None:
             advice = blend({"est-wait": 700, "cached-tokens": 300})

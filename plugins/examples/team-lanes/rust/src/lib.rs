@@ -39,7 +39,8 @@ impl Policy for TeamLanes {
     }
 
     fn advise(&self, call: &Call<'_>) -> Result<Advice, PolicyError> {
-        let candidates = call.fleet.candidates();
+        // Earlier policies may have filters.
+        let candidates = call.fleet.lanes_left();
         let (chosen, unavailable) = self.choose(call, &candidates);
         let (advice, reason, rule) = match &chosen {
             Some((lane, rule)) => {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use pointsman_domain::dispatch::LaneHint;
 use pointsman_domain::{
-    AttemptResult, Facts, FailureReport, FleetView, LaneId, Merge, OnConflict, Outcome, Plan,
-    PlanLimits, PolicyRef, Read, Recovery, Trace,
+    Advice, AttemptResult, Facts, FailureReport, FleetView, LaneAdvice, LaneId, Merge, OnConflict,
+    Outcome, Plan, PlanLimits, PolicyRef, Read, Recovery, Trace,
 };
 use pointsman_spec::{Hook, OnError};
 use schemars::JsonSchema;
@@ -210,11 +210,16 @@ fn on_request(
     let mut facts = facts.clone();
     let endpoint = facts.request.info().endpoint;
     let model = facts.request.model().to_owned();
+    let left = facts.lanes_left.clone();
     // An invalid filter fails a case, whatever hosts make of it.
     let (advice, dropped) = call_on_request(version, &mut facts, fleet, OnError::Refuse, trace);
     let decided = advice.map(|advice| {
         let returned = json!(advice);
         let mut merge = Merge::new(fleet, &model, endpoint);
+        if let Some(left) = left {
+            let lanes = LaneAdvice::Only(left.to_vec());
+            merge.add(&PolicyRef::new("earlier", ""), 1000, Advice { lanes, ..Advice::default() });
+        }
         merge.add(version.reference(), 1000, advice);
         merge.set_need(facts.request.info().into());
         let merged = merge.finish(OnConflict::Refuse);
