@@ -22,6 +22,7 @@ use super::lane_mode::{LaneCommand, LaneCommandError, LaneMode};
 use super::problem::Problem;
 use super::setup::Residency;
 use super::{Dispatcher, reject_all};
+use crate::advice::Switching;
 use crate::fleet_view::LaneId;
 use crate::lifecycle::{EngineState, EngineTransition};
 
@@ -48,6 +49,10 @@ impl Dispatcher {
         if let Some(mode) = lane.mode().filter(|mode| mode.is_paused()) {
             let waiting = self.queue.drain(id, |_| true);
             reject_all(waiting, &AcquireError::Paused(mode), effects);
+        } else if !lane.stays_loaded() {
+            // They were only let in because the lane was loading, or about to be by a restart.
+            let never = self.queue.drain(id, |waiter| waiter.switching == Switching::Never);
+            reject_all(never, &AcquireError::NotLoaded, effects);
         }
         self.balance_lane(id, now, effects);
         Ok(())
@@ -74,6 +79,14 @@ impl Lane {
         self.manual
             .filter(|(mode, _)| matches!(mode, LaneMode::Loading | LaneMode::Restarting))
             .map(|(_, since)| since)
+    }
+
+    /// Returns true if the operator's last command leaves the lane loaded, or loads it. A lane that
+    /// still drains counts as loaded: its waiting requests may have slots until then.
+    fn stays_loaded(&self) -> bool {
+        let is_unloaded = matches!(self.engine, EngineState::Cold | EngineState::Stopping)
+            || (self.leaving && self.engine == EngineState::Starting);
+        !is_unloaded || self.reload || self.wanted_since().is_some()
     }
 
     /// Returns why the lane is paused.

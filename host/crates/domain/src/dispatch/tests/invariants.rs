@@ -3,7 +3,7 @@
 
 mod changes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
@@ -146,6 +146,10 @@ struct Model {
     rules: Rules,
     /// The setups at the start.
     first: Vec<LaneSetup>,
+    /// The lanes that waiting or earlier requests may load.
+    loaders: HashMap<u64, LaneId>,
+    /// Lanes that the operator has unloaded, and nothing that may load them has happened since.
+    unloaded: BTreeSet<LaneId>,
 }
 
 impl Model {
@@ -179,6 +183,8 @@ impl Model {
             tickets: 0,
             rules,
             first,
+            loaders: HashMap::new(),
+            unloaded: BTreeSet::new(),
         };
         model.engines[6] = Engine::Loading;
         model
@@ -218,6 +224,7 @@ impl Model {
                 );
                 let mode = self.dispatcher.lane_mode(lane);
                 prop_assert!(mode != Some(LaneMode::Held), "loaded a lane that is held");
+                prop_assert!(!self.unloaded.contains(&lane), "loaded after it was unloaded");
                 let setup = self.setups[lane.index()].as_ref();
                 let Some(setup) = setup else { panic!("loaded a lane that was removed") };
                 self.engines[lane.index()] = Engine::Loading;
@@ -380,6 +387,10 @@ impl Model {
                 self.tickets += 1;
                 let deadline = self.now + Duration::from_secs(wait);
                 self.waiting.insert(self.tickets, deadline.max(self.now));
+                if switching != Switching::Never {
+                    self.loaders.insert(self.tickets, LaneId(lane));
+                    self.unloaded.remove(&LaneId(lane));
+                }
                 self.send(Event::Arrived(Enqueue {
                     ticket: Ticket(self.tickets),
                     lane: LaneId(lane),
@@ -413,6 +424,7 @@ impl Model {
             Step::Configure(change) => self.configure(&change),
             Step::Crash { lane, lingers } => self.crash(lane as usize, lingers),
             Step::LaneHint { lane, hint, until } => {
+                self.unloaded.remove(&LaneId(lane));
                 self.send(Event::Hinted { lane: LaneId(lane), hint, until: self.now + s(until) })
             }
             Step::LateEvent { lane, event } => {
@@ -438,6 +450,8 @@ impl Model {
     }
 
     fn crash(&mut self, lane: usize, lingers: bool) -> Result<(), TestCaseError> {
+        // Its waiting requests are served by the next engine.
+        self.unloaded.remove(&LaneId(u32::try_from(lane).unwrap()));
         match self.engines[lane] {
             Engine::On if lingers && !self.is_external(lane) => {
                 self.engine_event(lane, Engine::Dying, EngineEvent::Dying("crashed".into()))
@@ -452,8 +466,9 @@ impl Model {
         let before = self.dispatcher.lane_mode(lane);
         let mut effects = Vec::new();
         let result = self.dispatcher.command(lane, command, self.now, &mut effects);
-        if result.is_err() {
-            prop_assert_eq!(self.dispatcher.lane_mode(lane), before);
+        match result {
+            Err(_) => prop_assert_eq!(self.dispatcher.lane_mode(lane), before),
+            Ok(()) => self.note_command(lane, command),
         }
         for effect in effects {
             self.apply(effect)?;

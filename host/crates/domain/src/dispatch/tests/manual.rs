@@ -147,6 +147,60 @@ fn restart_lets_requests_wait_and_cuts_no_stream() {
     assert_eq!(harness.mode(A), None);
 }
 
+/// Whatever the restart has done by then. Requests that may not load a lane waited only because the
+/// restart was about to load it.
+#[test]
+fn unload_during_a_restart_is_not_followed_by_its_load() {
+    type Reach = fn(&mut DispatcherHarness, u64);
+    let phases: [(&str, Reach); 4] = [
+        ("serves its last request", |_, _| ()),
+        ("stops", |harness, running| harness.release(running)),
+        ("loads", |harness, running| {
+            harness.release(running);
+            harness.finish_stop(A);
+        }),
+        ("crashed while it stopped", |harness, running| {
+            harness.release(running);
+            harness.engine_event(A, EngineEvent::Lost("crashed".into()));
+        }),
+    ];
+    for (phase, advance) in phases {
+        for (command, code) in [(UNLOAD, "not-loaded"), (HOLD, "paused held")] {
+            let (mut harness, running) = DispatcherHarness::serving();
+            harness.command(A, LaneCommand::Restart).unwrap();
+            let waiting = harness.arrive_with(A, |enqueue| enqueue.switching = Switching::Never);
+            advance(&mut harness, running);
+            harness.command(A, command).unwrap();
+            if harness.leases.contains_key(&running) {
+                harness.release(running);
+            }
+            let before = harness.take_log();
+            if harness.dispatcher.engine_state(A) == Some(EngineState::Stopping) {
+                harness.finish_stop(A);
+            }
+            harness.advance_to(harness.now + s(2000));
+            let rejected = format!("reject {waiting}: {code}");
+            assert!(before.contains(&rejected), "{phase}, {command:?}: {before:?}");
+            let after = harness.take_log();
+            assert_eq!(after, Vec::<String>::new(), "{phase}, {command:?}");
+            assert_ne!(harness.mode(A), Some(LaneMode::Restarting), "{phase}, {command:?}");
+        }
+    }
+}
+
+/// They load it, as after any unload.
+#[test]
+fn requests_that_may_load_a_lane_do_so_after_an_unload() {
+    let (mut harness, running) = DispatcherHarness::serving();
+    harness.command(A, LaneCommand::Restart).unwrap();
+    harness.arrive(A);
+    harness.command(A, UNLOAD).unwrap();
+    harness.release(running);
+    harness.finish_stop(A);
+    assert_eq!(harness.take_log(), ["unload A fully", "load A"]);
+    assert_eq!(harness.mode(A), None);
+}
+
 #[test]
 fn always_on_lane_stays_unloaded_only_while_it_is_held() {
     for (command, reloads) in [(UNLOAD, true), (HOLD, false)] {

@@ -114,6 +114,7 @@ impl Model {
             return Ok(());
         }
         (self.setups, self.budgets) = (setups, budgets);
+        self.unloaded.clear();
         self.take_up(restarted, added, order)
     }
 
@@ -196,6 +197,19 @@ impl Model {
 }
 
 impl Model {
+    /// Notes whether a command leaves nothing that may load the lane.
+    pub(super) fn note_command(&mut self, lane: LaneId, command: LaneCommand) {
+        self.unloaded.remove(&lane);
+        let setup = self.setups[lane.index()].as_ref();
+        let is_on_demand =
+            setup.is_some_and(|setup| matches!(setup.residency, Residency::OnDemand { .. }));
+        let mut loaders = self.waiting.keys().filter_map(|ticket| self.loaders.get(ticket));
+        let is_demanded = loaders.any(|other| *other == lane);
+        if matches!(command, LaneCommand::Unload { .. }) && is_on_demand && !is_demanded {
+            self.unloaded.insert(lane);
+        }
+    }
+
     /// Returns true if lanes that sleep may leave too little memory for a lane. A request waits in
     /// vain then, until its deadline, and a load by hand until it is revoked.
     fn may_not_fit(&self, id: LaneId) -> bool {
