@@ -12,6 +12,8 @@ use serde_json::json;
 use crate::{FAKE_ENGINE, host, lane, one_lane};
 
 const CHAT: &str = "/v1/chat/completions";
+/// What the service may be exposed to, by systemd's rating in tenths: 27 with systemd 252.
+const MAX_EXPOSURE: u32 = 30;
 
 #[test]
 fn stream_finishes_within_drain_timeout() {
@@ -105,7 +107,7 @@ fn service_manager_is_notified() {
     assert!(host.wait_for_exit().success());
 }
 
-/// As systemd reads them, where it is installed.
+/// As systemd reads them; `cargo xtask test` installs its tool.
 #[test]
 fn units_are_valid() {
     let packaging = root().join("host/packaging");
@@ -124,11 +126,19 @@ fn units_are_valid() {
     let path = dir.path().join("pointsman.service");
     std::fs::write(&path, without_page(&service)).unwrap();
     std::fs::copy(packaging.join("pointsman.socket"), dir.path().join("pointsman.socket")).unwrap();
-    match Command::new("systemd-analyze").arg("verify").arg(&path).output() {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && text.trim().is_empty(), "{text}");
-        }
-        Err(error) => eprintln!("skipped: systemd-analyze: {error}"),
-    }
+    let analyze = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-analyze");
+        command.args(arguments).arg(&path);
+        command.output().expect("systemd-analyze is missing: install Debian's package `systemd`")
+    };
+    let verified = analyze(&["verify"]);
+    let text = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && text.trim().is_empty(), "{text}");
+    let threshold = format!("--threshold={MAX_EXPOSURE}");
+    let rated = analyze(&["security", "--offline=yes", "--no-pager", &threshold]);
+    let text = String::from_utf8_lossy(&rated.stdout);
+    let score = text.lines().find(|line| line.contains("exposure level"));
+    let score = score.unwrap_or_else(|| panic!("{rated:?}"));
+    println!("{}", score.trim_start_matches(|letter: char| !letter.is_ascii_alphabetic()));
+    assert!(rated.status.success(), "{text}");
 }

@@ -58,6 +58,15 @@ pub fn debian_install(packages: &[&str]) -> Result<()> {
     run(&mut install)
 }
 
+/// Installs `systemd-analyze`, which checks the units. The package does not replace the system's
+/// init.
+///
+/// # Errors
+/// If it is missing and cannot be installed.
+pub fn systemd_analyze() -> Result<()> {
+    if missing("systemd-analyze") { debian_install(&["systemd"]) } else { Ok(()) }
+}
+
 /// Unpacks Prometheus's `promtool` into a folder of the cache, where the tests find it. The Debian
 /// package is not installed: it would start a service. Returns the folder.
 ///

@@ -19,6 +19,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     let venv = setup::venv(true)?;
     let node = setup::node_modules(root)?;
     let promtool = setup::promtool()?;
+    setup::systemd_analyze()?;
 
     println!("== format, lints, documentation");
     run(cargo(root)?.args(["fmt", "--all", "--check"]))?;
