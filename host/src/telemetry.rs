@@ -6,6 +6,8 @@
 //!                        └───> spans: if it is traced ─────────> bounded queue ───> exporter
 //! ```
 //!
+//! Under systemd, the thread sends the lines to the journal, with their fields (`journal.rs`).
+//!
 //! Logging never blocks and never fails: a thread of its own writes the lines, and what its reader
 //! does not take is dropped and counted (`pointsman_log_lines_dropped_total`). Both formats show
 //! the fields of the spans around an event, such as id and lane of a request, with their current
@@ -18,6 +20,7 @@ mod export_metrics;
 mod exporter;
 mod fields;
 mod format;
+mod journal;
 mod layer;
 mod metrics;
 mod observer;
@@ -143,12 +146,12 @@ pub(crate) fn start(config: &Config, filter: Option<&str>) -> Result<LogHandle> 
     let filter: EnvFilter = text.parse().with_context(|| {
         format!("--log: invalid level or filter \"{text}\": expected for example \"info\"")
     })?;
-    let out = outputs::standard_error().context("failed to open standard error")?;
+    let (out, style) = outputs::standard_error().context("failed to open standard error")?;
     let dir = outputs::folder(log);
     let mut unusable = Vec::new();
     let mut open = |name| outputs::file(dir.as_deref()?, name, log.files, &mut unusable);
     let file = open("pointsman");
-    let started = subscriber(filter, (log.format, outputs::style()), out, file);
+    let started = subscriber(filter, (log.format, style), out, file);
     let (subscriber, mut handle) = started.context("failed to spawn the log thread")?;
     let opened = outputs::access(&log.access, dir.is_some(), &handle, || open("access"));
     let access = opened.context("failed to spawn the thread of the access log")?;

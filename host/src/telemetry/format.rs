@@ -4,6 +4,8 @@
 //! change the direction of text or are invisible, are escaped. Otherwise a client could write lines
 //! of its own, or control the terminal of an operator.
 
+pub(super) mod entry;
+
 use std::fmt::Write as _;
 use std::time::UNIX_EPOCH;
 
@@ -29,6 +31,8 @@ pub(super) struct Style {
     pub(super) has_colors: bool,
     /// Lines begin with their priority, which the journal reads (`sd-daemon(3)`).
     pub(super) has_priority: bool,
+    /// Lines are entries of the journal, for its native protocol.
+    pub(super) is_entry: bool,
 }
 
 impl Style {
@@ -60,9 +64,16 @@ impl<'a> Line<'a> {
 impl Format {
     /// Returns the line, with the line break at its end.
     pub(super) fn line(self, line: &Line<'_>) -> String {
-        let text = match self.format {
-            LogFormat::Text => text(line, self.style.has_colors),
-            LogFormat::Json => json_line(line),
+        let text = match (self.format, self.style.is_entry) {
+            (LogFormat::Text, false) => text(line, self.style.has_colors),
+            (LogFormat::Json, false) => json_line(line),
+            // The journal has time and level itself.
+            (LogFormat::Text, true) => {
+                let mut message = String::new();
+                push_event(&mut message, line, |_, text| text.to_owned());
+                entry::entry(line, &message)
+            }
+            (LogFormat::Json, true) => entry::entry(line, json_line(line).trim_end()),
         };
         match self.style.has_priority {
             true => format!("{}{text}", priority(line.level)),
@@ -102,11 +113,18 @@ fn text(line: &Line<'_>, has_colors: bool) -> String {
     };
     let level = paint(color, &format!("{:>5}", line.level));
     let mut text = format!("{} {level} ", paint("2", &timestamp()));
+    push_event(&mut text, line, paint);
+    text.push('\n');
+    text
+}
+
+/// Appends an event with its spans, without time and level.
+fn push_event(text: &mut String, line: &Line<'_>, paint: impl Fn(&str, &str) -> String) {
     for (name, fields) in line.spans {
         text.push_str(name);
         text.push('{');
         for (index, (name, value)) in fields.iter().enumerate() {
-            push_field(&mut text, if index == 0 { "" } else { " " }, name, value);
+            push_field(text, if index == 0 { "" } else { " " }, name, value);
         }
         text.push_str("}:");
     }
@@ -116,13 +134,11 @@ fn text(line: &Line<'_>, has_colors: bool) -> String {
     text.push_str(&paint("2", &format!("{}:", line.target)));
     if let Some(message) = line.fields.get(MESSAGE).and_then(Value::as_str) {
         text.push(' ');
-        push_escaped(&mut text, message);
+        push_escaped(text, message);
     }
     for (name, value) in line.fields.iter().filter(|(name, _)| *name != MESSAGE) {
-        push_field(&mut text, " ", name, value);
+        push_field(text, " ", name, value);
     }
-    text.push('\n');
-    text
 }
 
 /// Appends `name=value`. Strings are quoted, so that they cannot look like further fields.

@@ -1,7 +1,7 @@
 //! Where the log and the access log are written.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tracing::Level;
 use super::LogHandle;
 use super::access::AccessWriter;
 use super::format::{Style, priority};
+use super::journal::{self, JournalWriter};
 use super::rotating_file::RotatingFile;
 use super::writer::{FILE_DELAY, Sink};
 
@@ -40,9 +41,18 @@ pub(super) fn file(
     Some(file)
 }
 
-/// Returns a copy of standard error.
-pub(super) fn standard_error() -> io::Result<File> {
-    copy(io::stderr().as_fd())
+/// Returns what writes to standard error, or to the journal if that is what reads it, and how lines
+/// are written there.
+pub(super) fn standard_error() -> io::Result<(Box<dyn Write + Send>, Style)> {
+    let file = copy(io::stderr().as_fd())?;
+    let has_colors = io::stderr().is_terminal();
+    if !is_journal(&file) {
+        return Ok((Box::new(file), Style { has_colors, ..Style::default() }));
+    }
+    Ok(match JournalWriter::new(Path::new(journal::SOCKET), file) {
+        Ok(writer) => (Box::new(writer), Style { is_entry: true, ..Style::default() }),
+        Err(file) => (Box::new(file), Style { has_priority: true, ..Style::default() }),
+    })
 }
 
 /// Copies a stream. Not `Stderr` or `Stdout` itself, whose lock the writing thread would hold while
@@ -51,13 +61,12 @@ fn copy(stream: BorrowedFd<'_>) -> io::Result<File> {
     stream.try_clone_to_owned().map(File::from)
 }
 
-/// Returns how lines are written to standard error.
-pub(super) fn style() -> Style {
-    let is_journal = std::env::var(JOURNAL_VARIABLE).is_ok_and(|value| {
-        let meta = standard_error().and_then(|file| file.metadata());
+/// Returns true if standard error is a stream to the journal.
+fn is_journal(standard_error: &File) -> bool {
+    std::env::var(JOURNAL_VARIABLE).is_ok_and(|value| {
+        let meta = standard_error.metadata();
         meta.is_ok_and(|meta| value == format!("{}:{}", meta.dev(), meta.ino()))
-    });
-    Style { has_colors: io::stderr().is_terminal(), has_priority: is_journal }
+    })
 }
 
 /// Starts the access log. `file` opens its file.

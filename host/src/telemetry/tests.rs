@@ -215,7 +215,7 @@ fn stalled_and_absent_readers_harm_nothing() {
 fn files_get_the_same_lines_without_colors_and_priorities() {
     let (dir, buffer) = (tempfile::tempdir().unwrap(), Buffer::default());
     let file = rotating_file::RotatingFile::new(dir.path(), "pointsman", LogFileLimits::default());
-    let style = Style { has_colors: true, has_priority: true };
+    let style = Style { has_colors: true, has_priority: true, is_entry: false };
     let started =
         subscriber(EnvFilter::new("info"), (LogFormat::Text, style), buffer.clone(), Some(file));
     let (subscriber, handle) = started.unwrap();
