@@ -12,6 +12,7 @@ mod gpu;
 mod host;
 mod memory;
 mod system;
+mod targets;
 mod variables;
 mod version;
 
@@ -70,7 +71,7 @@ fn of_system(system: &System, expected: &Expected, now: SystemTime) -> Vec<Findi
     findings.extend(access::check(system));
     findings.extend(variables::check(system, expected));
     findings.extend(memory::check(system, expected));
-    findings.extend(host::check(system, now));
+    findings.extend(host::check(system, expected, now));
     findings
 }
 
@@ -83,7 +84,7 @@ fn of_config(system: &System, file: &Path, config: &Config) -> Result<Vec<Findin
     findings.push(config::ports(system, config, status.is_some()));
     findings.extend(config::folders(system, config));
     findings.extend(config::models(system, config));
-    findings.extend(runtime.block_on(engines::programs(config)));
+    findings.extend(runtime.block_on(engines::programs(system, config)));
     findings.extend(engines::lanes(status.as_ref()));
     findings.push(engines::leftovers(system, status.as_ref()));
     Ok(findings)

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::finding::Finding;
 use super::system::System;
+use super::targets;
 use crate::policy::HostClient;
 
 /// Maximum time for `--version` of an engine; vLLM imports PyTorch for it.
@@ -61,8 +62,8 @@ struct Program {
     env: Vec<(String, String)>,
 }
 
-/// Starts the programs of engines with `--version`.
-pub(super) async fn programs(config: &Config) -> Vec<Finding> {
+/// Starts the programs of engines with `--version`, and checks which GPUs they were built for.
+pub(super) async fn programs(system: &System, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen = BTreeSet::new();
     for lane in &config.fleet.lanes {
@@ -70,9 +71,27 @@ pub(super) async fn programs(config: &Config) -> Vec<Finding> {
         else {
             continue;
         };
+        let is_vllm = lane.engine.downcast_ref::<Vllm>().is_some();
         findings.push(version(&program).await);
+        let has_gpu = system.gpus.iter().any(|gpu| gpu.gfx.is_some());
+        match program.words.first() {
+            Some(first) if has_gpu && is_vllm => {
+                findings.extend(pytorch(system, first, &program.env).await);
+            }
+            Some(first) if has_gpu => findings.extend(targets::of_llama_cpp(system, first)),
+            Some(_) | None => {}
+        }
     }
     findings
+}
+
+/// Asks the PyTorch of an engine which GPUs it was built for. Why it cannot be asked is found with
+/// `--version`.
+async fn pytorch(system: &System, program: &str, env: &[(String, String)]) -> Option<Finding> {
+    let interpreter = targets::interpreter(system, program)?;
+    let words = [interpreter.clone(), "-c".to_owned(), targets::PYTORCH_CODE.to_owned()];
+    let (_, output) = run(&words, env).await.ok()?;
+    targets::of_pytorch(system, &interpreter, &output)
 }
 
 /// Returns the program of a lane's engine; `None` for an engine in a container or elsewhere, and
@@ -93,7 +112,8 @@ fn program(lane: &LaneSpec) -> Option<Program> {
 async fn version(Program { words, env }: &Program) -> Finding {
     const CHECK: &str = "program";
     let shown = words.join(" ");
-    let (status, output) = match run(words, env).await {
+    let words = [words.as_slice(), &["--version".to_owned()]].concat();
+    let (status, output) = match run(&words, env).await {
         Ok(ended) => ended,
         Err(error) => {
             let fix = "install it, or correct `program` or `command`";
@@ -123,11 +143,11 @@ async fn version(Program { words, env }: &Program) -> Finding {
     }
 }
 
-/// Runs a program with `--version`, and returns its status, if it ended in time, and its output.
+/// Runs a program, and returns its status, if it ended in time, and its output.
 async fn run(words: &[String], env: &[(String, String)]) -> Result<(Option<ExitStatus>, String)> {
     let (program, arguments) = words.split_first().context("an empty command")?;
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments).arg("--version").envs(env.iter().cloned());
+    command.args(arguments).envs(env.iter().cloned());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = command.kill_on_drop(true).spawn();
     let mut child = started.with_context(|| format!("failed to start `{program}`"))?;

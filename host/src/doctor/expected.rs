@@ -16,6 +16,8 @@ pub(super) struct Expected {
     pub(super) vllm: Vec<String>,
     /// The lanes whose engines have variables of their own, with all variables that they get.
     pub(super) environments: Vec<(String, BTreeMap<String, String>)>,
+    /// The lanes whose engines lock their models in memory, with their need in bytes.
+    pub(super) locking: Vec<(String, u64)>,
 }
 
 impl Expected {
@@ -36,6 +38,12 @@ impl Expected {
             all.extend(own.iter().cloned());
             (!own.is_empty()).then(|| (lane.name.clone(), all))
         };
+        let locking = |lane: &pointsman_fleet::LaneSpec| {
+            let context =
+                LaneContext { need: lane.need, pool: None, pool_total: None, environment: &[] };
+            let words = lane.engine.describe(&context).command?.command;
+            words.iter().any(|word| word == "--mlock").then(|| (lane.name.clone(), lane.need))
+        };
         Self {
             gpu_groups: gpu_groups.collect(),
             budgets: counted
@@ -43,6 +51,7 @@ impl Expected {
                 .fold(0, |sum: u64, (group, _)| sum.saturating_add(group.budget)),
             vllm: fleet.lanes.iter().filter(is_vllm).map(|lane| lane.name.clone()).collect(),
             environments: fleet.lanes.iter().filter_map(variables).collect(),
+            locking: fleet.lanes.iter().filter_map(locking).collect(),
         }
     }
 

@@ -19,6 +19,7 @@ pub(super) fn is_strix(gfx: &str) -> bool {
 
 pub(super) fn check(system: &System, expected: &Expected) -> Vec<Finding> {
     let mut findings = kinds(system, expected);
+    findings.extend(nvidia(system));
     let strix = system.gpus.iter().find(|gpu| gpu.gfx.as_deref().is_some_and(is_strix));
     findings.push(kernel(system, strix.is_some()));
     if let Some(gpu) = strix {
@@ -57,6 +58,32 @@ fn kinds(system: &System, expected: &Expected) -> Vec<Finding> {
         }
     };
     system.gpus.iter().map(kind).collect()
+}
+
+/// Returns what the host can do with GPUs of NVIDIA.
+fn nvidia(system: &System) -> Option<Finding> {
+    const NVIDIA: &str = "0x10de";
+    const DRM: &str = "sys/class/drm";
+    let nodes: Vec<String> = system
+        .names(DRM)
+        .into_iter()
+        .filter(|name| name.starts_with("renderD"))
+        .filter(|name| {
+            system.line(&format!("{DRM}/{name}/device/vendor")).as_deref() == Some(NVIDIA)
+        })
+        .collect();
+    // In a container, only the driver may be visible.
+    if nodes.is_empty() && !system.exists("dev/nvidiactl") {
+        return None;
+    }
+    let shown = if nodes.is_empty() { "/dev/nvidiactl".to_owned() } else { nodes.join(", ") };
+    let fact = format!(
+        "a GPU of NVIDIA ({shown}): engines for CUDA or Vulkan run, are switched and restarted, \
+         and the host neither measures its memory nor checks its driver"
+    );
+    let fix = "give its group a `memory` without `pool`, and its lanes their `memory`; check the \
+               driver with `nvidia-smi`";
+    Some(Finding::note("nvidia", fact, fix))
 }
 
 fn gfx906(name: &str, expected: &Expected) -> Finding {

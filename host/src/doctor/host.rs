@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use pointsman_fleet::format_size;
+
+use super::expected::Expected;
 use super::finding::Finding;
 use super::system::System;
 
@@ -12,8 +15,50 @@ const FEW_FILES: u64 = 4096;
 /// 2026-01-01. No clock of this program's systems can be before it.
 const RELEASED: Duration = Duration::from_secs(1_767_225_600);
 
-pub(super) fn check(system: &System, now: SystemTime) -> Vec<Finding> {
-    vec![processor(system), open_files(system), clock(system, now), clock_source(system)]
+pub(super) fn check(system: &System, expected: &Expected, now: SystemTime) -> Vec<Finding> {
+    let mut findings = vec![processor(system), open_files(system)];
+    findings.extend(locked_memory(system, expected));
+    findings.extend([clock(system, now), clock_source(system)]);
+    findings
+}
+
+/// Returns the soft and the hard limit of a resource.
+fn limits(system: &System, name: &str) -> Option<(u64, u64)> {
+    let limits = system.text("proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut words = line.split_whitespace();
+    // `unlimited` is not a number.
+    let mut limit = || words.next().map(|word| word.parse::<u64>().unwrap_or(u64::MAX));
+    Some((limit()?, limit()?))
+}
+
+/// Checks how much memory an engine may lock, which inherits the soft limit.
+fn locked_memory(system: &System, expected: &Expected) -> Option<Finding> {
+    const CHECK: &str = "locked_memory";
+    let (limit, _) = limits(system, "Max locked memory")?;
+    if limit == u64::MAX {
+        return Some(Finding::ok(CHECK, "memory may be locked without a limit"));
+    }
+    let fact = format!("{} may be locked (RLIMIT_MEMLOCK)", format_size(limit));
+    let fix = "raise the limit (`LimitMEMLOCK=infinity` of systemd, `--ulimit memlock=-1` of \
+               Docker)";
+    let lane = expected.locking.iter().find(|(_, need)| *need > limit);
+    Some(match lane {
+        Some((lane, need)) => Finding::warning(
+            CHECK,
+            format!(
+                "only {fact}, and the lane `{lane}` locks its model ({}): it is not locked, and \
+                 may be swapped out",
+                format_size(*need)
+            ),
+            fix,
+        ),
+        None if !system.gpus.is_empty() => {
+            let fact = format!("only {fact}: ROCm may fail to pin memory for transfers");
+            Finding::note(CHECK, fact, fix)
+        }
+        None => Finding::ok(CHECK, fact),
+    })
 }
 
 fn processor(system: &System) -> Finding {
@@ -40,13 +85,8 @@ fn processor(system: &System) -> Finding {
 
 fn open_files(system: &System) -> Finding {
     const CHECK: &str = "open_files";
-    let limits = system.text("proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
-    // `unlimited` is not a number.
-    let limit = |word: &&str| word.parse::<u64>().unwrap_or(u64::MAX);
     // The host raises its soft limit to the hard one.
-    let Some(hard) = words.get(1).map(limit) else {
+    let Some((_, hard)) = limits(system, "Max open files") else {
         return Finding::note(CHECK, "the limit of open files is unknown", "");
     };
     let fact = format!("{hard} files may be open");

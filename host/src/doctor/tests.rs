@@ -18,6 +18,8 @@ const GFX1151: &str = "simd_count 80\ngfx_target_version 110501\nvendor_id 4098\
     device_id 5510\ndrm_render_minor 128\nunique_id 0\n";
 const GFX906: &str = "simd_count 240\ngfx_target_version 90006\nvendor_id 4098\n\
     device_id 26273\ndrm_render_minor 128\nunique_id 1035840143871786730\n";
+const LIMITS: &str = "Max locked memory         unlimited unlimited  bytes\n\
+    Max open files            1024      524288     files\n";
 /// What no system of a test has.
 const NO_GROUP: &str = "4000000000";
 
@@ -33,7 +35,7 @@ impl FakeSystem {
             ("proc/cmdline", "root=/dev/nvme0n1p2 quiet\n"),
             ("proc/self/environ", "PATH=/usr/bin\0HOME=/nowhere\0"),
             ("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu avx avx2 avx512f\n"),
-            ("proc/self/limits", "Max open files            1024      524288     files\n"),
+            ("proc/self/limits", LIMITS),
             ("proc/sys/vm/overcommit_memory", "0\n"),
             ("proc/swaps", "Filename\tType\tSize\n/swapfile\tfile\t16777212\n"),
             ("proc/mounts", "tmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0\n"),
@@ -295,11 +297,15 @@ fn variables_of_vllm_are_checked() {
         ("VLLM_API_KEY=None", ("vllm_api_key", Verdict::Warning)),
         ("VLLM_ROCM_USE_AITER=1", ("vllm_aiter", Verdict::Problem)),
         ("VLLM_MAX_MODEL_LEN=4096", ("vllm_unknown", Verdict::Note)),
+        ("TRANSFORMERS_TRUST_REMOTE_CODE=1", ("vllm_unknown", Verdict::Note)),
+        ("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH=1", ("vllm_risky", Verdict::Warning)),
+        ("HIP_LAUNCH_BLOCKING=1", ("rocm_debugging", Verdict::Warning)),
+        ("HSA_OVERRIDE_GFX_VERSION_0=11.0.0", ("hsa_override", Verdict::Problem)),
     ] {
         fake.set_variables(variables);
         assert_complaint(&fake, &Expected::default(), expected, &[]);
     }
-    fake.set_variables("VLLM_PORT=8000 VLLM_ROCM_USE_AITER=0");
+    fake.set_variables("VLLM_PORT=8000 VLLM_ROCM_USE_AITER=0 HSA_ENABLE_SDMA=1 AMD_LOG_LEVEL=0");
     assert_healthy(&fake, &Expected::default());
 }
 
@@ -396,4 +402,65 @@ fn processes_that_hold_a_gpu_are_leftovers_unless_they_belong_to_a_lane() {
     assert!(left.fact.contains("4711 (VLLM::EngineCor)"), "{left:?}");
     let status = serde_json::json!({ "lanes": [{ "name": "a", "pid": 4700 }] });
     assert_eq!(engines::leftovers(&system, Some(&status)).verdict, Verdict::Ok);
+}
+
+#[test]
+fn locked_memory_is_compared_with_lanes() {
+    let fake = FakeSystem::strix_halo();
+    let limits = LIMITS.replace("unlimited unlimited", "8388608 8388608");
+    fake.write("proc/self/limits", &limits);
+    let check = "locked_memory";
+    assert_complaint(&fake, &Expected::default(), (check, Verdict::Note), &["8 MiB", "memlock"]);
+    let locking = |need| Expected { locking: vec![("coder".into(), need)], ..Expected::default() };
+    let words = ["lane `coder`", "20.0 GiB", "LimitMEMLOCK=infinity"];
+    assert_complaint(&fake, &locking(20 * GIB), (check, Verdict::Warning), &words);
+    assert_complaint(&fake, &locking(1 << 20), (check, Verdict::Note), &["ROCm"]);
+}
+
+#[test]
+fn gpu_of_nvidia_is_named() {
+    let fake = FakeSystem::strix_halo();
+    fake.write("sys/class/drm/renderD129/device/vendor", "0x10de\n");
+    let note = ("nvidia", Verdict::Note);
+    assert_complaint(&fake, &Expected::default(), note, &["renderD129", "without `pool`"]);
+    let fake = FakeSystem::healthy();
+    fake.write("dev/nvidiactl", "");
+    let findings = complaints(&fake.examine(&Expected::default()));
+    assert_eq!(findings, [("gpu", Verdict::Warning), note]);
+}
+
+#[test]
+fn programs_are_compared_with_the_gpu() {
+    let fake = FakeSystem::strix_halo();
+    let library = |target: &str| {
+        fake.write("opt/llama/lib/libggml-hip.so", &format!("\0amdgcn-amd-amdhsa--{target}\0"));
+    };
+    fake.write("opt/llama/bin/llama-server", "");
+    let program = fake.0.path().join("opt/llama/bin/llama-server").display().to_string();
+    let system = System::read(fake.0.path());
+    let of_program = || targets::of_llama_cpp(&system, &program);
+    assert_eq!(of_program(), None, "nothing is known");
+    for (target, verdict) in
+        [("gfx1151", Verdict::Ok), ("gfx11-generic", Verdict::Ok), ("gfx1100", Verdict::Problem)]
+    {
+        library(target);
+        let finding = of_program().unwrap();
+        assert_eq!((finding.check, finding.verdict), ("engine_targets", verdict), "{target}");
+    }
+    for (output, verdict) in [
+        ("noise\npytorch-targets: hip gfx942 gfx1151\n", Some(Verdict::Ok)),
+        ("pytorch-targets: hip gfx942\n", Some(Verdict::Problem)),
+        ("pytorch-targets: cuda sm_90\n", Some(Verdict::Problem)),
+        ("pytorch-targets: cpu\n", Some(Verdict::Note)),
+        ("pytorch-targets: hip\n", None),
+        ("ModuleNotFoundError\n", None),
+    ] {
+        let finding = targets::of_pytorch(&system, "python3", output);
+        assert_eq!(finding.map(|finding| finding.verdict), verdict, "{output}");
+    }
+    fake.write("venv/bin/vllm", "#!/venv/bin/python3\nimport vllm\n");
+    let script = fake.0.path().join("venv/bin/vllm").display().to_string();
+    let interpreter = targets::interpreter(&system, &script);
+    assert_eq!(interpreter.as_deref(), Some("/venv/bin/python3"));
+    assert_eq!(targets::interpreter(&system, &program), None);
 }

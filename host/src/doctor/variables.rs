@@ -10,13 +10,46 @@ use super::system::System;
 /// The GPUs for which vLLM's AITER kernels exist.
 const AITER: [&str; 2] = ["gfx942", "gfx950"];
 /// Variables that are often set and that vLLM does not read, with the arguments that it does.
-const UNKNOWN: [(&str, &str); 6] = [
-    ("VLLM_MODEL", "`model`"),
-    ("VLLM_DTYPE", "`dtype`"),
-    ("VLLM_MAX_MODEL_LEN", "`max-model-len`"),
-    ("VLLM_GPU_MEMORY_UTILIZATION", "`gpu-memory-utilization`"),
-    ("VLLM_TENSOR_PARALLEL_SIZE", "`tensor-parallel-size`"),
-    ("VLLM_MAX_NUM_SEQS", "`max-num-seqs`"),
+const UNKNOWN: [(&str, &str); 19] = [
+    ("VLLM_MODEL", "`model` of the lane"),
+    ("VLLM_DTYPE", "`dtype` of the lane"),
+    ("VLLM_QUANTIZATION", "`quantization` of the lane"),
+    ("VLLM_MAX_MODEL_LEN", "`max-model-len` of the lane"),
+    ("VLLM_MAX_NUM_SEQS", "`max-num-seqs` of the lane"),
+    ("VLLM_GPU_MEMORY_UTILIZATION", "`gpu-memory-utilization` of the lane"),
+    ("VLLM_TENSOR_PARALLEL_SIZE", "`tensor-parallel` of the lane"),
+    ("VLLM_PIPELINE_PARALLEL_SIZE", "`pipeline-parallel` of the lane"),
+    ("VLLM_BLOCK_SIZE", "`block-size` of the lane"),
+    ("VLLM_NUM_GPU_BLOCKS_OVERRIDE", "`--num-gpu-blocks-override` in `arguments`"),
+    ("VLLM_ENFORCE_EAGER", "`enforce-eager` of the lane"),
+    ("VLLM_TRUST_REMOTE_CODE", "`trust-remote-code` of the lane"),
+    ("TRANSFORMERS_TRUST_REMOTE_CODE", "`trust-remote-code` of the lane"),
+    ("VLLM_SWAP_SPACE", "`--kv-offloading-size` in `arguments`"),
+    ("VLLM_HOST", "nothing: engines only listen on the loopback address"),
+    ("VLLM_LOG_LEVEL", "`VLLM_LOGGING_LEVEL`"),
+    ("VLLM_LOG_REQUESTS", "`--enable-log-requests` in `arguments`"),
+    ("VLLM_CPU_ONLY", "a build of vLLM for CPUs"),
+    ("VLLM_ROCM_GEMM_TUNING", "nothing: vLLM has no such setting"),
+];
+/// Variables of vLLM that are dangerous where a host runs it, with what they do.
+const RISKY: [(&str, &str); 3] = [
+    (
+        "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
+        "a vLLM whose engine has died goes on, and the host notices it late",
+    ),
+    (
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
+        "contexts that the model was not made for return invalid output, or crash the engine",
+    ),
+    ("VLLM_SKIP_MODEL_NAME_VALIDATION", "requests for any model name are served by the loaded one"),
+];
+/// Variables for debugging ROCm, which make all engines slow, with the values that do nothing.
+const DEBUGGING: [(&str, &str); 5] = [
+    ("HIP_LAUNCH_BLOCKING", "0"),
+    ("AMD_SERIALIZE_KERNEL", "0"),
+    ("AMD_SERIALIZE_COPY", "0"),
+    ("AMD_LOG_LEVEL", "0"),
+    ("HSA_ENABLE_SDMA", "1"),
 ];
 
 type Variables = BTreeMap<String, String>;
@@ -42,7 +75,11 @@ fn one(system: &System, variables: &Variables) -> Vec<Finding> {
     let get =
         |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let mut findings = Vec::new();
-    findings.extend(get("HSA_OVERRIDE_GFX_VERSION").and_then(|value| hsa_override(system, value)));
+    // Newer ROCm has one for each GPU as well, `HSA_OVERRIDE_GFX_VERSION_0`.
+    let overrides = variables
+        .iter()
+        .filter(|(name, value)| name.starts_with("HSA_OVERRIDE_GFX_VERSION") && !value.is_empty());
+    findings.extend(overrides.filter_map(|(_, value)| hsa_override(system, value)));
     findings.extend(device_ids(system, &get));
     if let Some(port) = get("VLLM_PORT").filter(|port| port.parse::<u16>().is_err()) {
         findings.push(Finding::problem(
@@ -73,10 +110,25 @@ fn one(system: &System, variables: &Variables) -> Vec<Finding> {
         Finding::note(
             "vllm_unknown",
             format!("{name} is set, and vLLM does not read it"),
-            format!("use {key} of the lane; `pointsman import-env` converts env files"),
+            format!("use {key}; `pointsman import-env` converts env files"),
         )
     }));
+    findings.extend(dangerous(&get));
     findings
+}
+
+/// Returns the findings about variables that are dangerous, or that make engines slow.
+fn dangerous<'v>(get: &dyn Fn(&str) -> Option<&'v str>) -> Vec<Finding> {
+    let is_on = |name: &str| get(name).is_some_and(|value| value != "0");
+    let risky = RISKY.iter().filter(|(name, _)| is_on(name)).map(|(name, effect)| {
+        Finding::warning("vllm_risky", format!("{name} is set: {effect}"), format!("unset {name}"))
+    });
+    let debugging = DEBUGGING.iter().filter_map(|(name, neutral)| {
+        let value = get(name).filter(|value| value != neutral)?;
+        let fact = format!("{name} is {value}, which is for debugging and slows engines down");
+        Some(Finding::warning("rocm_debugging", fact, format!("unset {name}")))
+    });
+    risky.chain(debugging).collect()
 }
 
 /// Returns the value of `HSA_OVERRIDE_GFX_VERSION` that names a GPU itself: `11.5.1` for gfx1151.
