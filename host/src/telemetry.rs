@@ -29,6 +29,7 @@ mod outputs;
 mod rate_limit;
 mod rotating_file;
 mod spans;
+mod switch_spans;
 mod writer;
 
 use std::io::Write;

@@ -151,6 +151,40 @@ fn attribute<'a>(span: &'a Value, key: &str) -> &'a Value {
     value.as_object().unwrap().values().next().unwrap()
 }
 
+/// Waits for the spans of a request and of the switch to lane b. Returns both.
+fn spans_of_request_and_switches(receiver: &Receiver) -> (Vec<Value>, Vec<Value>) {
+    let of_request = |span: &Value| span["traceId"] == TRACE;
+    wait_until("the spans are received", || {
+        let spans = receiver.spans();
+        // The last one that is sent of a switch.
+        let is_switch = |span: &Value| {
+            span["name"] == "switch.load" && attribute(span, "pointsman.lane") == "b"
+        };
+        spans.iter().filter(|span| of_request(span)).count() >= 10 && spans.iter().any(is_switch)
+    });
+    receiver.spans().into_iter().partition(of_request)
+}
+
+/// Checks the spans of the switch from lane c to lane b, for which a request has waited.
+fn assert_switch_is_linked(request: &[Value], switches: &[Value]) {
+    let mut roots = switches.iter().filter(|span| span["name"] == "switch");
+    let root = roots.find(|span| attribute(span, "pointsman.lane") == "b").unwrap();
+    assert_eq!(attribute(root, "pointsman.evicted"), "c");
+    assert_eq!(attribute(root, "pointsman.cause"), "request");
+    let time = |span: &Value, key: &str| -> u64 { span[key].as_str().unwrap().parse().unwrap() };
+    let (mut end, mut names) = (time(root, "startTimeUnixNano"), Vec::new());
+    for part in switches.iter().filter(|span| span["parentSpanId"] == root["spanId"]) {
+        assert_eq!(time(part, "startTimeUnixNano"), end, "each part follows the one before");
+        end = time(part, "endTimeUnixNano");
+        names.push(&part["name"]);
+    }
+    assert_eq!(names, ["switch.drain", "switch.unload", "switch.load"]);
+    assert_eq!(end, time(root, "endTimeUnixNano"));
+    let load = request.iter().find(|span| span["name"] == "load").unwrap();
+    let link = &load["links"][0];
+    assert_eq!((&link["traceId"], &link["spanId"]), (&root["traceId"], &root["spanId"]));
+}
+
 const JSON: (&str, &str) = ("content-type", "application/json");
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -188,9 +222,8 @@ fn trace_of_queue_switch_fallback_and_stream_is_received() {
     host.wait_for_lane("c", "ready");
     host.set_script("a", json!({ "status": 500 }));
     stream_in_trace(host.port, "01");
-    wait_until("the spans are received", || receiver.spans().len() >= 10);
-    let spans = receiver.spans();
-    assert!(spans.iter().all(|span| span["traceId"] == TRACE), "{spans:#?}");
+    let (spans, switches) = spans_of_request_and_switches(&receiver);
+    assert_switch_is_linked(&spans, &switches);
     assert!(spans.iter().all(|span| span["traceState"] == "vendor=1"), "{spans:#?}");
     let named =
         |name: &str| spans.iter().filter(|span| span["name"] == name).cloned().collect::<Vec<_>>();

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::{Condvar, Mutex};
 use pointsman_config::OtlpProtocol;
-use pointsman_fleet::{Poster, ServiceUrl};
+use pointsman_fleet::{FinishedSwitch, Poster, ServiceUrl};
 use pointsman_otlp::{check_frame, grpc_frame, metrics_request, trace_request};
 use tokio::sync::Notify;
 
 use super::export_metrics::{ExportMetrics, Signal};
 use super::otel::Export;
 use super::spans::FinishedTrace;
+use super::switch_spans::SwitchIds;
 
 /// Maximum number of traces that wait for their export.
 const MAX_QUEUE: usize = 4096;
@@ -46,11 +47,20 @@ struct Shared {
     ended: Condvar,
     metrics: ExportMetrics,
     source: OnceLock<MetricsSource>,
+    /// True unless no traces are exported.
+    has_traces: bool,
+    switches: SwitchIds,
+}
+
+/// What ended, and has spans.
+enum Finished {
+    Request(Box<FinishedTrace>),
+    Switch(FinishedSwitch),
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<FinishedTrace>,
+    queue: VecDeque<Finished>,
     is_stopping: bool,
     has_ended: bool,
 }
@@ -73,6 +83,11 @@ impl Exporter {
             ended: Condvar::new(),
             metrics,
             source: OnceLock::new(),
+            has_traces: export
+                .traces
+                .as_ref()
+                .is_some_and(|traces| traces.ratio > 0.0 || traces.follows_parent),
+            switches: SwitchIds::default(),
         }));
         let shared = Arc::clone(&exporter.0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -84,15 +99,26 @@ impl Exporter {
         Ok(exporter)
     }
 
-    /// Queues a trace; never blocks.
+    /// Queues the trace of a request; never blocks.
     pub(super) fn push(&self, trace: FinishedTrace) {
+        self.queue(Finished::Request(Box::new(trace)));
+    }
+
+    /// Queues the trace of a switch, whatever part of the requests is traced; never blocks.
+    pub(super) fn push_switch(&self, switch: FinishedSwitch) {
+        if self.0.has_traces {
+            self.queue(Finished::Switch(switch));
+        }
+    }
+
+    fn queue(&self, finished: Finished) {
         let mut state = self.0.state.lock();
         if state.queue.len() >= MAX_QUEUE || state.is_stopping {
             drop(state);
             self.0.metrics.dropped_from_queue();
             return;
         }
-        state.queue.push_back(trace);
+        state.queue.push_back(finished);
         let is_full = state.queue.len() == MAX_BATCH;
         drop(state);
         if is_full {
@@ -177,7 +203,7 @@ impl<'a> Sender<'a> {
 
     async fn export_traces(&mut self) {
         loop {
-            let batch: Vec<FinishedTrace> = {
+            let batch: Vec<Finished> = {
                 let mut state = self.shared.state.lock();
                 let size = state.queue.len().min(MAX_BATCH);
                 state.queue.drain(..size).collect()
@@ -186,7 +212,13 @@ impl<'a> Sender<'a> {
                 return;
             }
             let mut spans = Vec::with_capacity(8 * batch.len());
-            batch.iter().for_each(|trace| trace.append_to(&mut spans));
+            let switches = &self.shared.switches;
+            for finished in &batch {
+                match finished {
+                    Finished::Request(trace) => trace.append_to(&mut spans, switches),
+                    Finished::Switch(switch) => switches.append_to(&mut spans, switch),
+                }
+            }
             let message = trace_request(&self.export.resource, &spans);
             let is_sent = self.send(Signal::Traces, message).await;
             if !is_sent {

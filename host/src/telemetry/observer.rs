@@ -1,5 +1,6 @@
 //! What is written and exported of requests that have ended.
 
+use pointsman_fleet::FinishedSwitch;
 use pointsman_gateway::{FinishedRequest, RequestObserver};
 
 use super::access::AccessWriter;
@@ -27,6 +28,13 @@ impl RequestObserver for Observer {
 }
 
 impl Observer {
+    /// Exports the trace of a switch; never blocks.
+    pub(crate) fn switched(&self, switch: FinishedSwitch) {
+        if let Some(exporter) = &self.exporter {
+            exporter.push_switch(switch);
+        }
+    }
+
     /// Sets where the metrics for the export come from.
     pub(crate) fn set_metrics_source(
         &self,

@@ -5,10 +5,12 @@
 //!   ├── policy                           each call of the chain
 //!   └── attempt                          each step of the plan
 //!       ├── queue                        the wait for a slot
-//!       │   └── load                     if the lane was not loaded
+//!       │   └── load                     if the lane was not loaded; linked to the switch
 //!       └── chat MODEL                   what was sent to the engine, whose own spans are below
 //!           └── stream                   from the first byte to the last one
 //! ```
+//!
+//! The spans of a switch are in `switch_spans.rs`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use pointsman_gateway::{EngineSpan, FinishedRequest, RequestTrace};
 use pointsman_otlp::{Span, SpanKind, SpanStatus};
 
 use super::fields::MAX_VALUE;
+use super::switch_spans::SwitchIds;
 
 /// Numbers of child spans beside those of attempts, which are small: [`TraceContext::child_span`].
 ///
@@ -79,8 +82,8 @@ impl FinishedTrace {
         })
     }
 
-    /// Appends the spans.
-    pub(super) fn append_to(&self, spans: &mut Vec<Span>) {
+    /// Appends the spans, with links to those of switches.
+    pub(super) fn append_to(&self, spans: &mut Vec<Span>, switches: &SwitchIds) {
         self.append_root(spans);
         for (number, call) in (0..).zip(&self.trace.policy_calls) {
             let ids = (POLICY + number, self.trace.context.span_id);
@@ -91,7 +94,7 @@ impl FinishedTrace {
             spans.push(span);
         }
         for (number, attempt) in (1..).zip(&self.attempts) {
-            self.append_attempt(spans, number, attempt);
+            self.append_attempt(spans, number, attempt, switches);
         }
     }
 
@@ -128,7 +131,13 @@ impl FinishedTrace {
         spans.push(span);
     }
 
-    fn append_attempt(&self, spans: &mut Vec<Span>, number: u32, attempt: &Attempt) {
+    fn append_attempt(
+        &self,
+        spans: &mut Vec<Span>,
+        number: u32,
+        attempt: &Attempt,
+        switches: &SwitchIds,
+    ) {
         let context = &self.trace.context;
         let lane = self.topology.as_ref().map_or("", |topology| topology.name(attempt.lane));
         let (begun, end) = (attempt.begun, attempt.begun + attempt.took);
@@ -144,11 +153,14 @@ impl FinishedTrace {
         spans.push(span);
         let ids = (QUEUE + number, context.child_span(ATTEMPT + number));
         spans.push(self.span(ids, "queue", SpanKind::Internal, (begun, granted)));
-        if let Some((_, state)) = self.trace.loads.iter().find(|(of, _)| *of == number) {
+        if let Some(load) = self.trace.loads.iter().find(|load| load.attempt == number) {
             let ids = (LOAD + number, context.child_span(QUEUE + number));
             let mut span = self.span(ids, "load", SpanKind::Internal, (begun, granted));
             span.set("pointsman.lane", lane);
-            span.set("pointsman.lane_state", *state);
+            span.set("pointsman.lane_state", load.lane_state);
+            if let Some((trace_id, span_id)) = load.switch.map(|number| switches.span(number)) {
+                span.link(trace_id, span_id);
+            }
             spans.push(span);
         }
         if let Some(engine) = self.trace.engines.iter().find(|engine| engine.attempt == number) {

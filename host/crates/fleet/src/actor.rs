@@ -43,6 +43,7 @@ use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::spec::FleetSpec;
 use crate::status::LaneStatus;
+use crate::switches::SwitchObserver;
 
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -75,6 +76,8 @@ pub(crate) struct Actor {
     pub(crate) view: watch::Sender<Arc<FleetView>>,
     pub(crate) metrics: Arc<FleetMetrics>,
     pub(crate) history: LaneHistory,
+    /// What is told of loads, and their number.
+    pub(crate) switches: (SwitchObserver, u64),
     /// The requests that wait for a slot.
     pub(crate) waiting: HashMap<Ticket, Waiting>,
     /// What the dispatcher has decided, and is not carried out.

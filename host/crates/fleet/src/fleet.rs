@@ -28,6 +28,7 @@ use crate::reconfigure::LaneChange;
 use crate::spec::{FleetSpec, LaneSpec};
 use crate::status::LaneStatus;
 use crate::supervisor::Shared;
+use crate::switches::{FinishedSwitch, SwitchObserver};
 
 /// A handle to all lanes. Clones share the same lanes.
 #[derive(Debug, Clone)]
@@ -43,6 +44,7 @@ pub struct Fleet {
     pub(crate) logs: EngineLogs,
     measurements: Measurements,
     history: LaneHistory,
+    switches: SwitchObserver,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -107,7 +109,7 @@ impl Fleet {
         };
         let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
         let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
-        let history = LaneHistory::default();
+        let (history, switches) = (LaneHistory::default(), SwitchObserver::default());
         let actor = Actor {
             dispatcher,
             prefixes: Arc::clone(&prefixes),
@@ -124,6 +126,7 @@ impl Fleet {
             view: view_sender,
             metrics: Arc::clone(metrics),
             history: history.clone(),
+            switches: (switches.clone(), 0),
             waiting: HashMap::new(),
             effects: Vec::new(),
             turns: Turns::default(),
@@ -150,6 +153,7 @@ impl Fleet {
             logs,
             measurements: metrics.measurements.clone(),
             history,
+            switches,
         };
         (fleet, tasks)
     }
@@ -209,6 +213,12 @@ impl Fleet {
     /// Returns the last changes of the states of lanes, oldest first.
     pub fn history(&self) -> Vec<LaneTransition> {
         self.history.list()
+    }
+
+    /// Calls a function with each load of a lane that ends from now on, which must not block. Only
+    /// the first call has an effect.
+    pub fn observe_switches(&self, observe: impl Fn(FinishedSwitch) + Send + Sync + 'static) {
+        self.switches.set(observe);
     }
 
     /// Sets a hint to load, keep or release a lane for `duration`, replacing the previous hint;

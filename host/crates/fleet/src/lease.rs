@@ -71,6 +71,12 @@ impl Lease {
         &self.grant.target.authority
     }
 
+    /// Returns the number of the load that the engine began with, as in
+    /// [`FinishedSwitch`](crate::FinishedSwitch).
+    pub fn switch(&self) -> Option<u64> {
+        self.grant.switch
+    }
+
     /// Returns true if requests carry a key of the host for the engine.
     pub fn sends_key(&self) -> bool {
         self.grant.target.key.is_some()

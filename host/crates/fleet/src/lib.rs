@@ -59,6 +59,7 @@ mod sleeping;
 mod spec;
 mod status;
 mod supervisor;
+mod switches;
 mod tls;
 mod upstream;
 mod upstream_api;
@@ -106,6 +107,7 @@ pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};
 pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
 pub use self::status::{LaneStatus, ManualStatus};
+pub use self::switches::{FinishedSwitch, LoadCause};
 pub use self::upstream::{EngineBody, EngineError};
 
 #[cfg(test)]

@@ -149,6 +149,8 @@ pub(crate) struct Grant {
     /// timeout.
     pub(crate) abort: Option<CancellationToken>,
     pub(crate) priority: i32,
+    /// The number of the load that the engine began with; `None` if this process has not loaded it.
+    pub(crate) switch: Option<u64>,
 }
 
 /// A slot of a lane. It is released on drop, wherever the grant is at that time.

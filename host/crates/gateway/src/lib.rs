@@ -120,7 +120,7 @@ pub use self::settings::{
 pub use self::socket::{ListenerCopy, SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};
 pub use self::trace_context::{
-    EngineSpan, PolicyCallSpan, RequestTrace, TraceContext, TraceIds, TraceSettings,
+    EngineSpan, LoadSpan, PolicyCallSpan, RequestTrace, TraceContext, TraceIds, TraceSettings,
 };
 
 #[cfg(test)]

@@ -154,11 +154,21 @@ pub struct RequestTrace {
     pub context: TraceContext,
     /// The calls of policies. Empty unless the trace is sampled.
     pub policy_calls: Vec<PolicyCallSpan>,
-    /// The attempts, counted from 1, whose lane was not loaded when they began to wait, with the
-    /// state of the lane.
-    pub loads: Vec<(u32, &'static str)>,
+    /// The attempts whose lane was not loaded when they began to wait.
+    pub loads: Vec<LoadSpan>,
     /// The engines to which the request was sent.
     pub engines: Vec<EngineSpan>,
+}
+
+/// A wait of a request for a lane that was not loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadSpan {
+    /// The number of the attempt, counted from 1.
+    pub attempt: u32,
+    /// The state of the lane at the beginning.
+    pub lane_state: &'static str,
+    /// The number of the load that served the request, if it was served.
+    pub switch: Option<u64>,
 }
 
 /// An engine to which a request was sent.

@@ -17,6 +17,7 @@ mod field {
     pub(super) const START: u32 = 7;
     pub(super) const END: u32 = 8;
     pub(super) const ATTRIBUTES: u32 = 9;
+    pub(super) const LINKS: u32 = 13;
     pub(super) const STATUS: u32 = 15;
     pub(super) const FLAGS: u32 = 16;
 }
@@ -49,6 +50,8 @@ pub enum SpanStatus {
 pub enum SpanValue<'a> {
     /// A text.
     Text(&'a str),
+    /// A boolean.
+    Bool(bool),
     /// An integer; larger ones than `i64::MAX` are cut.
     Integer(u64),
 }
@@ -56,6 +59,12 @@ pub enum SpanValue<'a> {
 impl<'a> From<&'a str> for SpanValue<'a> {
     fn from(text: &'a str) -> Self {
         Self::Text(text)
+    }
+}
+
+impl From<bool> for SpanValue<'_> {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
     }
 }
 
@@ -89,9 +98,7 @@ impl Span {
         span.fixed64(field::START, start);
         // A clock that was set back must not make a negative duration.
         span.fixed64(field::END, end.max(start));
-        // Sampled.
-        encode_key(field::FLAGS, WireType::ThirtyTwoBit, &mut span.0);
-        span.0.extend_from_slice(&1_u32.to_le_bytes());
+        span.sampled(field::FLAGS);
         span
     }
 
@@ -99,9 +106,11 @@ impl Span {
     pub fn set<'a>(&mut self, key: &str, value: impl Into<SpanValue<'a>>) {
         const VALUE: u32 = 2;
         const TEXT: u32 = 1;
+        const BOOL: u32 = 2;
         const INTEGER: u32 = 3;
         let (tag, number, text) = match value.into() {
             SpanValue::Text(text) => (TEXT, 0, Some(text)),
+            SpanValue::Bool(value) => (BOOL, u64::from(value), None),
             SpanValue::Integer(number) => (INTEGER, number.min(i64::MAX as u64), None),
         };
         let value_len = match text {
@@ -119,6 +128,19 @@ impl Span {
                 encode_varint(number, &mut self.0);
             }
         }
+    }
+
+    /// Adds a link to a span of any trace, which is exported as well.
+    pub fn link(&mut self, trace_id: u128, span_id: u64) {
+        const TRACE_ID: u32 = 1;
+        const SPAN_ID: u32 = 2;
+        const FLAGS: u32 = 6;
+        let (trace_id, span_id) = (trace_id.to_be_bytes(), span_id.to_be_bytes());
+        let ids_len = data_len(TRACE_ID, trace_id.len()) + data_len(SPAN_ID, span_id.len());
+        self.begin(field::LINKS, ids_len + key_len(FLAGS) + size_of::<u32>());
+        self.data(TRACE_ID, &trace_id);
+        self.data(SPAN_ID, &span_id);
+        self.sampled(FLAGS);
     }
 
     /// Sets whether what the span stands for has failed.
@@ -148,6 +170,12 @@ impl Span {
     fn data(&mut self, tag: u32, data: &[u8]) {
         self.begin(tag, data.len());
         self.0.extend_from_slice(data);
+    }
+
+    /// Appends the flags of a span that is sampled.
+    fn sampled(&mut self, tag: u32) {
+        encode_key(tag, WireType::ThirtyTwoBit, &mut self.0);
+        self.0.extend_from_slice(&1_u32.to_le_bytes());
     }
 
     fn fixed64(&mut self, tag: u32, value: u64) {
@@ -217,6 +245,8 @@ mod tests {
         let mut span = Span::new((0x0102, 0x0304, Some(0x05)), "n", SpanKind::Client, (7, 6));
         span.set("k", 300_u64);
         span.set("t", "x");
+        span.set("b", true);
+        span.link(0x0607, 0x08);
         span.set_status(SpanStatus::Error);
         span.set_trace_state("a=1");
         let expected = [
@@ -232,9 +262,16 @@ mod tests {
             &[0x39, 7, 0, 0, 0, 0, 0, 0, 0, 0x41, 7, 0, 0, 0, 0, 0, 0, 0],
             // flags 1
             &[0x85, 0x01, 1, 0, 0, 0],
-            // attributes: "k" is 300, "t" is "x"
+            // attributes: "k" is 300, "t" is "x", "b" is true
             &[0x4a, 8, 0x0a, 1, b'k', 0x12, 3, 0x18, 0xac, 0x02],
             &[0x4a, 8, 0x0a, 1, b't', 0x12, 3, 0x0a, 1, b'x'],
+            &[0x4a, 7, 0x0a, 1, b'b', 0x12, 2, 0x10, 1],
+            // a link: trace_id, span_id, flags 1
+            &[0x6a, 33, 0x0a, 16],
+            &0x0607_u128.to_be_bytes(),
+            &[0x12, 8],
+            &0x08_u64.to_be_bytes(),
+            &[0x35, 1, 0, 0, 0],
             // status 2, trace state
             &[0x7a, 2, 0x18, 2, 0x1a, 3, b'a', b'=', b'1'],
         ];

@@ -1,13 +1,17 @@
 //! Carries out what the dispatcher decides.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use pointsman_domain::dispatch::{AcquireError, Effect, FlowId, Generation, Ticket};
+use pointsman_domain::dispatch::{
+    AcquireError, Effect, FlowId, Generation, LaneMode, SwitchReport, Ticket,
+};
 use pointsman_domain::{LaneId, LaneState};
 
 use super::{Actor, Waiting};
 use crate::message::{Grant, Slot, SupervisorCommand};
+use crate::spec::Residency;
+use crate::switches::{FinishedSwitch, LoadCause};
 
 impl Actor {
     pub(super) fn apply(&mut self, effect: Effect) {
@@ -41,7 +45,13 @@ impl Actor {
                     drop(reply.send(Err(refusal)));
                 }
             }
-            Effect::Load(lane) => self.command(lane, SupervisorCommand::Load),
+            Effect::Load(lane) => {
+                let cause = self.load_cause(lane);
+                if let Some(handle) = self.lanes.get_mut(lane.index()) {
+                    handle.load_cause = cause;
+                }
+                self.command(lane, SupervisorCommand::Load);
+            }
             Effect::Unload { lane, fully } => {
                 self.command(lane, SupervisorCommand::Unload { fully });
             }
@@ -58,22 +68,65 @@ impl Actor {
                 }
             }
             Effect::Switched(report) => {
-                if let Some(handle) = self.lanes.get_mut(report.target.index()) {
-                    handle.first_after_switch = true;
-                    let evicted: Vec<&str> =
-                        report.victims.iter().map(|id| self.topology.name(*id)).collect();
-                    tracing::info!(
-                        event = "lane_loaded",
-                        lane = &*handle.name,
-                        evicted = evicted.join(", "),
-                        overdue = report.overdue,
-                        drain_ms = millis(report.drain),
-                        stop_ms = millis(report.stop),
-                        load_ms = millis(report.load),
-                        "lane loaded"
-                    );
-                }
+                self.switched(&report);
                 self.metrics.switched(&report);
+            }
+        }
+    }
+
+    /// Tells of a lane that has been loaded.
+    fn switched(&mut self, report: &SwitchReport) {
+        let Some(handle) = self.lanes.get_mut(report.target.index()) else { return };
+        let names = report.victims.iter().map(|id| self.topology.name(*id).to_owned());
+        let evicted: Vec<String> = names.collect();
+        let (observer, number) = &mut self.switches;
+        *number += 1;
+        handle.first_after_switch = true;
+        handle.last_switch = Some(*number);
+        tracing::info!(
+            event = "lane_loaded",
+            lane = &*handle.name,
+            evicted = evicted.join(", "),
+            cause = handle.load_cause.label(),
+            overdue = report.overdue,
+            drain_ms = millis(report.drain),
+            stop_ms = millis(report.stop),
+            load_ms = millis(report.load),
+            "lane loaded"
+        );
+        observer.ended(FinishedSwitch {
+            number: *number,
+            lane: Arc::clone(&handle.name),
+            evicted,
+            cause: handle.load_cause,
+            is_overdue: report.overdue,
+            ended: SystemTime::now(),
+            drain: report.drain,
+            stop: report.stop,
+            load: report.load,
+        });
+    }
+
+    /// Returns why a lane is loaded, when the load is commanded.
+    fn load_cause(&self, lane: LaneId) -> LoadCause {
+        let is_manual = matches!(
+            self.dispatcher.lane_mode(lane),
+            Some(LaneMode::Loading | LaneMode::Restarting)
+        );
+        let name = self.lanes.get(lane.index()).map(|handle| &*handle.name);
+        let setup = self.spec.lanes.iter().find(|spec| Some(spec.name.as_str()) == name);
+        let is_first = self.lanes.get(lane.index()).is_some_and(|one| one.last_switch.is_none());
+        if is_manual {
+            LoadCause::Operator
+        } else if !self.dispatcher.queued_by_priority(lane).is_empty() {
+            LoadCause::Request
+        } else {
+            match setup.map(|setup| setup.residency) {
+                Some(Residency::Always) => LoadCause::Configuration,
+                Some(Residency::OnDemand { preload: true, .. }) if is_first => {
+                    LoadCause::Configuration
+                }
+                Some(Residency::OnDemand { .. } | Residency::External) | None => LoadCause::Hint,
             }
         }
     }
@@ -121,6 +174,7 @@ impl Actor {
             prefixes: Arc::clone(&self.prefixes),
             abort: handle.abort.clone(),
             priority,
+            switch: handle.last_switch,
         })
     }
 }

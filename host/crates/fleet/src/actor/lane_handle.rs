@@ -16,6 +16,7 @@ use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::spec::LaneSpec;
 use crate::status::LaneStatus;
+use crate::switches::LoadCause;
 use crate::upstream::Upstream;
 
 /// The actor's state of a lane beyond what the dispatcher knows.
@@ -45,6 +46,9 @@ pub(crate) struct LaneHandle {
     pub(super) commanded: Option<(Arc<str>, SystemTime)>,
     /// The next first byte is the first one after a switch.
     pub(super) first_after_switch: bool,
+    /// Why the lane was loaded last, and the number of that load once it had ended.
+    pub(super) load_cause: LoadCause,
+    pub(super) last_switch: Option<u64>,
     /// Gets another supervisor once its engine has been unloaded.
     pub(super) restarts: bool,
     /// The last generation of the topology that had the lane, which was removed then.
@@ -78,6 +82,8 @@ impl LaneHandle {
             last_report: None,
             commanded: None,
             first_after_switch: false,
+            load_cause: LoadCause::Configuration,
+            last_switch: None,
             restarts: false,
             last_generation: None,
             last_topology: None,

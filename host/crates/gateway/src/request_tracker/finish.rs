@@ -13,7 +13,7 @@ use super::{Failure, RequestTracker};
 use crate::finished::{ClientAddress, FinishedRequest, RequestObserver};
 use crate::label_values::outcome_label;
 use crate::pipeline::Pipeline;
-use crate::trace_context::{EngineSpan, PolicyCallSpan, RequestTrace, TraceContext};
+use crate::trace_context::{EngineSpan, LoadSpan, PolicyCallSpan, RequestTrace, TraceContext};
 
 /// What is only noted for the observer of the request's end.
 #[derive(Debug)]
@@ -81,7 +81,8 @@ impl RequestTracker {
         let Some(trace) = self.details.sampled() else { return };
         let view = fleet.view();
         if let Some(stat) = view.stat(lane).filter(|stat| !stat.state.serving()) {
-            trace.loads.push((attempt, stat.state.label()));
+            let lane_state = stat.state.label();
+            trace.loads.push(LoadSpan { attempt, lane_state, switch: None });
         }
     }
 
@@ -90,6 +91,10 @@ impl RequestTracker {
         let attempt = self.flow.attempt_count();
         if let Some(trace) = self.details.sampled() {
             let (authority, model) = (lease.authority().to_owned(), model.map(str::to_owned));
+            let load = trace.loads.iter_mut().find(|load| load.attempt == attempt);
+            if let Some(load) = load {
+                load.switch = lease.switch();
+            }
             trace.engines.push(EngineSpan { attempt, authority, model });
         }
     }
