@@ -47,6 +47,9 @@ pub(crate) async fn open(
             Some((listener, token.reveal().to_owned()))
         }
     };
+    if let (Some(socket), Some(link)) = (&socket, &admin.link) {
+        socket.link_from(link)?;
+    }
     if let Some(socket) = &socket {
         let path = socket.path().display();
         tracing::info!(event = "admin_listening", socket = %path, "admin API listening");

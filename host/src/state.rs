@@ -37,6 +37,7 @@ pub(crate) fn prepare(config: &mut Config) -> Result<()> {
     config.policies.chain.store = None;
     // Unless the socket is configured to be elsewhere.
     config.admin.socket.take_if(|socket| socket.starts_with(&dir));
+    config.admin.link = None;
     Ok(())
 }
 

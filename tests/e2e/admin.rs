@@ -213,3 +213,38 @@ fn stale_socket_of_killed_host_is_replaced() {
     again.wait().ok();
     assert!(code == 0 && lists_active_cortex(&out), "{out}{err}");
 }
+
+/// Starts a host with these variables, and no socket in its configuration.
+fn start_with(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Host {
+    let config =
+        format!("[state]\ndir = \"states\"\norphan-grace = \"0s\"\n{}", lane("a", &["a"], &[]));
+    Host::start_in(&program(FAKE_ENGINE), dir, &config, env).wait_until_ready()
+}
+
+#[test]
+fn socket_in_the_runtime_folder_is_found_by_commands() {
+    let runtime = tempfile::tempdir().unwrap();
+    let folder = runtime.path().to_str().unwrap();
+    let mut dir = tempfile::tempdir().unwrap();
+    // The second host finds what is left of the first one, which is killed.
+    for variable in ["RUNTIME_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"] {
+        let mut host = start_with(dir, &[(variable, folder)]);
+        let path = host.admin_socket().unwrap().to_owned();
+        assert!(path.starts_with(folder), "{variable}: {path:?}");
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{variable}");
+        let (code, _, err) = policy(&["list", "--config", &config(&host)]);
+        assert_eq!(code, 0, "{variable}: {err}");
+        // Neither another host nor its start without the variable takes the socket of a living one.
+        let mut second = Command::new(program(FAKE_ENGINE));
+        second.args(["serve", "--listen", "127.0.0.1:0", &config(&host)]).env_remove(variable);
+        let output = second.stdin(Stdio::null()).output().unwrap();
+        assert!(!output.status.success(), "{variable}");
+        assert!(UnixStream::connect(&path).is_ok(), "{variable}");
+        host.signal(Signal::KILL);
+        host.wait_for_exit();
+        dir = host.into_dir_of_killed();
+    }
+    let host = start_with(dir, &[]);
+    assert_eq!(policy(&["list", "--config", &config(&host)]).0, 0);
+}

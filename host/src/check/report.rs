@@ -48,7 +48,7 @@ pub(super) fn lines(
         }
     }
     lines.extend(shared(&fleet.groups, machine, &gpus));
-    let reported = reported::lines(config.admin.socket.as_deref());
+    let reported = reported::lines(config.admin.client_socket());
     for lane in &fleet.lanes {
         let group = lane.group.and_then(|index| fleet.groups.get(index));
         let pool = group.and_then(|group| group.pool);

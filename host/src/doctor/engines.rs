@@ -29,7 +29,7 @@ const MAX_NAMED: usize = 5;
 
 /// Returns the status of the host that runs with a configuration, if there is one.
 pub(super) async fn running(config: &Config) -> Option<Value> {
-    let socket = config.admin.socket.as_deref().filter(|socket| socket.exists())?;
+    let socket = config.admin.client_socket().filter(|socket| socket.exists())?;
     let client = HostClient::on_socket(socket);
     let call = client.call_text(Method::GET, "/status", String::new());
     let text = tokio::time::timeout(HOST_TIMEOUT, call).await.ok()?.ok()?;

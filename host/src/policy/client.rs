@@ -202,12 +202,12 @@ impl Target {
         }
         // clap ensures that one of the three is given.
         let file = address.config.as_deref().unwrap_or(Path::new(""));
-        let Admin { socket, port, decisions: _ } = Admin::find(file).inspect_err(|_| {
+        let admin = Admin::find(file).inspect_err(|_| {
             print_error("hint: a host with a broken configuration is reached with --socket".into());
         })?;
-        match (socket, port) {
+        match (admin.client_socket(), admin.port.as_ref()) {
             // The socket needs no token, so it is preferred.
-            (Some(path), _) => Ok(Self::Socket(path)),
+            (Some(path), _) => Ok(Self::Socket(path.to_owned())),
             (None, Some((address, token))) => {
                 Ok(Self::Port { address: address.to_string(), token: token.reveal().to_owned() })
             }

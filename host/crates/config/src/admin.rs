@@ -7,7 +7,7 @@ use pointsman_settings::{Code, Diagnostics, Section, expand, folder_of, secret};
 use toml::de::DeTable;
 
 use super::ConfigError;
-use super::folders::state_dir;
+use super::folders::{env_folder, runtime_socket, state_dir};
 
 /// Bytes of a socket's path: the system's limit is 107, and the temporary name has six more.
 pub const MAX_SOCKET_PATH: usize = 101;
@@ -23,6 +23,9 @@ const DEFAULT_DECISIONS: usize = 500;
 pub struct Admin {
     /// Path of the Unix socket.
     pub socket: Option<PathBuf>,
+    /// Where the state directory has a link to the socket, if it is elsewhere by default: commands
+    /// find it there whatever their environment is.
+    pub link: Option<PathBuf>,
     /// A loopback address, and the token that its clients need.
     pub port: Option<(SocketAddr, Token)>,
     /// Maximum number of requests that have ended and are kept for operators; 0 keeps none.
@@ -31,7 +34,7 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { socket: None, port: None, decisions: DEFAULT_DECISIONS }
+        Self { socket: None, link: None, port: None, decisions: DEFAULT_DECISIONS }
     }
 }
 
@@ -54,8 +57,10 @@ impl std::fmt::Debug for Token {
 
 /// Reads the section. `state` is the state directory, the default location of the socket.
 pub(super) fn read(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Admin {
+    let (socket, link) = socket(section, folder, state);
     let admin = Admin {
-        socket: socket(section, folder, state),
+        socket,
+        link,
         port: port(section, folder),
         decisions: section.integer("decisions", 0..=100_000, DEFAULT_DECISIONS),
     };
@@ -63,12 +68,28 @@ pub(super) fn read(section: &Section<'_>, folder: &Path, state: Option<&Path>) -
     admin
 }
 
-fn socket(section: &Section<'_>, folder: &Path, state: Option<&Path>) -> Option<PathBuf> {
-    let path = match section.string("socket") {
-        Some("") => return None,
-        Some(path) => folder.join(path),
-        None => state?.join("admin.sock"),
-    };
+/// Returns the path of the socket, and that of the link to it.
+fn socket(
+    section: &Section<'_>,
+    folder: &Path,
+    state: Option<&Path>,
+) -> (Option<PathBuf>, Option<PathBuf>) {
+    let in_state = || state.map(|state| state.join("admin.sock"));
+    match section.string("socket") {
+        Some("") => (None, None),
+        Some(path) => (checked(section, folder.join(path)), None),
+        None => {
+            let fits = |path: &PathBuf| path.as_os_str().len() <= MAX_SOCKET_PATH;
+            match runtime_socket(state, env_folder).filter(fits) {
+                Some(path) => (Some(path), in_state()),
+                None => (in_state().and_then(|path| checked(section, path)), None),
+            }
+        }
+    }
+}
+
+/// Returns the path of a socket, unless it is too long.
+fn checked(section: &Section<'_>, path: PathBuf) -> Option<PathBuf> {
     let (length, max) = (path.as_os_str().len(), MAX_SOCKET_PATH);
     if length > max {
         section.error_at(
@@ -133,10 +154,16 @@ impl Admin {
         read_part(file, |root, folder| {
             let state = state_dir(&root.section("state"), file, folder);
             let section = root.section("admin");
-            let socket = socket(&section, folder, state.as_deref());
+            let (socket, link) = socket(&section, folder, state.as_deref());
             let port = if socket.is_none() { port(&section, folder) } else { None };
-            Self { socket, port, decisions: DEFAULT_DECISIONS }
+            Self { socket, link, port, decisions: DEFAULT_DECISIONS }
         })
+    }
+
+    /// Returns the path at which clients find the socket.
+    pub fn client_socket(&self) -> Option<&Path> {
+        let link = self.link.as_deref().filter(|link| link.exists());
+        link.or(self.socket.as_deref())
     }
 }
 

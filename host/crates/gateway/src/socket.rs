@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,7 +154,7 @@ impl SocketFile {
             Ok(_) => return Err(SocketError::Taken(path.to_owned())),
             Err(io::ErrorKind::NotFound) => {}
             // No process listens on the socket, so its host has ended. Other files are kept.
-            Err(_) if is_socket(path) => {}
+            Err(_) if is_socket(path) || is_link_to_socket(path) => {}
             Err(_) => return Err(SocketError::NotASocket { path: path.to_owned(), key }),
         }
         let listener = bind_private(path, mode).map_err(fail)?;
@@ -186,6 +186,34 @@ impl SocketFile {
         let socket = self.listener.as_fd().try_clone_to_owned()?;
         let is_shared = Some(Arc::clone(&self.is_shared));
         Ok(ListenerCopy { socket, is_shared, is_inherited: self.is_inherited })
+    }
+
+    /// Makes a link to the socket, at the path of a socket that commands look for. A link or a
+    /// socket that an earlier host has left there is replaced.
+    ///
+    /// # Errors
+    /// If another host listens there, another kind of file is there, or the link cannot be made.
+    pub fn link_from(&self, link: &Path) -> Result<(), SocketError> {
+        let key = "`admin.socket`";
+        let fail = |source| SocketError::Io { path: link.to_owned(), key, source };
+        if fs::read_link(link).is_ok_and(|target| target == self.path) {
+            return Ok(());
+        }
+        match StdUnixStream::connect(link).map_err(|error| error.kind()) {
+            Ok(_) => return Err(SocketError::Taken(link.to_owned())),
+            Err(io::ErrorKind::NotFound) => {}
+            Err(_) if is_socket(link) || is_link_to_socket(link) => {}
+            Err(_) => return Err(SocketError::NotASocket { path: link.to_owned(), key }),
+        }
+        let mut new = link.as_os_str().to_owned();
+        new.push(".link");
+        let new = PathBuf::from(new);
+        // What a host left that was killed here.
+        if fs::symlink_metadata(&new).is_ok_and(|meta| meta.is_symlink()) {
+            fs::remove_file(&new).map_err(fail)?;
+        }
+        symlink(&self.path, &new).map_err(fail)?;
+        fs::rename(&new, link).map_err(fail)
     }
 
     /// Returns the path of the socket.
@@ -223,6 +251,11 @@ fn bind_private(path: &Path, mode: u32) -> io::Result<UnixListener> {
 fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+/// Returns true for a symbolic link to a socket: that of a host whose socket is elsewhere.
+fn is_link_to_socket(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| is_socket(&target))
 }
 
 impl Drop for SocketFile {
@@ -290,6 +323,37 @@ mod tests {
         assert!(path.exists());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn link_leads_to_the_socket_and_replaces_those_of_ended_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("run/admin.sock"), dir.path().join("admin.sock"));
+        let socket = SocketFile::bind_admin(&path).unwrap();
+        // The socket of an earlier host that was killed; then the link of this one.
+        drop(std::os::unix::net::UnixListener::bind(&link).unwrap());
+        for _ in 0..2 {
+            socket.link_from(&link).unwrap();
+            assert_eq!(fs::read_link(&link).unwrap(), path);
+        }
+        // A host with another socket, while this one lives, and after it.
+        assert!(matches!(SocketFile::bind_admin(&link), Err(SocketError::Taken(_))));
+        let other = SocketFile::bind_admin(&dir.path().join("other.sock")).unwrap();
+        assert!(matches!(other.link_from(&link), Err(SocketError::Taken(_))));
+        drop(socket);
+        other.link_from(&link).unwrap();
+        let (accepted, connected) = tokio::join!(other.accept(), UnixStream::connect(&link));
+        assert!(accepted.is_ok() && connected.is_ok());
+        drop(other);
+        // A host that was killed leaves its socket behind the link.
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join("other.sock")).unwrap());
+        let socket = SocketFile::bind_admin(&link).unwrap();
+        assert!(is_socket(&link));
+        drop(socket);
+        fs::write(&link, "").unwrap();
+        let socket = SocketFile::bind_admin(&path).unwrap();
+        let error = socket.link_from(&link);
+        assert!(matches!(error, Err(SocketError::NotASocket { .. })), "{error:?}");
     }
 
     #[tokio::test]

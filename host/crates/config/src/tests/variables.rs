@@ -39,7 +39,7 @@ fn admin_api_is_found_without_the_variables_of_other_parts() {
     let lane = LANE.replace("http://127.0.0.1:1", "${POINTSMAN_UNSET}");
     std::fs::write(&file, format!("{state}{lane}")).unwrap();
     let admin = Admin::find(&file).unwrap();
-    assert_eq!(admin.socket, Some(dir.path().join("s/admin.sock")));
+    assert_eq!(admin.link.or(admin.socket), Some(dir.path().join("s/admin.sock")));
     std::fs::write(&file, state.replace(":-s", "")).unwrap();
     let error = Admin::find(&file).unwrap_err();
     assert_eq!(error.diagnostics()[0].code, Code::Unavailable);
