@@ -22,8 +22,9 @@ use crate::{FAKE_ENGINE, lane};
 const EDITS: usize = 2;
 /// Maximum time of the first build, which compiles the dependencies of a policy in Rust.
 const MAX_FIRST: Duration = Duration::from_secs(100);
-/// Maximum time of an edit. A quiet machine needs a twentieth of it for the slowest language.
-const MAX_EDIT: Duration = Duration::from_secs(100);
+/// Maximum time of an edit, ten times what a quiet machine needs for the slowest language with
+/// unoptimized programs. Compiling the interpreter of JavaScript for each edit takes about as long.
+const MAX_EDIT: Duration = Duration::from_secs(30);
 /// Time between requests. The log of the host is in a watched folder, and changes in it that follow
 /// each other closely put off the next look at the policies.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);

@@ -11,5 +11,6 @@ pub(crate) mod features;
 pub(crate) mod import_rules;
 pub(crate) mod memory_limit;
 pub(crate) mod metering;
+pub(crate) mod parts;
 pub(crate) mod scan;
 pub(crate) mod validate;

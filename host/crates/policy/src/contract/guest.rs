@@ -5,7 +5,7 @@
 //! of another router, which this host implements too.
 
 use pointsman_domain::{Advice, FailureReport, Outcome, Recovery, RequestView};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{Engine, Store};
 
 use crate::contract::host_state::HostState;
@@ -13,6 +13,7 @@ use crate::contract::track::Track;
 use crate::contract::types::{CallContext, Description, Hooks, PolicyError, PolicyHint};
 use crate::contract::{v0_1, vllm_middleware};
 use crate::limits::MAX_OUTPUT_BYTES;
+use crate::wasm::caching_compiler::Compiled;
 
 /// The linkers of all contracts that share one.
 pub(crate) struct Linkers {
@@ -43,10 +44,15 @@ impl Linkers {
     }
 
     /// Links a component, which checks the types of its imports and the names of its exports.
-    pub(crate) fn link(&self, track: Track, component: &Component) -> wasmtime::Result<Linked> {
+    pub(crate) fn link(&self, track: Track, compiled: &Compiled) -> wasmtime::Result<Linked> {
         match track {
-            Track::V0_1 => v0_1::link(&self.v0_1, component).map(Linked::V0_1),
-            Track::VllmMiddleware => vllm_middleware::link(component).map(Linked::VllmMiddleware),
+            Track::V0_1 if compiled.has_parts() => {
+                let mut linker = self.v0_1.clone();
+                compiled.define_parts(&mut linker)?;
+                v0_1::link(&linker, compiled.component()).map(Linked::V0_1)
+            }
+            Track::V0_1 => v0_1::link(&self.v0_1, compiled.component()).map(Linked::V0_1),
+            Track::VllmMiddleware => vllm_middleware::link(compiled).map(Linked::VllmMiddleware),
         }
     }
 }

@@ -9,13 +9,14 @@ use std::fmt::Display;
 
 use pointsman_domain as domain;
 use wasmtime::Store;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 
 use self::bindings::vllm::router_middleware::types::{Action, HeaderParam, ModifyAction, Request};
 use crate::contract::host_state::HostState;
 use crate::contract::shared::Shared;
 use crate::contract::types::PolicyError;
 use crate::contract::wasi;
+use crate::wasm::caching_compiler::Compiled;
 
 mod bindings;
 
@@ -32,8 +33,10 @@ pub(crate) type Instance = bindings::Middleware;
 
 /// Links a component whose names have been checked. Each component has its own linker, because the
 /// versions of WASI that it imports depend on its toolchain.
-pub(crate) fn link(component: &Component) -> wasmtime::Result<Linked> {
+pub(crate) fn link(compiled: &Compiled) -> wasmtime::Result<Linked> {
+    let component = compiled.component();
     let mut linker = Linker::new(component.engine());
+    compiled.define_parts(&mut linker)?;
     wasi::define(&mut linker, component)?;
     bindings::MiddlewarePre::new(linker.instantiate_pre(component)?)
 }

@@ -15,7 +15,7 @@ use crate::version::bundle::Bundle;
 use crate::version::error::LoadError;
 use crate::version::manifest::Manifest;
 use crate::version::runtime::Runtime;
-use crate::wasm::cache::CacheLease;
+use crate::wasm::caching_compiler::Compiled;
 use crate::wasm::error::ComponentError;
 use crate::wasm::scan;
 
@@ -27,8 +27,8 @@ pub(crate) struct PolicyArtifact {
     manifest: Manifest,
     linked: Linked,
     digest: String,
-    /// Keeps the compiled code in the cache, for the next start of the host.
-    _lease: Option<CacheLease>,
+    /// Keeps the compiled code in the cache.
+    _compiled: Compiled,
 }
 
 impl PolicyArtifact {
@@ -76,11 +76,11 @@ impl PolicyArtifact {
         let shape = scan::scan(&bundle.component, track.rules())?;
         tracing::debug!(?shape, digest, "scanned component");
         let engine = &runtime.engine;
-        let (component, lease) = runtime.compiler.compile(engine, &bundle.component, &digest)?;
-        let linked = runtime.linkers.link(track, &component);
+        let compiled = runtime.compiler.compile(engine, &bundle.component, &digest)?;
+        let linked = runtime.linkers.link(track, &compiled);
         let linked = linked.map_err(|error| ComponentError::Types(Arc::new(error)))?;
         let manifest = bundle.manifest.clone();
-        Ok((Self { manifest, linked, digest, _lease: lease }, shape.imports))
+        Ok((Self { manifest, linked, digest, _compiled: compiled }, shape.imports))
     }
 
     /// Returns the manifest.

@@ -16,14 +16,14 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use pointsman_files::{ReadError, create_private, is_temporary, open_private, write_atomic};
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
 
 /// Length of the digest at the end of a file.
 const DIGEST_LEN: usize = 32;
 /// Maximum number of files. Files in use are never removed; the others are removed in the order of
 /// their last use.
-const MAX_FILES: usize = 64;
+const MAX_FILES: usize = 128;
 /// Maximum size of all files, in bytes. CPython's component compiles to 35 MB.
 const MAX_CACHE_BYTES: u64 = 1 << 30;
 /// Age of an incomplete file after which its writer is assumed to have crashed.
@@ -56,6 +56,13 @@ impl Code {
         // can write, with a correct digest and the compatibility hash in its name; wasmtime checks
         // its settings again.
         unsafe { Component::deserialize(engine, &self.0) }
+    }
+
+    /// Loads the code of a core module: a part of a component.
+    #[expect(unsafe_code, reason = "as for components; the rest of this module makes it safe")]
+    pub(crate) fn module(&self, engine: &Engine) -> wasmtime::Result<Module> {
+        // SAFETY: as for `component`, with `precompile_module`.
+        unsafe { Module::deserialize(engine, &self.0) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -134,18 +141,19 @@ impl Cache {
         Some(Self { dir, compatibility: compatibility(engine), in_use: Mutex::default() })
     }
 
-    /// Loads the compiled code of the component with this digest; `None` if it is not in the cache.
+    /// Loads the compiled code of the component or module with this digest; `None` if it is not in
+    /// the cache. `load` is [`Code::component`] or [`Code::module`].
     ///
     /// # Errors
     /// If there is a file that must not be loaded.
-    pub(crate) fn load(
+    pub(crate) fn load<T>(
         &self,
-        engine: &Engine,
         digest: &str,
-    ) -> Result<Option<Component>, RejectedEntry> {
+        load: impl FnOnce(&Code) -> wasmtime::Result<T>,
+    ) -> Result<Option<T>, RejectedEntry> {
         let path = self.path(digest);
         let loaded = match read_ours(&path) {
-            Ok(code) => code.component(engine).map(Some).map_err(|error| format!("{error:#}")),
+            Ok(code) => load(&code).map(Some).map_err(|error| format!("{error:#}")),
             Err(ReadCodeError::Open(error)) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.to_string()),
         };

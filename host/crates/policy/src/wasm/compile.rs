@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use sha2::{Digest, Sha256};
+use wasmparser::Parser;
 use wasmtime::Engine;
 
 use crate::wasm::cache::{Code, compatibility};
@@ -90,8 +91,8 @@ impl Compiler {
         Self::Child { program: "/proc/self/exe".into(), limits: CompileLimits::default() }
     }
 
-    /// Compiles a component that has been validated, for an engine with this metering. This takes
-    /// seconds for an interpreter.
+    /// Compiles a component or a core module that has been validated, for an engine with this
+    /// metering. This takes seconds for an interpreter.
     pub(crate) fn compile(
         &self,
         engine: &Engine,
@@ -99,7 +100,7 @@ impl Compiler {
         bytes: &[u8],
     ) -> Result<Code, CompileError> {
         match self {
-            Self::InProcess => match engine.precompile_component(bytes) {
+            Self::InProcess => match precompile(engine, bytes) {
                 Ok(code) => Ok(Code::from_compiler(code)),
                 Err(error) => Err(CompileError::Rejected(format!("{error:#}"))),
             },
@@ -113,6 +114,15 @@ impl Compiler {
                 Ok(Code::from_compiler(code))
             }
         }
+    }
+}
+
+/// Compiles a component or a core module in this process.
+fn precompile(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    if Parser::is_core_wasm(bytes) {
+        engine.precompile_module(bytes)
+    } else {
+        engine.precompile_component(bytes)
     }
 }
 

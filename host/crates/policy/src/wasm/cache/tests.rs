@@ -93,10 +93,10 @@ fn load_marks_the_file_as_used() {
     cache.store("one", &code);
     let old = SystemTime::now() - minutes(60);
     File::open(cache.path("one")).unwrap().set_modified(old).unwrap();
-    assert!(cache.load(&engine, "one").unwrap().is_some());
+    assert!(cache.load("one", |code| code.component(&engine)).unwrap().is_some());
     let used = fs::metadata(cache.path("one")).unwrap().modified().unwrap();
     assert!(used > old + minutes(30));
-    assert!(cache.load(&engine, "two").unwrap().is_none());
+    assert!(cache.load("two", |code| code.component(&engine)).unwrap().is_none());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::limits::MAX_COMPONENT_BYTES;
 use crate::wasm::cache::compatibility;
-use crate::wasm::compile::{EXIT_REJECTED, HEADER_LEN, MAGIC};
+use crate::wasm::compile::{EXIT_REJECTED, HEADER_LEN, MAGIC, precompile};
 use crate::wasm::engine::{AddressSpace, compiling_engine};
 use crate::wasm::metering::Metering;
 
@@ -83,7 +83,7 @@ fn compile_piped(
     read.map_err(|error| failed("failed to read the component", &error))?;
     let engine = compiling_engine(orders.metering, orders.address_space)
         .map_err(|error| failed("failed to create the engine", &error))?;
-    let code = engine.precompile_component(&bytes);
+    let code = precompile(&engine, &bytes);
     let code = code.map_err(|error| (format!("{error:#}"), ExitCode::from(EXIT_REJECTED)))?;
     let mut header = Vec::with_capacity(HEADER_LEN);
     header.extend(MAGIC);
