@@ -251,10 +251,13 @@ fn templates_name_the_tested_tools() {
     let template = |file: &str| read(&format!("host/crates/build/templates/{file}"));
     let json = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let tested = json(read("tests/node/package.json"));
-    let tools = &json(template("javascript/package.json"))["devDependencies"];
-    assert_eq!(tools.as_object().unwrap().len(), 2);
-    for (name, version) in tools.as_object().unwrap() {
-        assert_eq!(tested["dependencies"][name], *version, "{name}");
+    for (language, count) in [("javascript", 2), ("typescript", 4)] {
+        let package = json(template(&format!("{language}/package.json")));
+        let tools = package["devDependencies"].as_object().unwrap();
+        assert_eq!(tools.len(), count);
+        for (name, version) in tools {
+            assert_eq!(tested["dependencies"][name], *version, "{name}");
+        }
     }
     let wheels = ["python", "c"].map(|name| template(&format!("{name}/requirements.txt")));
     assert_eq!(wheels.map(|text| text.trim().to_owned()), GUEST_WHEELS);

@@ -54,6 +54,7 @@ mod policy_outcomes;
 mod policy_prints;
 mod policy_simulation;
 mod policy_state;
+mod policy_types;
 mod real;
 mod records;
 mod redaction;

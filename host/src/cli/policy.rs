@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use pointsman_build::Language;
+use pointsman_build::Template;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
@@ -12,9 +12,9 @@ pub(crate) enum Policy {
     New {
         /// Name of the policy and of its folder.
         name: String,
-        /// Source language: rust, javascript, python or c.
+        /// Source language: rust, javascript, typescript, python or c.
         #[arg(long, value_name = "LANGUAGE")]
-        lang: Language,
+        lang: Template,
         /// Folder in which the policy's folder is created.
         #[arg(long, value_name = "FOLDER", default_value = "policies")]
         dir: PathBuf,

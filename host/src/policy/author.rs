@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use pointsman_build::{Language, Tools};
+use pointsman_build::{Template, Tools};
 use pointsman_files::read_regular_text;
 use pointsman_policy::{
     Allocator, BenchPlan, CaseFleet, Compiler, LoadError, Runtime, RuntimeSettings, Workbench,
@@ -59,12 +59,12 @@ impl PolicyLoadError {
 }
 
 /// Creates the folder of a new policy.
-pub(super) fn new(parent: &Path, name: &str, language: Language) -> Result<()> {
-    let folder = pointsman_build::new_policy(parent, name, language)?;
+pub(super) fn new(parent: &Path, name: &str, template: Template) -> Result<()> {
+    let folder = pointsman_build::new_policy(parent, name, template)?;
     let folder = folder.display();
     let program = invocation();
     print(&format!(
-        "{folder}: created a policy in {language}; see its README.md. Next steps:\n\n  \
+        "{folder}: created a policy in {template}; see its README.md. Next steps:\n\n  \
          {program} policy build {folder}\n  {program} policy test {folder}\n"
     ))
 }

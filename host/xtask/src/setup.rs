@@ -19,6 +19,18 @@ const CLIENT_WHEELS: [&str; 6] =
 
 /// The build tools for policies in Python and C.
 pub const GUEST_WHEELS: [&str; 2] = ["componentize-py==0.25.1", "ziglang==0.17.0"];
+/// Packages of `tests/node/package.json`.
+const NODE_PACKAGES: [&str; 9] = [
+    "openai",
+    "@anthropic-ai/sdk",
+    "zod",
+    "componentize-qjs",
+    "esbuild",
+    "istanbul-lib-instrument",
+    "typescript",
+    "@types/node",
+    "pyright",
+];
 
 /// Returns true if these Debian packages are installed.
 pub fn debian_has(packages: &[&str]) -> bool {
@@ -183,9 +195,7 @@ pub fn node_modules(root: &Path) -> Result<PathBuf> {
         .with_context(|| format!("failed to read {}", source.display()))?;
     let manifest = folder.join("package.json");
     if fs::read_to_string(&manifest).is_ok_and(|installed| installed == wanted)
-        && ["openai", "@anthropic-ai/sdk", "zod", "componentize-qjs", "esbuild"]
-            .iter()
-            .all(|name| folder.join("node_modules").join(name).exists())
+        && NODE_PACKAGES.iter().all(|name| folder.join("node_modules").join(name).exists())
     {
         return Ok(folder);
     }

@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::error::BuildError;
-
 /// A programming language for policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,24 +36,5 @@ impl Language {
 impl fmt::Display for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Language {
-    type Err = BuildError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Accept common aliases.
-        let name = match text.to_ascii_lowercase().as_str() {
-            "js" | "ts" | "typescript" => "javascript".to_owned(),
-            "py" => "python".to_owned(),
-            "rs" => "rust".to_owned(),
-            other => other.to_owned(),
-        };
-        Self::ALL.into_iter().find(|language| language.name() == name).ok_or_else(|| {
-            BuildError::Usage(format!(
-                "unknown language `{text}`; expected rust, javascript, python or c"
-            ))
-        })
     }
 }

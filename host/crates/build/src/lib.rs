@@ -31,7 +31,7 @@ pub use crate::error::BuildError;
 pub use crate::inputs::changed_since_build;
 pub use crate::language::Language;
 pub use crate::rust::{DEBIAN_PACKAGES, RustRoute, TARGET, rust_module};
-pub use crate::template::new_policy;
+pub use crate::template::{Template, new_policy};
 pub use crate::tools::Tools;
 pub use crate::vendor::vendor;
 

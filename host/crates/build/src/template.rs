@@ -1,7 +1,8 @@
 //! Creates policies from templates.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::{fmt, fs};
 
 use crate::embedded::TEMPLATES;
 use crate::error::BuildError;
@@ -13,12 +14,76 @@ const NAME: &str = "POLICY_NAME";
 /// Maximum length of a policy name, which is used in headers, metrics and log lines.
 const MAX_NAME_LEN: usize = 64;
 
-/// Creates the folder `parent/name` of a new policy, complete except for the component. The
-/// template is a small working policy with golden cases.
+/// A template of new policies: a small working policy with golden cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Template {
+    /// A policy in a language, without types in JavaScript.
+    Plain(Language),
+    /// A policy in TypeScript, which is built like JavaScript.
+    TypeScript,
+}
+
+impl Template {
+    /// Returns the language that builds the policy.
+    pub fn language(self) -> Language {
+        match self {
+            Self::Plain(language) => language,
+            Self::TypeScript => Language::JavaScript,
+        }
+    }
+
+    /// Returns the name used on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain(language) => language.name(),
+            Self::TypeScript => "typescript",
+        }
+    }
+}
+
+impl From<Language> for Template {
+    fn from(language: Language) -> Self {
+        Self::Plain(language)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Template {
+    type Err = BuildError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Accept common aliases.
+        let name = match text.to_ascii_lowercase().as_str() {
+            "js" => "javascript".to_owned(),
+            "ts" => "typescript".to_owned(),
+            "py" => "python".to_owned(),
+            "rs" => "rust".to_owned(),
+            other => other.to_owned(),
+        };
+        let mut all = Language::ALL.into_iter().map(Self::Plain).chain([Self::TypeScript]);
+        all.find(|template| template.name() == name).ok_or_else(|| {
+            BuildError::Usage(format!(
+                "unknown language `{text}`; expected rust, javascript, typescript, python or c"
+            ))
+        })
+    }
+}
+
+/// Creates the folder `parent/name` of a new policy, complete except for the component.
 ///
 /// # Errors
 /// Returns an error if the name is invalid, the folder exists, or a file cannot be written.
-pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathBuf, BuildError> {
+pub fn new_policy(
+    parent: &Path,
+    name: &str,
+    template: impl Into<Template>,
+) -> Result<PathBuf, BuildError> {
+    let template = template.into();
     check_name(name)?;
     let folder = parent.join(name);
     if folder.symlink_metadata().is_ok() {
@@ -33,7 +98,7 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
         .prefix(".policy-")
         .tempdir_in(parent)
         .map_err(BuildError::file(parent))?;
-    for common in ["common", language.name()] {
+    for common in ["common", template.name()] {
         for (file, text) in TEMPLATES {
             if let Some(file) = file.strip_prefix(common).and_then(|file| file.strip_prefix('/')) {
                 // Under their real names, git and cargo would interpret the template files.
@@ -42,7 +107,7 @@ pub fn new_policy(parent: &Path, name: &str, language: Language) -> Result<PathB
             }
         }
     }
-    vendor(building.path(), language)?;
+    vendor(building.path(), template.language())?;
     fs::rename(building.path(), &folder).map_err(BuildError::file(&folder))?;
     set_readable(&folder)?;
     // The folder was renamed, so the temporary one must not be removed.
@@ -78,9 +143,11 @@ mod tests {
     #[test]
     fn new_policy_is_complete_and_does_not_replace_a_folder() {
         let dir = tempfile::tempdir().unwrap();
-        for language in Language::ALL {
-            let name = format!("my_{language}-1");
-            let folder = new_policy(dir.path(), &name, language).unwrap();
+        let templates = ["rust", "javascript", "ts", "python", "c"];
+        for template in templates {
+            let template: Template = template.parse().unwrap();
+            let name = format!("my_{template}-1");
+            let folder = new_policy(dir.path(), &name, template).unwrap();
             for file in [
                 "policy.toml",
                 "cases.jsonl",
@@ -90,7 +157,7 @@ mod tests {
                 "wit/types.wit",
                 "sdk",
             ] {
-                assert!(folder.join(file).exists(), "{language}: {file}");
+                assert!(folder.join(file).exists(), "{template}: {file}");
             }
             let manifest = fs::read_to_string(folder.join("policy.toml")).unwrap();
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{manifest}");
@@ -99,13 +166,13 @@ mod tests {
                 let text = fs::read_to_string(&entry).unwrap();
                 assert!(!text.contains(NAME), "{}", entry.display());
             }
-            let error = new_policy(dir.path(), &name, language).unwrap_err();
+            let error = new_policy(dir.path(), &name, template).unwrap_err();
             assert!(matches!(error, BuildError::Usage(_)), "{error}");
             assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
         }
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
-            Language::ALL.len(),
+            templates.len(),
             "temporary folders were left"
         );
     }

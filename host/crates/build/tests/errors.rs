@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use pointsman_build::{BuildError, Language, Tools, build, new_policy, vendor};
+use pointsman_build::{BuildError, Language, Template, Tools, build, new_policy, vendor};
 
 fn folder(build: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -117,15 +117,15 @@ fn missing_sdk_is_reported() {
 #[test]
 fn language_aliases_are_accepted() {
     for (name, language) in [
-        ("rust", Language::Rust),
-        ("js", Language::JavaScript),
-        ("TypeScript", Language::JavaScript),
-        ("py", Language::Python),
-        ("C", Language::C),
+        ("rust", Template::Plain(Language::Rust)),
+        ("js", Template::Plain(Language::JavaScript)),
+        ("TypeScript", Template::TypeScript),
+        ("py", Template::Plain(Language::Python)),
+        ("C", Template::Plain(Language::C)),
     ] {
-        assert_eq!(name.parse::<Language>().unwrap(), language);
+        assert_eq!(name.parse::<Template>().unwrap(), language);
     }
-    let error = "go".parse::<Language>().unwrap_err();
+    let error = "go".parse::<Template>().unwrap_err();
     assert!(matches!(&error, BuildError::Usage(text) if text.contains("`go`")), "{error}");
 }
 
