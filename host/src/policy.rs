@@ -3,6 +3,7 @@
 mod author;
 mod case;
 mod client;
+mod coverage;
 mod dev;
 mod formats;
 mod install;

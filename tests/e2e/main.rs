@@ -47,6 +47,7 @@ mod openai;
 mod policies;
 mod policy_author;
 mod policy_cli;
+mod policy_coverage;
 mod policy_dev;
 mod policy_hooks;
 mod policy_install;

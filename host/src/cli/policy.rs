@@ -100,12 +100,24 @@ pub(crate) struct Test {
     /// Print the duration of each case.
     #[arg(long)]
     pub(crate) times: bool,
+    /// Also measure which branches and functions of the source the golden cases and scenarios take:
+    /// JavaScript and TypeScript, with the npm package istanbul-lib-instrument.
+    #[arg(long)]
+    pub(crate) coverage: bool,
+    /// Minimum coverage in per cent; implies --coverage.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) coverage_min: Option<f64>,
     /// Format of the results: text for people, or json, junit or github (annotations) for programs.
     #[arg(long, value_enum, default_value_t = TestFormat::Text)]
     pub(crate) format: TestFormat,
     /// Write the results to this file instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "expected a number from 0 to 100".to_owned())
 }
 
 /// The format of the results of tests.

@@ -35,7 +35,7 @@ pub(super) fn json(results: &TestResults) -> Value {
             "objectives": objectives(scenario),
         })
     };
-    json!({
+    let mut report = json!({
         "policy": results.policy,
         "version": results.version,
         "passed": results.passed(),
@@ -43,7 +43,11 @@ pub(super) fn json(results: &TestResults) -> Value {
         "cases_file": results.cases_file,
         "cases": results.cases.iter().map(case).collect::<Vec<_>>(),
         "scenarios": results.scenarios.iter().map(scenario).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(coverage) = &results.coverage {
+        report["coverage"] = coverage.json();
+    }
+    report
 }
 
 fn objectives(scenario: &ScenarioResult) -> Vec<&ObjectiveResult> {

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use pointsman_build::Tools;
 use pointsman_simulate::{Document, Experiment, ExperimentError};
 
 use super::author::load;
+use super::coverage::Coverage;
 use super::formats;
+use super::progress::with_progress;
 use super::test_report::{self, Paint};
 use super::test_results::{ScenarioResult, TestResults};
 use crate::cli::policy::{Test, TestFormat};
-use crate::output::print;
+use crate::output::{print, print_error};
 use crate::simulate;
 
 /// Runs golden cases and scenarios. Returns failure if a case differs or an objective is not met.
@@ -38,6 +41,16 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
         }
         results.scenarios.push(scenario);
     }
+    if options.coverage || options.coverage_min.is_some() {
+        let coverage = measure_coverage(options, is_selected)?;
+        if is_shown {
+            print(&coverage.text())?;
+        }
+        if let Some(problem) = coverage.problem() {
+            print_error(problem);
+        }
+        results.coverage = Some(coverage);
+    }
     if !is_shown {
         let text = match options.format {
             TestFormat::Text => {
@@ -45,6 +58,7 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
                 let scenarios = results.scenarios.iter();
                 std::iter::once(test_report::cases(&results, options.times, paint))
                     .chain(scenarios.map(|scenario| test_report::scenario(scenario, paint)))
+                    .chain(results.coverage.as_ref().map(Coverage::text))
                     .collect()
             }
             TestFormat::Json => format!("{:#}\n", formats::json(&results)),
@@ -60,7 +74,7 @@ pub(super) fn test(options: &Test) -> Result<ExitCode> {
 }
 
 /// Returns the scenarios in a policy's folder, sorted by name. The folder of scenarios is optional.
-pub(super) fn scenario_files(dir: &Path) -> Vec<PathBuf> {
+fn scenario_files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir.join("scenarios")) else { return Vec::new() };
     let is_scenario =
         |file: &PathBuf| file.extension().is_some_and(|extension| extension == "toml");
@@ -79,4 +93,33 @@ pub(super) fn run_scenario(file: &Path) -> Result<ScenarioResult> {
     scenario.variants.clear();
     let report = Experiment::from_scenario(&scenario, &simulate::stage()?)?.run()?;
     Ok(ScenarioResult { file: file.to_owned(), report })
+}
+
+/// Builds an instrumented copy of the policy, and runs the golden cases and the scenarios with it.
+/// Whether they pass does not matter here.
+fn measure_coverage(options: &Test, is_selected: impl Fn(&str) -> bool) -> Result<Coverage> {
+    let tools = Tools::from_environment();
+    let build = || pointsman_build::build_instrumented(&options.dir, &tools, &mut |_| {});
+    let copy = with_progress("building for coverage", build)?;
+    let bench = load(copy.folder(), pointsman_config::default_cache())?;
+    let results = TestResults::run(&bench, copy.folder(), is_selected)?;
+    let mut marks: Vec<String> = results.cases.into_iter().flat_map(|case| case.marks).collect();
+    let mut warnings = Vec::new();
+    let files = if options.case.is_none() { scenario_files(copy.folder()) } else { Vec::new() };
+    for file in files {
+        match run_scenario(&file) {
+            Ok(scenario) => {
+                let variants = scenario.report.variants.into_iter();
+                let runs = variants.flat_map(|variant| variant.runs);
+                let calls = runs.flat_map(|run| run.summary.policy_calls);
+                marks.extend(calls.flat_map(|calls| calls.marks));
+            }
+            // It may refer to files that are not in the policy's folder.
+            Err(error) => {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                warnings.push(format!("coverage without the scenario {name}: {error:#}"));
+            }
+        }
+    }
+    Ok(Coverage::new(copy.regions(), &marks, warnings, options.coverage_min))
 }

@@ -141,6 +141,7 @@ mod tests {
             took: Duration::from_nanos(12_345),
             dropped: Vec::new(),
             log: Vec::new(),
+            marks: Vec::new(),
             trace: CaseTrace::default(),
         }
     }

@@ -7,6 +7,7 @@ use pointsman_policy::{CaseResult, Workbench};
 use pointsman_report::Report;
 
 use super::author::cannot_load;
+use super::coverage::Coverage;
 use crate::facts;
 
 /// The results of a test.
@@ -20,6 +21,8 @@ pub(super) struct TestResults {
     pub(super) warnings: Vec<String>,
     pub(super) cases: Vec<CaseResult>,
     pub(super) scenarios: Vec<ScenarioResult>,
+    /// The coverage, if it was measured.
+    pub(super) coverage: Option<Coverage>,
 }
 
 /// The result of a scenario.
@@ -45,13 +48,16 @@ impl TestResults {
             warnings: warnings(bench.name(), dir),
             cases,
             scenarios: Vec::new(),
+            coverage: None,
         })
     }
 
-    /// Returns true if all cases and all objectives passed.
+    /// Returns true if all cases and all objectives passed, and the coverage is not below its
+    /// minimum.
     pub(super) fn passed(&self) -> bool {
         self.cases.iter().all(|case| case.differences.is_empty())
             && self.scenarios.iter().all(|scenario| scenario.report.met())
+            && self.coverage.as_ref().is_none_or(Coverage::is_sufficient)
     }
 }
 

@@ -8,6 +8,7 @@
 mod c;
 mod command;
 mod component;
+mod coverage;
 mod custom;
 mod embedded;
 mod error;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use crate::component::componentize;
+pub use crate::coverage::{Instrumented, Region, build_instrumented};
 pub use crate::error::BuildError;
 pub use crate::inputs::changed_since_build;
 pub use crate::language::Language;

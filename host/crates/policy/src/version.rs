@@ -34,7 +34,7 @@ use pointsman_spec::Hook;
 use prometheus_client::registry::Registry;
 use tracing::Span;
 
-use crate::contract::captured_log::{CapturedLog, LogLine};
+use crate::contract::captured_log::{CapturedLog, LogCapture, LogLine};
 use crate::contract::shared::{HostEnv, Shared};
 use crate::contract::state::State;
 use crate::contract::state_backing::StateEntry;
@@ -293,6 +293,11 @@ impl Version {
     /// Returns the log lines so far; none if they go to the log of this process.
     pub(crate) fn captured_log(&self) -> Vec<LogLine> {
         self.shared.captured_log().map(CapturedLog::lines).unwrap_or_default()
+    }
+
+    /// Returns the log lines and the reports of instrumented code so far.
+    pub(crate) fn log_capture(&self) -> LogCapture {
+        self.shared.captured_log().map(CapturedLog::log_capture).unwrap_or_default()
     }
 
     /// Returns the log lines so far as text, for traces; none if they go to the log of this

@@ -79,6 +79,9 @@ pub struct PolicyCalls {
     pub first_dropped: Option<String>,
     /// The first log lines, each with its level.
     pub log: Vec<String>,
+    /// What an instrumented policy reported of the code that it executed; not a part of reports.
+    #[serde(skip)]
+    pub marks: Vec<String>,
 }
 
 /// Statistics with the name of the class, lane or tenant that they belong to.

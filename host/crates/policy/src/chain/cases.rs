@@ -140,6 +140,8 @@ pub struct CaseResult {
     pub dropped: Vec<String>,
     /// Log lines of the policy, unless they went to the log of this process.
     pub log: Vec<LogLine>,
+    /// What an instrumented policy reported of the code that it executed.
+    pub marks: Vec<String>,
     /// What the policy read and returned.
     pub trace: CaseTrace,
 }
@@ -327,7 +329,8 @@ fn result(
         differences,
         took,
         dropped,
-        log,
+        log: log.lines,
+        marks: log.marks,
         trace,
     }
 }

@@ -92,14 +92,17 @@ impl Shared {
 
     /// Logs a line of the guest. The span of the call carries the hook and the request.
     pub(crate) fn log(&self, level: Level, message: &str) {
+        let message = pointsman_domain::char_slice(message, 0, MAX_LINE_BYTES);
+        // Not subject to the rate limit, which depends on the other lines.
+        if self.captured_log().is_some_and(|captured| captured.take_mark(message)) {
+            return;
+        }
         if !self.may_log() {
             self.metrics.record_dropped("log");
             return;
         }
-        let truncated = pointsman_domain::char_slice(message, 0, MAX_LINE_BYTES);
         // Control characters could forge lines, or drive the terminal that shows the log.
-        let line: String =
-            truncated.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         if let Some(captured) = &self.captured_log {
             captured.push(level.name(), line);
             return;

@@ -249,6 +249,8 @@ pub struct CallStats {
     pub first_dropped: Option<String>,
     /// The first log lines.
     pub log: Vec<LogLine>,
+    /// What an instrumented policy reported of the code that it executed.
+    pub marks: Vec<String>,
     /// Calls that exceeded the budget.
     pub slow: u64,
     /// The fuel that all calls consumed; 0 if fuel is not metered.
@@ -307,7 +309,7 @@ impl DryRunSession {
     /// Returns the statistics of the calls of each policy so far, in the order of the chain.
     pub fn conduct(&self) -> Vec<CallStats> {
         let stats = |version: &Arc<Version>| {
-            let counts = version.counts();
+            let (counts, log) = (version.counts(), version.log_capture());
             CallStats {
                 policy: version.reference().clone(),
                 calls: counts.calls,
@@ -317,7 +319,8 @@ impl DryRunSession {
                 first_error: version.first_error().map(str::to_owned),
                 dropped: counts.dropped,
                 first_dropped: version.first_dropped().map(str::to_owned),
-                log: version.captured_log(),
+                log: log.lines,
+                marks: log.marks,
                 slow: counts.slow,
                 fuel: version.fuel(),
             }

@@ -37,6 +37,7 @@ impl ChainAdvisor {
             log: (stats.log.iter().take(MAX_LOG_LINES))
                 .map(|line| format!("{:<5} {}", line.level, line.message))
                 .collect(),
+            marks: stats.marks,
         };
         self.call_stats().into_iter().map(calls).collect()
     }

@@ -18,7 +18,7 @@ use super::expect::{Expect, ExpectHint, ExpectRecovery, ExpectReject, decided};
 use super::fleet::lane_of;
 use super::{Case, FactsOf};
 use crate::chain::evaluate::{call_on_failure, call_on_request};
-use crate::contract::captured_log::LogLine;
+use crate::contract::captured_log::LogCapture;
 use crate::contract::state_backing::StateValue;
 use crate::contract::types::PolicyHint;
 use crate::version::Version;
@@ -63,7 +63,7 @@ pub(super) struct CaseCall {
     pub(super) returned: Value,
     pub(super) took: Duration,
     pub(super) dropped: Vec<String>,
-    pub(super) log: Vec<LogLine>,
+    pub(super) log: LogCapture,
     pub(super) reads: Vec<Read>,
     /// False if the component does not export the hook.
     pub(super) is_exported: bool,
@@ -158,7 +158,7 @@ impl Case {
                 returned,
                 took,
                 dropped,
-                log: version.captured_log(),
+                log: version.log_capture(),
                 reads: trace.into_reads(),
                 is_exported: exports(&version, self.hook),
             });
@@ -171,7 +171,7 @@ impl Case {
             returned: Value::Null,
             took: Duration::ZERO,
             dropped: Vec::new(),
-            log: Vec::new(),
+            log: LogCapture::default(),
             reads: Vec::new(),
             is_exported: true,
         })
