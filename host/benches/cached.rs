@@ -7,6 +7,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed setup has to end the benchmark")]
 
+#[path = "shared/gateway.rs"]
+mod gateway;
 #[path = "cached/real.rs"]
 mod real;
 #[path = "cached/simulated.rs"]

@@ -14,24 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_domain::{Advisor, Facts, FleetView, Trace};
+use pointsman_domain::Trace;
 use pointsman_policy::{Allocator, CanaryBy, Policies, PolicySpec, Rollout, RuntimeSettings};
 use tempfile::TempDir;
 
+use self::shared::calls::{CALLS, LONG_DEADLINE, Percentiles, measure, measure_calls, timed_call};
 use self::shared::{facts, fleet, load, policies, policy_dir};
 
-/// Unmeasured calls before a measurement.
-const WARM_UP: usize = 200;
-/// Calls of a measurement.
-const CALLS: usize = 5_000;
 /// Calls of a measurement in which every call creates an instance, which takes milliseconds in some
 /// languages.
 const FRESH_CALLS: usize = 200;
 /// Activations of a measurement.
 const ACTIVATIONS: u32 = 20;
-/// The deadline of calls that compete with others for the CPU or run in an interpreter. The time of
-/// a call is measured; its deadline should not end it.
-const LONG_DEADLINE: Duration = Duration::from_millis(100);
 
 fn main() {
     // `cargo test` lists the tests of benchmarks, too.
@@ -275,63 +269,6 @@ fn activate(
     let elapsed = started.elapsed();
     assert_ne!(before, after, "{:?}", policies.status());
     elapsed
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Percentiles {
-    p50: Duration,
-    p99: Duration,
-}
-
-impl Percentiles {
-    /// Sorts the times. There has to be at least one.
-    fn from_times(times: &mut [Duration]) -> Self {
-        times.sort_unstable();
-        let at = |permille: usize| times[(times.len() - 1) * permille / 1000];
-        Self { p50: at(500), p99: at(990) }
-    }
-}
-
-/// Returns the duration of a call, and whether `policies` policies gave advice.
-fn timed_call(
-    advisor: &dyn Advisor,
-    facts: &Facts,
-    fleet: &Arc<FleetView>,
-    policies: usize,
-) -> (Duration, bool) {
-    let started = Instant::now();
-    let merged = std::hint::black_box(advisor.advise(facts, fleet, &mut Trace::off())).merged;
-    (started.elapsed(), merged.by.len() == policies)
-}
-
-/// Measures calls of a chain of which `advised` policies give advice.
-fn measure(
-    policies: &Policies,
-    facts: &Facts,
-    fleet: &Arc<FleetView>,
-    advised: usize,
-) -> Percentiles {
-    measure_calls(policies, facts, fleet, advised, CALLS)
-}
-
-fn measure_calls(
-    policies: &Policies,
-    facts: &Facts,
-    fleet: &Arc<FleetView>,
-    advised: usize,
-    calls: usize,
-) -> Percentiles {
-    let advisor = policies.slot().load_full();
-    let call = || timed_call(&**advisor, facts, fleet, advised);
-    for _ in 0..WARM_UP.min(calls) {
-        call();
-    }
-    let results: Vec<(Duration, bool)> = (0..calls).map(|_| call()).collect();
-    // On a busy machine a call may reach its deadline, whose time is not that of a complete call.
-    let mut times: Vec<Duration> =
-        results.into_iter().filter(|(_, advised)| *advised).map(|(time, _)| time).collect();
-    assert!(times.len() * 10 > calls * 9, "only {} of {calls} calls had advice", times.len());
-    Percentiles::from_times(&mut times)
 }
 
 /// Formats a duration in microseconds.

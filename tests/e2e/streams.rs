@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use pointsman_tests::attack::MemorySampler;
 use pointsman_tests::memory::assert_no_steady_growth;
-use pointsman_tests::streams::{FrameEngine, Received, StreamShape, measure};
+use pointsman_tests::streams::{
+    FrameEngine, Received, StreamShape, measure, raise_descriptor_limit,
+};
 use pointsman_tests::wait_until;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::host;
 
@@ -20,18 +21,6 @@ const TOLERANCE: u64 = 4 << 20;
 fn setting(variable: &str, default: u32) -> u32 {
     let value = std::env::var(variable).ok();
     value.map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{variable}: {value}")))
-}
-
-/// Lets this process have a client and an engine for each stream.
-fn raise_descriptor_limit() {
-    let needed = u64::from(STREAMS) * 3;
-    let limit = getrlimit(Resource::Nofile);
-    let maximum = limit.maximum.unwrap_or(u64::MAX);
-    assert!(maximum >= needed, "the limit of descriptors is {maximum}: `ulimit -Hn {needed}`");
-    if limit.current.is_some_and(|current| current < needed) {
-        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised).unwrap();
-    }
 }
 
 fn print_table(direct: &mut Received, routed: &mut Received, samples: &[u64]) {
@@ -56,7 +45,8 @@ fn assert_nothing_lost(received: &Received) {
 
 #[test]
 fn thousand_streams_lose_no_frame() {
-    raise_descriptor_limit();
+    // A client and an engine for each stream.
+    raise_descriptor_limit(u64::from(STREAMS) * 3);
     let (seconds, rate) = (setting("STREAMS_SECONDS", 30), setting("STREAMS_RATE", 2));
     let time = Duration::from_secs(seconds.into());
     let shape = StreamShape {

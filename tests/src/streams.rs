@@ -9,6 +9,8 @@ mod engine;
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 pub use client::measure;
 pub use engine::FrameEngine;
 
@@ -59,5 +61,19 @@ impl Received {
         self.delays.sort_unstable();
         let at = (self.delays.len() * percent / 100).min(self.delays.len().saturating_sub(1));
         Duration::from_micros(self.delays.get(at).copied().unwrap_or_default().into())
+    }
+}
+
+/// Lets this process have at least this number of descriptors.
+///
+/// # Panics
+/// If the maximum for this process is lower.
+pub fn raise_descriptor_limit(needed: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let maximum = limit.maximum.unwrap_or(u64::MAX);
+    assert!(maximum >= needed, "the limit of descriptors is {maximum}: `ulimit -Hn {needed}`");
+    if limit.current.is_some_and(|current| current < needed) {
+        let raised = Rlimit { current: Some(needed), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).unwrap();
     }
 }

@@ -8,20 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pointsman_access::Keys;
-use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{Advisor, PlanLimits};
-use pointsman_fleet::{
-    ExternalSpec, Fleet, FleetMetrics, FleetSpec, FleetTasks, LaneSpec, Liveness, Timeouts,
-};
-use pointsman_gateway::{
-    ConnectionSettings, Drain, Gateway, GatewayMetrics, GatewayParts, ListenerSettings,
-    ResponseLimits, ResponseModel, Settings, response_namespace,
-};
-use pointsman_store::{Options, Store};
-use prometheus_client::registry::Registry;
+use pointsman_domain::Advisor;
+use pointsman_fleet::LaneSpec;
+use pointsman_gateway::{Drain, ListenerSettings};
 use serde_json::{Value, json};
 
+use super::gateway::{gateway, lane};
 use super::{Blend, MODEL, Turn};
 
 const CLIENTS: usize = 3;
@@ -49,8 +41,12 @@ impl Python {
         let port = listener.local_addr().unwrap().port();
         listener.set_nonblocking(true).unwrap();
         let drain = Drain::default();
-        let ports = [engines[0].port, engines[1].port];
-        let (gateway, tasks) = runtime.block_on(gateway(ports, blend, drain.clone()));
+        let lanes = [("a", &engines[0]), ("b", &engines[1])]
+            .map(|(name, engine)| LaneSpec { slots: 2, ..lane(name, MODEL, engine.port) });
+        let advisor: Box<dyn Advisor> = Box::new(blend);
+        let advisor = Arc::new(Arc::new(advisor).into());
+        let gateway = gateway(lanes.into(), advisor, drain.clone());
+        let (gateway, tasks) = runtime.block_on(gateway);
         let serving = runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             gateway.serve(listener, ListenerSettings::default()).await;
@@ -103,101 +99,6 @@ impl Drop for Engine {
         // Errors mean that the engine has exited already.
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-/// Returns a gateway whose lanes are ready.
-async fn gateway(engines: [u16; 2], blend: Blend, drain: Drain) -> (Gateway, FleetTasks) {
-    let lanes = vec![lane("a", engines[0]), lane("b", engines[1])];
-    let mut registry = Registry::default();
-    let names: Vec<_> = lanes.iter().map(|lane| (lane.name.clone(), lane.slots)).collect();
-    let metrics = FleetMetrics::register(&mut registry, &names);
-    let spec = FleetSpec {
-        lanes,
-        groups: Vec::new(),
-        rules: Rules::default(),
-        state_dir: None,
-        conversations: None,
-        keeper: pointsman_fleet::KeeperSpec::default(),
-        secret_variables: Vec::new(),
-        machine: "/".into(),
-    };
-    let (fleet, tasks) = Fleet::start(&spec, &metrics).unwrap();
-    fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;
-    let advisor: Box<dyn Advisor> = Box::new(blend);
-    let deadline = Duration::from_secs(600);
-    let limits = ResponseLimits::default();
-    let gateway = Gateway::new(GatewayParts {
-        settings: Settings {
-            connections: ConnectionSettings::default(),
-            max_body: 1 << 20,
-            body_timeout: deadline,
-            body_memory: 128 << 20,
-            spool: pointsman_gateway::SpoolSettings::default(),
-            plan: PlanLimits { max_wait: deadline, max_steps: 1 },
-            guards: Default::default(),
-            deadline,
-            keep_alive: Duration::ZERO,
-            response_model: ResponseModel::Asked,
-            idempotency: pointsman_gateway::IdempotencySettings::default(),
-            responses: limits,
-            traces: None,
-            decisions: 500,
-            console: pointsman_gateway::ConsoleSettings::default(),
-            nonce: 0,
-            started_at: 0,
-        },
-        keys: Keys::default(),
-        accounts: Arc::default(),
-        usage: Arc::default(),
-        fleet,
-        advisor: Arc::new(Arc::new(advisor).into()),
-        policies: Box::new(|| Value::Null),
-        config: Box::new(|| Value::Null),
-        recorder: None,
-        observer: None,
-        log: pointsman_gateway::Feed::default(),
-        audit: pointsman_gateway::AuditLog::default(),
-        metrics: GatewayMetrics::register(&mut registry),
-        registry,
-        store: Store::open(Options {
-            path: None,
-            namespaces: vec![response_namespace(&limits)],
-            on_loss: Box::new(|_| ()),
-        })
-        .unwrap(),
-        drain,
-    });
-    (gateway, tasks)
-}
-
-fn lane(name: &str, port: u16) -> LaneSpec {
-    let url = format!("http://127.0.0.1:{port}");
-    let second = Duration::from_secs(1);
-    LaneSpec {
-        name: name.into(),
-        models: vec![MODEL.into()],
-        names: Default::default(),
-        labels: Vec::new(),
-        max_context: 2048,
-        endpoints: None,
-        slots: 2,
-        group: None,
-        need: 0,
-        asleep: 0,
-        residency: Residency::External,
-        expected_load: second,
-        cost_milli: 0,
-        engine_model: None,
-        stream_usage: false,
-        engine: ExternalSpec::try_new(&url, None, second).unwrap().into(),
-        fallback_statuses: std::collections::BTreeMap::new(),
-        timeouts: Timeouts { connect: 30 * second, first_byte: 600 * second, idle: 600 * second },
-        liveness: Liveness {
-            stall: Duration::ZERO,
-            probe_interval: Duration::ZERO,
-            probe_timeout: Duration::ZERO,
-        },
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each benchmark uses only some of the functions")]
 #![expect(clippy::unwrap_used, reason = "a failed setup has to end the benchmark")]
 
+pub(crate) mod calls;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

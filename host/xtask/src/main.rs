@@ -47,10 +47,16 @@ Development tasks of Pointsman:
                                    the code that inputs reach
   cargo xtask plots                Regenerate the plots of the documentation
   cargo xtask bench [PART..]       Run benchmarks and print tables: all parts, or some of `parts`,
-                                   `turns`, `cached`, `policies`, `whole`, `switch` (conversations
-                                   over switches), `keys` (limits and usage), `telemetry` (access
-                                   log, traces), `truth` (simulator against host) and `simulation`
+                                   `turns`, `cached`, `policies`, `request` (the cost of one
+                                   request), `whole`, `switch` (conversations over switches), `keys`
+                                   (limits and usage), `telemetry` (access log, traces), `reload`,
+                                   `handover`, `truth` (simulator against host) and `simulation`
                                    (speed of the simulator)
+  cargo xtask bench request --short
+                                   Measure the cost of one request in about a minute
+  cargo xtask bench guard [--write]
+                                   Count the instructions of the hottest paths, and fail if there
+                                   are more than 5 % above the committed ones, or replace these
   cargo xtask real-vllm [WORD..]   Install vLLM for CPUs (6 GB) and run tests with it: all tests, or
                                    those whose name contains a word
 
@@ -101,6 +107,9 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["dist"] => dist::dist(&root),
         ["fuzz", arguments @ ..] => fuzz::fuzz(&root, arguments),
         ["plots"] => plots::plots(&root),
+        ["bench", "guard"] => bench::guard(&root, false),
+        ["bench", "guard", "--write"] => bench::guard(&root, true),
+        ["bench", "request", "--short"] => bench::short_request(&root),
         ["bench", parts @ ..] => bench::bench(&root, parts),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,8 +1,8 @@
 //! A load generator for benchmarks: a number of connections, each of which sends its next request
 //! when it has the response.
 //!
-//! Prints one line of JSON: requests per second, and percentiles of the times to the first and to
-//! the last byte of the body, in microseconds.
+//! Prints one line of JSON: the number of requests with those of the warm-up, requests per second,
+//! and percentiles of the times to the first and to the last byte of the body, in microseconds.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -23,9 +23,12 @@ struct Options {
     /// Number of connections.
     #[arg(long, default_value_t = 1)]
     connections: usize,
-    /// Seconds to measure, after one second of warm-up.
-    #[arg(long, default_value_t = 3)]
-    seconds: u64,
+    /// Seconds to measure.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Seconds of warm-up before that.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
     /// Request streams.
     #[arg(long)]
     stream: bool,
@@ -60,19 +63,24 @@ fn run(options: &Options) -> Result<()> {
     );
     let (measuring, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut measured: Vec<(Duration, Duration)> = Vec::new();
+    let mut requests = 0;
     let seconds = std::thread::scope(|scope| -> Result<f64> {
         let clients: Vec<_> = (0..options.connections)
             .map(|_| scope.spawn(|| client(options.port, &request, &measuring, &stop)))
             .collect();
-        pointsman_tests::pause(Duration::from_secs(1));
+        pointsman_tests::pause(Duration::from_secs_f64(options.warm_up));
         let start = Instant::now();
         measuring.store(true, Ordering::Relaxed);
-        pointsman_tests::pause(Duration::from_secs(options.seconds));
+        pointsman_tests::pause(Duration::from_secs_f64(options.seconds));
         stop.store(true, Ordering::Relaxed);
         let seconds = start.elapsed().as_secs_f64();
         for client in clients {
             match client.join() {
-                Ok(result) => measured.extend(result?),
+                Ok(result) => {
+                    let (all, times) = result?;
+                    requests += all;
+                    measured.extend(times);
+                }
                 Err(_) => bail!("a client failed"),
             }
         }
@@ -89,6 +97,7 @@ fn run(options: &Options) -> Result<()> {
     println!(
         "{}",
         json!({
+            "requests": requests,
             "requests_per_second": rate.round(),
             "first_p50_us": percentile(&mut first, 50), "first_p99_us": percentile(&mut first, 99),
             "last_p50_us": percentile(&mut last, 50), "last_p99_us": percentile(&mut last, 99),
@@ -97,18 +106,18 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Sends requests over one connection; returns the times to the first and the last byte of each
-/// response.
+/// Sends requests over one connection; returns their number, and the times to the first and the
+/// last byte of each measured response.
 fn client(
     port: u16,
     request: &str,
     measuring: &AtomicBool,
     stop: &AtomicBool,
-) -> Result<Vec<(Duration, Duration)>> {
+) -> Result<(u64, Vec<(Duration, Duration)>)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).context("failed to connect")?;
     stream.set_nodelay(true)?;
     let mut reader = BufReader::with_capacity(64 << 10, stream.try_clone()?);
-    let mut times = Vec::new();
+    let (mut requests, mut times) = (0, Vec::new());
     let mut line = String::new();
     let mut body = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -152,9 +161,10 @@ fn client(
                 break;
             }
         }
+        requests += 1;
         if measuring.load(Ordering::Relaxed) {
             times.push((first.unwrap_or_default(), start.elapsed()));
         }
     }
-    Ok(times)
+    Ok((requests, times))
 }

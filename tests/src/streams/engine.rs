@@ -33,7 +33,15 @@ impl FrameEngine {
     /// # Panics
     /// If no port is free.
     pub fn start(shape: StreamShape) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Self::start_on(0, shape)
+    }
+
+    /// Starts an engine on a port.
+    ///
+    /// # Panics
+    /// If the port is not free.
+    pub fn start_on(port: u16, shape: StreamShape) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {

@@ -14,7 +14,7 @@ use pointsman_xtask::command::target_dir;
 use pointsman_xtask::wait::pause;
 
 use super::reload::{Clients, ms, post_chat, print};
-use super::{free_port, start};
+use super::server::{free_port, start};
 
 /// Number of upgrades.
 const UPGRADES: usize = 20;

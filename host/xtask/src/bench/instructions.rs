@@ -14,7 +14,8 @@ use pointsman_xtask::command::output;
 use pointsman_xtask::setup;
 use pointsman_xtask::wait::pause;
 
-use super::{SECRET, Server, free_port};
+use super::SECRET;
+use super::server::{Server, free_port};
 
 /// Time for a host to be ready under callgrind, which takes about half a minute.
 const START_TIMEOUT: Duration = Duration::from_secs(180);

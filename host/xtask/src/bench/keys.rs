@@ -9,13 +9,15 @@ use anyhow::Result;
 use pointsman_xtask::command::target_dir;
 use pointsman_xtask::sha256;
 
+use super::SECRET;
 use super::instructions::instructions;
-use super::{SECRET, compare, configuration, free_port, pointsman, start, table};
+use super::load::{compare, table};
+use super::server::{configuration, free_port, pointsman, start};
 
 /// Keys beside that of the load generator.
 const KEYS: usize = 10_000;
 /// Limits that the load does not reach.
-const LIMITS: &str = "limits = { requests-per-minute = 100000000, \
+pub(super) const LIMITS: &str = "limits = { requests-per-minute = 100000000, \
     tokens-per-minute = 100000000000, concurrent = 1000, queued = 1000, \
     budget = [{ period = \"day\", tokens = 100000000000000 }, \
     { period = \"month\", tokens = 1000000000000000 }] }\n";
@@ -28,9 +30,7 @@ pub(super) fn keys(root: &Path) -> Result<()> {
     let engine = start("direct", command.args(["--bench", "--port"]), free_port()?, true)?;
     let mut access = vec![("no keys", String::new())];
     for (name, limits) in [("keys and usage", ""), ("keys, usage, limits", LIMITS)] {
-        let file = folder.join(format!("{}.toml", name.replace([' ', ','], "_")));
-        fs::write(&file, keys_file(limits))?;
-        access.push((name, format!("[access]\nkeys = {file:?}\n")));
+        access.push((name, access_section(&folder, name, limits)?));
     }
     let loads = [
         ("whole answers", &["--connections", "4", "--seconds", "3"][..]),
@@ -54,6 +54,13 @@ pub(super) fn keys(root: &Path) -> Result<()> {
         compare(&servers[1..], &medians[1..]);
     }
     Ok(())
+}
+
+/// Writes a file of keys with these limits. Returns the section of a configuration with the file.
+pub(super) fn access_section(folder: &Path, name: &str, limits: &str) -> Result<String> {
+    let file = folder.join(format!("{}.toml", name.replace([' ', ','], "_")));
+    fs::write(&file, keys_file(limits))?;
+    Ok(format!("[access]\nkeys = {file:?}\n"))
 }
 
 fn keys_file(limits: &str) -> String {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use pointsman_xtask::command::target_dir;
 use pointsman_xtask::wait::pause;
 
-use super::{free_port, start};
+use super::server::{free_port, start};
 
 /// Number of lanes.
 const LANES: usize = 100;

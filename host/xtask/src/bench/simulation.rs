@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::peak_resident;
+use super::server::peak_resident;
 use pointsman_xtask::command::{run, target_dir};
 
 /// Lanes and traffic: fifty requests per second for five lanes, three of which share a GPU with

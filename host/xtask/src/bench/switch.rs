@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 use pointsman_xtask::command::target_dir;
 use pointsman_xtask::setup;
 
+use super::server::{free_port, start};
 use super::waiting::metric;
-use super::{free_port, start};
 
 const LANES: [&str; 3] = ["orchestrator", "coder", "super_reader"];
 /// Turns of each conversation, unless `POINTSMAN_BENCH_TURNS` is set.

@@ -11,7 +11,8 @@ use anyhow::Result;
 use pointsman_xtask::command::target_dir;
 
 use super::instructions::instructions;
-use super::{compare, configuration, free_port, host, start, table};
+use super::load::{compare, table};
+use super::server::{configuration, free_port, host, start};
 
 pub(super) fn telemetry(root: &Path) -> Result<()> {
     let release = target_dir()?.join("release");
@@ -52,7 +53,7 @@ pub(super) fn telemetry(root: &Path) -> Result<()> {
 }
 
 /// Starts a collector that accepts everything, until this program ends. Returns its port.
-fn collector() -> Result<u16> {
+pub(super) fn collector() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::{free_port, resident, start};
+use super::server::{free_port, resident, start};
 
 /// Number of waiting requests.
 const REQUESTS: usize = 2_000;
@@ -19,8 +19,32 @@ const LOAD_MS: u64 = 15_000;
 /// Size of a request body in bytes.
 const BODY_BYTES: usize = 1_000;
 
+/// What requests cost that wait.
+pub(super) struct Waiting {
+    /// Memory of a waiting request without its body and its connection, in KiB.
+    pub(super) request: f64,
+    /// Memory of a connection that was used before, in KiB.
+    pub(super) connection: f64,
+    /// From the first free slot to the first byte of the first response, in seconds.
+    pub(super) first_response: f64,
+}
+
 /// Runs the benchmark and prints the results.
 pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
+    let Waiting { request, connection, first_response } = measure(release, folder)?;
+    println!(
+        "{REQUESTS} waiting requests, half of them streams: {request:.1} KiB each, plus the body \
+         of {BODY_BYTES} bytes and {connection:.1} KiB for the connection"
+    );
+    println!(
+        "from the first free slot to the first byte of the first response: {:.2} ms",
+        first_response * 1e3
+    );
+    Ok(())
+}
+
+/// Runs the benchmark.
+pub(super) fn measure(release: &Path, folder: &Path) -> Result<Waiting> {
     let engine = release.join("fake-engine");
     let config = format!(
         "server = {{ keep-alive = \"1s\" }}\nqueue = {{ per-lane = 10000, total = 10000, max-wait \
@@ -51,19 +75,11 @@ pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
         stream.peek(&mut [0]).context("no keep-alive")?;
     }
     let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / REQUESTS as f64;
-    println!(
-        "{REQUESTS} waiting requests, half of them streams: {:.1} KiB each, plus the body of \
-         {BODY_BYTES} bytes and {:.1} KiB for the connection",
-        each(memory()?, before) - BODY_BYTES as f64 / 1024.0,
-        each(before, bare)
-    );
+    let request = each(memory()?, before) - BODY_BYTES as f64 / 1024.0;
+    let connection = each(before, bare);
     wait_for_metric(port, "pointsman_lane_queued{lane=\"a\"}", 0.0)?;
-    let sum = metric(port, "pointsman_switch_seconds_sum{lane=\"a\",part=\"first-answer\"}")?;
-    println!(
-        "from the first free slot to the first byte of the first response: {:.2} ms",
-        sum * 1e3
-    );
-    Ok(())
+    let series = "pointsman_switch_seconds_sum{lane=\"a\",part=\"first-answer\"}";
+    Ok(Waiting { request, connection, first_response: metric(port, series)? })
 }
 
 /// Returns a keep-alive connection that was used once.
