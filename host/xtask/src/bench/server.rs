@@ -55,6 +55,8 @@ pub(super) fn host(release: &Path, name: &'static str, file: &Path) -> Result<Se
     let port = free_port()?;
     let mut command = Command::new(release.join("pointsman"));
     command.arg("serve").arg(file).args(["--listen", &format!("127.0.0.1:{port}")]);
+    // A log of all requests would hide the results.
+    command.stderr(Stdio::null());
     start(name, &mut command, port, false)
 }
 

@@ -61,8 +61,8 @@ pub(super) fn bare_proxy(context: &Context<'_>, engine: u16) -> Result<Server> {
     start("bare proxy", &mut command, free_port()?, true)
 }
 
-/// Writes the configuration of a host as `examples/cortex.toml` sets it up, with an external engine:
-/// its policy with aliases, limits of queues, mapped model names, and the access log.
+/// Writes the configuration of a host as `examples/cortex.toml` sets it up, with an external
+/// engine: its policy with aliases, limits of queues, mapped model names, and the access log.
 fn cortex_defaults(
     context: &Context<'_>,
     name: &str,
