@@ -19,7 +19,7 @@ use super::in_process::InProcess;
 /// The committed counts: environment, path and count, separated by tabs.
 const FILE: &str = "host/benches/request/instructions.tsv";
 /// How many more instructions are accepted, in percent.
-const TOLERANCE: f64 = 5.0;
+const TOLERANCE: u64 = 5;
 /// Requests or chunks of a measurement.
 const UNITS: u32 = 300;
 /// A workload of the benchmark, and the one that is the same without a host.
@@ -89,10 +89,13 @@ fn compare(measured: &[Count], committed: &[Count]) -> (String, bool) {
             None => "no committed count for this environment".to_owned(),
             Some(Count { instructions: before, .. }) => {
                 let change = (instructions as f64 / (*before).max(1) as f64 - 1.0) * 100.0;
-                is_exceeded |= change > TOLERANCE;
-                let verdict = match change {
-                    change if change > TOLERANCE => ", exceeded",
-                    change if change < -TOLERANCE => ", improved: commit it with --write",
+                let (percent, limit) = (instructions * 100, before * (100 + TOLERANCE));
+                is_exceeded |= percent > limit;
+                let verdict = match percent {
+                    percent if percent > limit => ", exceeded",
+                    percent if percent < before * (100 - TOLERANCE) => {
+                        ", improved: commit it with --write"
+                    }
                     _ => "",
                 };
                 format!("{change:+.1} % against {before}{verdict}")
