@@ -27,13 +27,13 @@ const RESERVED: [HeaderName; 4] =
 /// # Errors
 /// If the request is not found, or the host is not reachable.
 pub(crate) fn explain(options: &Explain) -> Result<()> {
-    let source = &options.source;
-    let explained = if source.records.is_empty() {
-        let client = HostClient::new(&source.address(), options.token_env.as_deref())?;
+    let records = &options.records;
+    let explained = if records.is_empty() {
+        let client = HostClient::new(&options.target)?;
         let path = format!("/decisions/{}", percent_encoded(&options.id));
         parse(call_with(&client, Method::GET, &path, String::new())?)?
     } else {
-        recorded::find(&source.records, &options.id)?.explain()
+        recorded::find(records, &options.id)?.explain()
     };
     show(&explained, options.json)
 }
@@ -45,7 +45,7 @@ pub(crate) fn explain(options: &Explain) -> Result<()> {
 pub(crate) fn decide(options: &Decide) -> Result<()> {
     let body = read_body(&options.body)?;
     let host = &options.host;
-    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let client = HostClient::new(&host.target)?;
     let client = client.with_headers(headers(&options.header)?);
     let mut path = format!("/decide?endpoint={}", percent_encoded(&options.endpoint));
     if let Some(key) = &options.key_id {
@@ -97,7 +97,32 @@ fn headers(given: &[String]) -> Result<HeaderMap> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use clap::error::ErrorKind;
+
     use super::headers;
+    use crate::cli::Cli;
+
+    #[test]
+    fn explain_takes_a_host_or_records() {
+        let parse = |arguments: &[&str]| {
+            let explain = ["pointsman", "explain", "id"].iter();
+            Cli::try_parse_from(explain.chain(arguments)).map(|_| ()).map_err(|error| error.kind())
+        };
+        let (config, records) = (["--config", "a.toml"], ["--records", "a", "b"]);
+        let url = ["--url", "http://127.0.0.1:1", "--token-env", "T"];
+        for valid in [&config[..], &records, &url, &["--socket", "s"]] {
+            assert_eq!(parse(valid), Ok(()), "{valid:?}");
+        }
+        for (invalid, kind) in [
+            (&[][..], ErrorKind::MissingRequiredArgument),
+            (&url[..2], ErrorKind::MissingRequiredArgument),
+            (&[config, ["--socket", "s"]].concat(), ErrorKind::ArgumentConflict),
+            (&[&config[..], &records].concat(), ErrorKind::ArgumentConflict),
+        ] {
+            assert_eq!(parse(invalid), Err(kind), "{invalid:?}");
+        }
+    }
 
     #[test]
     fn headers_have_a_name_and_are_not_those_of_the_admin_api() {

@@ -30,7 +30,7 @@ pub(crate) fn lane(command: Lane) -> Result<()> {
             let json = host.json;
             let query = format!("?lines={lines}&follow={follow}&json={json}");
             let path = format!("/lanes/{}/logs{query}", percent_encoded(&name));
-            let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+            let client = HostClient::new(&host.target)?;
             block_on(client.stream(&path, output::print_while_read))
         }
     }
@@ -49,7 +49,7 @@ fn send(LaneTarget { name, host }: &LaneTarget, command: &str, query: &str) -> R
 
 /// Sends a request that may take as long as a load.
 fn call(host: &HostOptions, method: Method, path: &str) -> Result<Value> {
-    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let client = HostClient::new(&host.target)?;
     block_on(async { Ok(client.call_without_timeout(method, path).await?) })
 }
 

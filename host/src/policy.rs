@@ -94,7 +94,7 @@ pub(crate) fn call(
     path: &str,
     body: Option<Value>,
 ) -> Result<Value> {
-    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let client = HostClient::new(&host.target)?;
     let body = body.map_or_else(String::new, |body| body.to_string());
     call_with(&client, method, path, body)
 }

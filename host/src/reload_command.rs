@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::cli::Check;
-use crate::cli::policy::{HostAddress, HostOptions};
+use crate::cli::policy::{HostAddress, HostOptions, HostTarget};
 use crate::cli::reload::Reload;
 use crate::output;
 use crate::policy::{ClientError, HostClient, aligned};
@@ -33,11 +33,9 @@ pub(crate) fn reload(options: &Reload) -> Result<()> {
 /// If the host is not reachable, or would reject the configuration.
 pub(crate) fn against(check: &Check, running: &str) -> Result<()> {
     let text = pointsman_config::Config::source(&check.config)?;
-    let host = HostOptions {
-        address: address(running, &check.config),
-        token_env: check.token_env.clone(),
-        json: check.json,
-    };
+    let address = address(running, &check.config);
+    let target = HostTarget { address, token_env: check.token_env.clone() };
+    let host = HostOptions { target, json: check.json };
     show(&call(&host, "/reload?check=true", text)?, check.json)
 }
 
@@ -57,7 +55,7 @@ fn address(running: &str, config: &Path) -> HostAddress {
 }
 
 fn call(host: &HostOptions, path: &str, body: String) -> Result<Value> {
-    let client = HostClient::new(&host.address, host.token_env.as_deref())?;
+    let client = HostClient::new(&host.target)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
     let text = runtime.block_on(client.call_text(Method::POST, path, body))?;

@@ -37,7 +37,7 @@ const DEFAULT_SIZE: (u16, u16) = (120, 40);
 /// # Errors
 /// If the host is not reachable, or standard output is not a terminal.
 pub(crate) fn top(options: &Top) -> Result<()> {
-    let client = || HostClient::new(&options.address, options.token_env.as_deref());
+    let client = || HostClient::new(&options.target);
     let updates = feed::follow(client()?)?;
     if options.once {
         return once(&updates);

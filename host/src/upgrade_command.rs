@@ -22,7 +22,7 @@ pub(crate) fn upgrade(options: &Upgrade) -> Result<()> {
     if let Some(seconds) = options.timeout {
         body.insert("timeout_s".to_owned(), json!(seconds));
     }
-    let client = HostClient::new(&options.host.address, options.host.token_env.as_deref())?;
+    let client = HostClient::new(&options.host.target)?;
     let client = client.with_timeout(std::time::Duration::from_secs(2 * 3600));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;

@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::policy::{HostAddress, HostOptions};
+use super::policy::{HostOptions, HostTarget};
 
 #[derive(Debug, Clone, Args)]
+// `--records` takes the place of a host.
+#[command(mut_group("HostAddress", |group| group.required(false)))]
 #[command(after_help = "\
+A host is asked for its recent decisions, then for its records.
+
 Examples:
   pointsman explain 0198f2a1 --config pointsman.toml
   pointsman explain 0198f2a1 --records /var/lib/pointsman/records --json")]
@@ -15,39 +19,14 @@ pub(crate) struct Explain {
     /// Id of the request: `X-Request-Id` of its response.
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) source: Source,
-    /// Environment variable with the token for `--url`.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    pub(crate) token_env: Option<String>,
+    pub(crate) target: HostTarget,
+    /// Read files of decision records, or folders of them, instead of asking a host.
+    #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
+    #[arg(required_unless_present = "HostAddress", conflicts_with = "HostAddress")]
+    pub(crate) records: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Where the request is looked for.
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct Source {
-    /// Ask the host that runs with this configuration: its recent decisions, then its records.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Ask the host at this socket.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
-    /// Ask the host at this URL, for example http://127.0.0.1:9101.
-    #[arg(long, value_name = "URL", requires = "token_env")]
-    pub(crate) url: Option<http::Uri>,
-    /// Read files of decision records, or folders of them.
-    #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
-    pub(crate) records: Vec<PathBuf>,
-}
-
-impl Source {
-    /// Returns the address of the running host; without meaning if records are read.
-    pub(crate) fn address(&self) -> HostAddress {
-        let Self { config, socket, url, records: _ } = self.clone();
-        HostAddress { config, socket, url }
-    }
 }
 
 #[derive(Debug, Clone, Args)]

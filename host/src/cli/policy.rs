@@ -296,16 +296,23 @@ pub(crate) struct PolicyTarget {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HostOptions {
     #[command(flatten)]
-    pub(crate) address: HostAddress,
-    /// Environment variable with the token for `--url`.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    pub(crate) token_env: Option<String>,
+    pub(crate) target: HostTarget,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// The address of a running host.
+/// A running host, and the token for it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HostTarget {
+    #[command(flatten)]
+    pub(crate) address: HostAddress,
+    /// Environment variable with the token for `--url`.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    pub(crate) token_env: Option<String>,
+}
+
+/// The address of a running host. One of its three parts is required.
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct HostAddress {

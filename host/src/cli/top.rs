@@ -2,16 +2,13 @@
 
 use clap::Args;
 
-use crate::cli::policy::HostAddress;
+use crate::cli::policy::HostTarget;
 
 /// What a running host does, in the terminal.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
     #[command(flatten)]
-    pub(crate) address: HostAddress,
-    /// Environment variable with the token for `--url`.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    pub(crate) token_env: Option<String>,
+    pub(crate) target: HostTarget,
     /// Print one frame as text, and end.
     #[arg(long)]
     pub(crate) once: bool,

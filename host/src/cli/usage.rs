@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::policy::HostAddress;
+use crate::cli::policy::HostTarget;
 
 /// Selects usage, and how it is printed.
 #[derive(Debug, Clone, Args)]
@@ -11,10 +11,7 @@ Times are in UTC and are rounded to hours. Hours that are older than 35 days are
 With --config, the store is read if the host is not running.")]
 pub(crate) struct Usage {
     #[command(flatten)]
-    pub(crate) address: HostAddress,
-    /// Environment variable with the token for `--url`.
-    #[arg(long, value_name = "NAME", requires = "url")]
-    pub(crate) token_env: Option<String>,
+    pub(crate) target: HostTarget,
     /// First day, or hour: 2026-11-01 or 2026-11-01T10:00:00Z. Default: the beginning of the month.
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::cli::policy::HostAddress;
+use crate::cli::policy::{HostAddress, HostTarget};
 use crate::output::print_error;
 
 /// Long, because the host may compile a large policy before it responds.
@@ -84,8 +84,8 @@ impl HostClient {
     ///
     /// # Errors
     /// If the configuration, the URL or the token cannot be used.
-    pub(crate) fn new(address: &HostAddress, token_env: Option<&str>) -> Result<Self> {
-        let target = Target::new(address, token_env)?;
+    pub(crate) fn new(HostTarget { address, token_env }: &HostTarget) -> Result<Self> {
+        let target = Target::new(address, token_env.as_deref())?;
         Ok(Self { target, timeout: RESPONSE_TIMEOUT, headers: HeaderMap::new() })
     }
 

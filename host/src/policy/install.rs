@@ -23,7 +23,7 @@ use super::author::cannot_load_copy;
 use super::client::ClientError;
 use super::progress::with_progress;
 use crate::chains;
-use crate::cli::policy::{HostAddress, HostOptions, Install};
+use crate::cli::policy::{HostAddress, HostOptions, HostTarget, Install};
 use crate::output::print;
 
 /// Runs the command.
@@ -110,7 +110,7 @@ fn verify(config: &Config, link: &PolicySpec, staged: &Path) -> Result<Result<St
 /// Has a running host load the version, and reports what became of it.
 fn verdict(options: &Install, name: &str, version: &str) -> Result<ExitCode> {
     let address = HostAddress { config: Some(options.config.clone()), socket: None, url: None };
-    let host = HostOptions { address, token_env: None, json: false };
+    let host = HostOptions { target: HostTarget { address, token_env: None }, json: false };
     let reload = || super::call(&host, Method::POST, "/reload", None);
     let mut response = match with_progress("waiting for the host", reload) {
         Ok(response) => response,

@@ -30,11 +30,11 @@ enum NoUsage {
 pub(crate) fn usage(options: &Usage) -> Result<()> {
     // Checked here as well, so that the error is the same without a host.
     let query = query(options)?;
-    let client = HostClient::new(&options.address, options.token_env.as_deref())?;
+    let client = HostClient::new(&options.target)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
     let called = runtime.block_on(client.call_text(Method::GET, &path(options), String::new()));
-    let text = match (called, &options.address.config) {
+    let text = match (called, &options.target.address.config) {
         (Err(ClientError::NotRunning { .. }), Some(config)) => {
             from_store(config, &query, options.format)?
         }
