@@ -7,7 +7,9 @@ use pointsman_tests::client::{Response, ResponseStream, chat, get, open, send};
 use pointsman_tests::deployment::admin_port;
 use pointsman_tests::host::{Host, program};
 use pointsman_tests::wait_until;
+use pointsman_xtask::sha256;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::{FAKE_ENGINE, lane};
 
@@ -27,13 +29,16 @@ struct Console {
 
 impl Console {
     fn start(more: &str, base: &'static str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), more, base)
+    }
+
+    fn start_in(dir: TempDir, more: &str, base: &'static str) -> Self {
         let admin = "[admin]\nlisten = \"127.0.0.1:0\"\ntoken-env = \"ADMIN_TOKEN\"\n";
         let config = format!(
             "{more}\n[state]\ndir = \"state\"\norphan-grace = \"0s\"\n{admin}{}{}",
             lane("a", &["a"], &[]),
             lane("busy", &["busy"], &["--script", r#"{"hang": true}"#]),
         );
-        let dir = tempfile::tempdir().unwrap();
         let host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &[("ADMIN_TOKEN", TOKEN)])
             .wait_until_ready();
         let port = if base.is_empty() { admin_port(&host) } else { host.port };
@@ -186,6 +191,77 @@ fn console_on_the_listener_for_clients_needs_the_token_of_operators() {
     assert_eq!(without.error_code(), "session_required");
     let off = get(admin_port(&console.host), "/console/");
     assert_eq!(off.status, 200, "on the admin listener, too");
+}
+
+const KEYS: &str = r#"
+[[tenants]]
+name = "acme"
+limits = { tokens-per-minute = 100_000 }
+[[groups]]
+name = "staff"
+shared-limits = { budget = [{ period = "day", requests = 10 }] }
+"#;
+
+/// Returns a key of the keys file. Its secret is the name with a beginning.
+fn key(name: &str, more: &str) -> String {
+    let hash = sha256(format!("pm_secret-of-{name}").as_bytes());
+    format!("[[keys]]\nid = {name:?}\nhash = \"sha256:{hash}\"\ntenant = \"acme\"\n{more}\n")
+}
+
+#[test]
+fn keys_are_listed_by_what_is_left_of_their_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = [
+        KEYS.to_owned(),
+        key("unused", "group = \"staff\""),
+        key("busy", "limits = { requests-per-minute = 1 }"),
+    ];
+    std::fs::write(dir.path().join("keys.toml"), keys.concat()).unwrap();
+    let console = Console::start_in(dir, "[access]\nkeys = \"keys.toml\"", "");
+    let mut events = console.events();
+    let list = read_until(&mut events, "keys", |_| true);
+    let names = |list: &Value| -> Vec<String> {
+        let keys = list["keys"].as_array().unwrap();
+        keys.iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((names(&list), &list["total"]), (vec!["busy".into(), "unused".into()], &json!(2)));
+    assert_eq!(list["keys"][0]["last_used_unix_ms"], Value::Null);
+    let body = chat("a", json!({ "max_tokens": 5 })).to_string();
+    let headers = [JSON, ("authorization", "Bearer pm_secret-of-busy")];
+    let ask = || send(console.host.port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
+    assert_eq!([ask().status, ask().status], [200, 429]);
+    let list = read_until(&mut events, "keys", |list| list["keys"][0]["refused"] == 1);
+    assert_eq!(names(&list), ["busy", "unused"]);
+    let busy = &list["keys"][0];
+    assert_eq!((&busy["requests"], &busy["nearest_permille"]), (&json!(2), &json!(1000)));
+    assert!(busy["last_used_unix_ms"].as_u64() <= busy["last_refusal"]["unix_ms"].as_u64());
+    assert_eq!(busy["last_refusal"]["limit"], "requests-per-minute");
+    let limit = |key: &Value, account: &str, limit: &str| -> Value {
+        let mut limits = key["limits"].as_array().unwrap().iter();
+        let is_it = |found: &&Value| found["account"] == account && found["limit"] == limit;
+        limits.find(is_it).unwrap().clone()
+    };
+    let of_key = limit(busy, "key", "requests-per-minute");
+    assert_eq!([&of_key["max"], &of_key["used"], &of_key["left"]], [1, 1, 0]);
+    let now = list["keys"][0]["last_used_unix_ms"].as_u64().unwrap();
+    let resets = of_key["resets_unix_ms"].as_u64().unwrap();
+    assert!((now + 55_000..now + 65_000).contains(&resets), "{resets} after {now}");
+    let unused = &list["keys"][1];
+    let of_tenant = limit(unused, "tenant", "tokens-per-minute");
+    assert!(of_tenant["used"].as_u64().unwrap() > 0, "it is shared: {of_tenant}");
+    let of_group = limit(unused, "group", "request-budget");
+    assert_eq!((&of_group["period"], &of_group["account_name"]), (&json!("day"), &json!("staff")));
+    assert_eq!((&of_group["used"], &of_group["resets_unix_ms"]), (&json!(0), &Value::Null));
+    let first = console.call("GET", "/api/keys?limit=1", "").json();
+    assert_eq!((names(&first), &first["total"]), (vec!["busy".into()], &json!(2)));
+    let unknown = console.call("GET", "/api/keys?limits=1", "");
+    assert_eq!((unknown.status, unknown.error_code()), (400, "invalid_request".into()));
+    let text = String::from_utf8_lossy(&events.body).into_owned() + &first.to_string();
+    let hash = sha256(b"pm_secret-of-busy");
+    assert!(!text.contains("secret-of") && !text.contains(&hash[..16]), "{text}");
+    let body = chat("a", json!({})).to_string();
+    let refused = send(console.host.port, "GET", "/keys", &headers, body.as_bytes());
+    assert_eq!(refused.status, 404, "not for clients");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod ask;
 mod budget;
 mod calendar;
 mod excess;
+mod limit_use;
 mod refusal;
 mod table;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use pointsman_domain::{Allowance, TokenCounts};
 use self::account::Charge;
 pub use self::ask::Ask;
 pub use self::budget::BudgetRow;
+pub use self::limit_use::LimitUse;
 pub use self::refusal::Refusal;
 use self::table::{Ended, Table, Used};
 use crate::identity::Identity;
@@ -90,6 +92,15 @@ impl Accounts {
         match identity.accounts.is_empty() {
             true => Allowance::default(),
             false => self.table.lock().allowance(&identity.accounts, now),
+        }
+    }
+
+    /// Returns what is used of each limit of a key: of its own account first, and those of groups
+    /// and of its tenant.
+    pub fn limit_uses(&self, identity: &Identity, now: Moment) -> Vec<LimitUse> {
+        match identity.accounts.is_empty() {
+            true => Vec::new(),
+            false => self.table.lock().limit_uses(&identity.accounts, now),
         }
     }
 

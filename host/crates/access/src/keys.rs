@@ -410,6 +410,7 @@ impl fmt::Debug for Keys {
     }
 }
 
+mod listing;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! caller's.
 
 mod accounts;
+mod activity;
 mod credential;
 mod edit;
 mod file;
@@ -30,7 +31,8 @@ mod time;
 mod tokens;
 mod usage;
 
-pub use self::accounts::{Accounts, Admission, Ask, BudgetRow, Refusal};
+pub use self::accounts::{Accounts, Admission, Ask, BudgetRow, LimitUse, Refusal};
+pub use self::activity::{Activity, KeyActivity, LastRefusal};
 pub use self::edit::{EditError, KeysFile, NewKey};
 pub use self::groups::{Definitions, Grants, GroupSpec, KeySpec, TenantSpec};
 pub use self::identity::Identity;

@@ -85,6 +85,34 @@ pub enum Limit {
     EngineBudget(Period),
 }
 
+impl Limit {
+    /// Returns the name of the limit in metrics and reports. That of a budget does not have its
+    /// period.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::RequestsPerMinute => "requests-per-minute",
+            Self::TokensPerMinute => "tokens-per-minute",
+            Self::Concurrent => "concurrent",
+            Self::Queued => "queued",
+            Self::TokenBudget(_) => "token-budget",
+            Self::RequestBudget(_) => "request-budget",
+            Self::EngineBudget(_) => "engine-budget",
+        }
+    }
+
+    /// Returns the period of a budget; `None` for other limits.
+    pub fn period(self) -> Option<Period> {
+        match self {
+            Self::TokenBudget(period)
+            | Self::RequestBudget(period)
+            | Self::EngineBudget(period) => Some(period),
+            Self::RequestsPerMinute | Self::TokensPerMinute | Self::Concurrent | Self::Queued => {
+                None
+            }
+        }
+    }
+}
+
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,6 +29,7 @@
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /usage                                what was used, as JSON or CSV
+//!   GET  /keys?limit=9                         the limits of keys, and what is used of them
 //!   DELETE /conversations?tenant=…            erase what was saved of conversations
 //!   any  /upstream/{lane}/{path}               a path of the engine of a lane
 //! ```
@@ -43,6 +44,7 @@ mod conversations;
 mod decisions;
 mod events;
 mod gate;
+mod keys;
 mod lanes;
 mod operator;
 mod playground;
@@ -256,6 +258,7 @@ fn api(gateway: &Gateway, policies: Policies) -> Router {
         .merge(conversation_routes)
         .merge(lanes::routes().with_state(Arc::clone(gateway.status())))
         .merge(requests::routes().with_state(gateway.pipeline()))
+        .merge(keys::routes().with_state(gateway.pipeline()))
         .merge(decisions::routes(gateway.pipeline(), Arc::clone(gateway.main_listener())))
         .merge(events::routes(gateway))
         .merge(audit::routes().with_state(Arc::clone(gateway.status())))

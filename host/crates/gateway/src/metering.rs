@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pointsman_access::{
-    Accounts, Admission, Ask, Identity, Moment, Refusal, UsageBook, UsageEvent,
+    Accounts, Admission, Ask, Identity, KeyActivity, LimitUse, Moment, Refusal, UsageBook,
+    UsageEvent,
 };
 use pointsman_domain::{
     Allowance, Endpoint, QueueShare, RequestFlow, RequestResult, RequestView as _, TokenCounts,
@@ -25,6 +26,7 @@ pub(crate) const BYTES_PER_TOKEN: usize = 4;
 pub(crate) struct Meter {
     accounts: Arc<Accounts>,
     usage: Arc<UsageBook>,
+    activity: Arc<KeyActivity>,
     started: Instant,
 }
 
@@ -39,6 +41,8 @@ pub(crate) struct Metering {
     allowance: Option<Allowance>,
     /// The request was sent to the engine of its lane.
     is_sent: bool,
+    /// Where the request was noted; `None` before.
+    activity: Option<Arc<KeyActivity>>,
 }
 
 /// A request that is counted until its end.
@@ -152,18 +156,28 @@ impl Counting {
 
 impl Meter {
     pub(crate) fn new(accounts: Arc<Accounts>, usage: Arc<UsageBook>) -> Self {
-        Self { accounts, usage, started: Instant::now() }
+        Self { accounts, usage, activity: Arc::default(), started: Instant::now() }
     }
 
     /// Returns a meter whose accounts have used the same, and that counts nothing for this one.
     pub(crate) fn copy(&self) -> Self {
         let (accounts, usage) = (self.accounts.copy(), Arc::default());
-        Self { accounts, usage, started: self.started }
+        Self { accounts, usage, activity: Arc::default(), started: self.started }
     }
 
     /// Returns what was used.
     pub(crate) fn usage(&self) -> &Arc<UsageBook> {
         &self.usage
+    }
+
+    /// Returns what keys have done since the start of the host.
+    pub(crate) fn activity(&self) -> &KeyActivity {
+        &self.activity
+    }
+
+    /// Returns what is used of each limit of a key.
+    pub(crate) fn limit_uses(&self, identity: &Identity) -> Vec<LimitUse> {
+        self.accounts.limit_uses(identity, self.now())
     }
 
     fn now(&self) -> Moment {
@@ -245,6 +259,8 @@ impl Metering {
         }
         let identity = &self.identity;
         let (now, is_limited) = (meter.now(), !identity.accounts.is_empty());
+        meter.activity.note_request(identity, now.unix_ms);
+        self.activity = Some(Arc::clone(&meter.activity));
         let admitted = meter.accounts.admit(identity, ask, now);
         self.allowance = is_limited.then(|| match &admitted {
             Ok(admission) => *admission.allowance(),
@@ -326,6 +342,9 @@ impl Metering {
         let (refusal, Some(tenant)) = (error.refusal(), &self.identity.tenant) else { return };
         if let Some(refusal) = refusal {
             metrics.tenants.limited(tenant, refusal);
+            if let Some(activity) = &self.activity {
+                activity.note_refusal(&self.identity, refusal, Moment::now(Duration::ZERO).unix_ms);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use pointsman_access::{Limit, Refusal};
+use pointsman_access::Refusal;
 use pointsman_domain::{RequestResult, TokenCounts};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -111,15 +111,7 @@ impl TenantMetrics {
 
     /// Counts a request that a limit has refused.
     pub(crate) fn limited(&self, tenant: &str, refusal: &Refusal) {
-        let limit = match refusal.limit {
-            Limit::RequestsPerMinute => "requests-per-minute",
-            Limit::TokensPerMinute => "tokens-per-minute",
-            Limit::Concurrent => "concurrent",
-            Limit::Queued => "queued",
-            Limit::TokenBudget(_) => "token-budget",
-            Limit::RequestBudget(_) => "request-budget",
-            Limit::EngineBudget(_) => "engine-budget",
-        };
+        let limit = refusal.limit.label();
         let tenant = self.tenants.get(tenant).label.clone();
         self.limited.get_or_create(&LimitLabels { tenant, limit }).inc();
     }
@@ -133,7 +125,7 @@ impl From<String> for Counters {
 
 #[cfg(test)]
 mod tests {
-    use pointsman_access::{AccountId, Period};
+    use pointsman_access::{AccountId, Limit, Period};
 
     use super::*;
 

@@ -6,8 +6,9 @@ use pointsman_domain::{Allowance, Remaining};
 
 use super::budget::Spent;
 use super::excess::Excess;
+use super::limit_use::LimitUse;
 use super::window::{Window, step_of, time_until};
-use crate::limits::{Limit, Limits, Period};
+use crate::limits::{AccountId, Limit, Limits, Period};
 use crate::moment::Moment;
 
 /// The periods of budgets, in the order in which an account has them.
@@ -196,6 +197,38 @@ impl Account {
             tokens: limits.tokens_per_minute.map(|limit| left(limit, used.tokens, reset_ms)),
             budget: budgets.reduce(tighter),
         }
+    }
+
+    /// Returns what is used of each limit.
+    pub(super) fn limit_uses(&self, id: &AccountId, limits: &Limits, now: Moment) -> Vec<LimitUse> {
+        let used = self.window.used();
+        let window_end =
+            now.unix_ms.saturating_add(millis(time_until(self.window.end(), now.running)));
+        let limit_use = |limit, max: Option<u64>, used: u64, end: Option<u64>| {
+            let resets_unix_ms = end.filter(|_| used > 0);
+            Some(LimitUse { account: id.clone(), limit, max: max?, used, resets_unix_ms })
+        };
+        let (requests, concurrent) = (limits.requests_per_minute, limits.concurrent);
+        let (in_flight, waiting) = (self.in_flight.into(), self.waiting.into());
+        let end = Some(window_end);
+        let mut uses = vec![
+            limit_use(Limit::RequestsPerMinute, requests.map(u64::from), used.requests, end),
+            limit_use(Limit::TokensPerMinute, limits.tokens_per_minute, used.tokens, end),
+            limit_use(Limit::Concurrent, concurrent.map(u64::from), in_flight, None),
+            limit_use(Limit::Queued, limits.queued.map(u64::from), waiting, None),
+        ];
+        for budget in &limits.budgets {
+            let spent = self.budgets[index_of(budget.period)].unwrap_or_default();
+            let (period, end) = (budget.period, Some(spent.end));
+            let tokens = spent.tokens.saturating_add(spent.reserved);
+            let seconds = spent.engine_ms / 1000;
+            uses.extend([
+                limit_use(Limit::TokenBudget(period), budget.tokens, tokens, end),
+                limit_use(Limit::RequestBudget(period), budget.requests, spent.requests, end),
+                limit_use(Limit::EngineBudget(period), budget.engine_seconds, seconds, end),
+            ]);
+        }
+        uses.into_iter().flatten().collect()
     }
 
     /// Returns what was used of each budget.

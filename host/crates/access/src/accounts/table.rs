@@ -9,8 +9,9 @@ use super::account::{Account, Charge, FIRST_OUTPUT, tighter};
 use super::ask::Ask;
 use super::budget::BudgetRow;
 use super::excess::Excess;
+use super::limit_use::LimitUse;
 use super::refusal::Refusal;
-use crate::limits::{AccountId, AccountLimits};
+use crate::limits::{AccountId, AccountLimits, Limits};
 use crate::moment::Moment;
 
 /// Time after which idle accounts are looked for.
@@ -157,15 +158,27 @@ impl Table {
         let now = self.advance(now);
         let unused = Account::default();
         accounts.iter().fold(Allowance::default(), |allowance, AccountLimits { id, limits }| {
-            let account = match self.accounts.get_mut(id) {
-                Some(account) => {
-                    account.advance(limits, now);
-                    &*account
-                }
-                None => &unused,
-            };
+            let account = self.advanced(id, limits, now).unwrap_or(&unused);
             tightest(allowance, account.allowance(limits, now))
         })
+    }
+
+    pub(super) fn limit_uses(&mut self, accounts: &[AccountLimits], now: Moment) -> Vec<LimitUse> {
+        let now = self.advance(now);
+        let unused = Account::default();
+        let mut uses = Vec::new();
+        for AccountLimits { id, limits } in accounts {
+            let account = self.advanced(id, limits, now).unwrap_or(&unused);
+            uses.extend(account.limit_uses(id, limits, now));
+        }
+        uses
+    }
+
+    /// Returns an account as it is now; `None` if nothing of it is remembered.
+    fn advanced(&mut self, id: &AccountId, limits: &Limits, now: Moment) -> Option<&Account> {
+        let account = self.accounts.get_mut(id)?;
+        account.advance(limits, now);
+        Some(account)
     }
 
     pub(super) fn take_dirty(&mut self) -> Vec<BudgetRow> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pointsman_domain::TokenCounts;
 use proptest::prelude::*;
 
-use super::{Accounts, Admission, Ask, BudgetRow, Refusal};
+use super::{Accounts, Admission, Ask, BudgetRow, LimitUse, Refusal};
 use crate::identity::Identity;
 use crate::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
 use crate::moment::Moment;
@@ -442,4 +442,46 @@ fn threads_share_limits() {
     assert_eq!(allowance.requests.unwrap().left, 5000 - accepted);
     assert!(accepted <= 5000);
     assert!(accounts.table.lock().is_idle_at(at(2 * MINUTE)));
+}
+
+#[test]
+fn the_use_of_each_limit_is_reported() {
+    let accounts = Arc::new(Accounts::default());
+    let of_key =
+        Limits { concurrent: Some(2), tokens_per_minute: Some(100), ..budget(Period::Day, 400) };
+    let of_tenant = Limits { requests_per_minute: Some(0), ..Limits::default() };
+    let identity = identity([(AccountId::Key(1), of_key)]);
+    let uses = |ms| -> Vec<(Limit, u64, u64, u16, Option<u64>)> {
+        let uses = accounts.limit_uses(&identity, at(ms)).into_iter();
+        let found = uses.map(|found: LimitUse| {
+            let (left, permille) = (found.left(), found.used_permille());
+            (found.limit, found.used, left, permille, found.resets_unix_ms)
+        });
+        found.collect()
+    };
+    let (tokens, concurrent) = (Limit::TokensPerMinute, Limit::Concurrent);
+    let day = Limit::TokenBudget(Period::Day);
+    let unused = [(tokens, 0, 100, 0, None), (concurrent, 0, 2, 0, None), (day, 0, 400, 0, None)];
+    assert_eq!(uses(0), unused);
+    assert_eq!(accounts.count(), 0, "a report creates no account");
+    let admission = accounts.admit(&identity, ask(80), at(MINUTE)).unwrap();
+    let (minute, midnight) = (Some(NOON + 2 * MINUTE + 100), Some(NOON + 12 * HOUR));
+    let in_flight = [
+        (tokens, 80, 20, 800, minute),
+        (concurrent, 1, 1, 500, None),
+        (day, 80, 320, 200, midnight),
+    ];
+    assert_eq!(uses(MINUTE + 20), in_flight);
+    admission.settle(output(120), Duration::ZERO, at(MINUTE + 50));
+    // More than expected, and more than the limit.
+    let ended = [
+        (tokens, 120, 0, 1000, minute),
+        (concurrent, 0, 2, 0, None),
+        (day, 120, 280, 300, midnight),
+    ];
+    assert_eq!(uses(MINUTE + 60), ended);
+    assert_eq!(uses(3 * MINUTE)[0], (tokens, 0, 100, 0, None));
+    assert_eq!(uses(13 * HOUR)[2], (day, 0, 400, 0, None));
+    let closed = self::identity([(AccountId::Tenant("t".to_owned()), of_tenant)]);
+    assert_eq!(accounts.limit_uses(&closed, at(0))[0].used_permille(), 1000);
 }

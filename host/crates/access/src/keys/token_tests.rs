@@ -77,3 +77,23 @@ fn tokens_need_a_tenant_and_a_known_group() {
     let defaulted = TokenSettings { default_group: Some("none".to_owned()), ..settings() };
     assert!(refused(defaulted, &json!({})));
 }
+
+#[test]
+fn keys_and_bearers_are_listed() {
+    let issuer = TestIssuer::new();
+    let settings = TokenSettings { default_tenant: Some("staff".to_owned()), ..settings() };
+    let verifier = Arc::new(TokenVerifier::new(settings, Box::new(|| ())));
+    verifier.replace(issuer.keys(), SystemTime::now());
+    let plain = Keys::new([ApiKey::new("k1", "a"), ApiKey::new("k2", "b")]);
+    let keys = plain.clone().with_tokens(verifier);
+    let mut tenants: Vec<Option<String>> =
+        keys.identities().iter().map(|identity| identity.tenant.clone()).collect();
+    tenants.sort();
+    assert_eq!(tenants, [Some("a".to_owned()), Some("b".to_owned())]);
+    let headers = bearer(&issuer.token(&claims(now_s())));
+    let of_token = keys.identity(&headers).unwrap();
+    assert_eq!(keys.current_bearer(&of_token).as_ref(), Some(&*of_token));
+    assert_eq!(plain.current_bearer(&of_token), None, "tokens are not accepted");
+    let of_key = keys.identity(&bearer("k1")).unwrap();
+    assert_eq!(keys.current_bearer(&of_key), None);
+}

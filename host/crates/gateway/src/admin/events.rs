@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   event: state      the whole status, at once and then at changes, at most four times per second
+//!   event: keys       the keys that are nearest to their limits, at once and at changes, at most
+//!                     once per second
 //!   event: decision   a decision, when its request has ended
 //!   event: log        a line of the log: the last ones at once, and then each new one
 //!   event: lost       how many events of a stream this client was too slow for
@@ -27,16 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::operator::SessionEnd;
 use super::requests::unix_ms;
-use super::snapshot;
-use crate::decisions::{Decisions, EndedRequest};
+use super::{keys, snapshot};
+use crate::decisions::EndedRequest;
 use crate::error::RouteError;
 use crate::gateway::Gateway;
-use crate::in_flight::InFlightRequests;
+use crate::pipeline::Pipeline;
 use crate::response::{self, error, only};
 use crate::status::StatusSources;
 
 /// Minimum time between two states.
 const STATE_INTERVAL: Duration = Duration::from_millis(250);
+/// Minimum time between two events about keys.
+const KEYS_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of comments while nothing changes, by which a client that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Tells proxies not to hold events back.
@@ -46,15 +50,12 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 #[derive(Clone)]
 struct Sources {
     host: Arc<StatusSources>,
-    in_flight: InFlightRequests,
-    decisions: Decisions,
+    pipeline: Arc<Pipeline>,
 }
 
 pub(super) fn routes(gateway: &Gateway) -> Router {
     let host = Arc::clone(gateway.status());
-    let pipeline = gateway.pipeline();
-    let (in_flight, decisions) = (pipeline.in_flight.clone(), pipeline.decisions.clone());
-    let sources = Sources { host, in_flight, decisions };
+    let sources = Sources { host, pipeline: gateway.pipeline() };
     Router::new()
         .route("/events", only("GET", get(events)))
         .route("/lane-history", only("GET, HEAD", get(history)))
@@ -73,7 +74,7 @@ async fn history(State(Sources { host, .. }): State<Sources>) -> Response {
 }
 
 async fn events(
-    State(Sources { host, in_flight, decisions }): State<Sources>,
+    State(Sources { host, pipeline }): State<Sources>,
     session: Option<Extension<SessionEnd>>,
     request: Request,
 ) -> Response {
@@ -85,18 +86,20 @@ async fn events(
     let (lines, log) = host.log.subscribe();
     let next = lines.iter().map(|line| event("log", line)).collect();
     // The page has the earlier ones from `/decisions`.
-    let decisions = decisions.subscribe();
+    let decisions = pipeline.decisions.subscribe();
     let session = session.map(|Extension(session)| session);
     let events = EventStream {
         stop: host.stop.clone(),
         host,
-        in_flight,
+        pipeline,
         session,
         interval,
         log,
         decisions,
         next,
         last_state: String::new(),
+        last_keys: String::new(),
+        keys_compared: None,
         last_sent: Instant::now(),
         _permit: permit,
     };
@@ -115,7 +118,7 @@ async fn events(
 /// The events of one client.
 struct EventStream {
     host: Arc<StatusSources>,
-    in_flight: InFlightRequests,
+    pipeline: Arc<Pipeline>,
     /// Cancelled when the host stops.
     stop: CancellationToken,
     /// The session of the client; `None` if it has a token.
@@ -127,6 +130,10 @@ struct EventStream {
     next: VecDeque<String>,
     /// The state that was sent last.
     last_state: String,
+    /// What was sent last about keys.
+    last_keys: String,
+    /// When that was compared with what is; `None` if never.
+    keys_compared: Option<Instant>,
     last_sent: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -153,6 +160,9 @@ impl EventStream {
             }
             tokio::select! {
                 _ = self.interval.tick() => {
+                    // Sent after the state.
+                    let keys = self.changed_keys();
+                    keys.into_iter().for_each(|event| self.next.push_front(event));
                     if let Some(event) = self.changed_state().await {
                         return event;
                     }
@@ -166,9 +176,24 @@ impl EventStream {
         }
     }
 
+    /// Returns the keys that are nearest to their limits if that has changed.
+    fn changed_keys(&mut self) -> Option<String> {
+        if self.keys_compared.is_some_and(|compared| compared.elapsed() < KEYS_INTERVAL) {
+            return None;
+        }
+        self.keys_compared = Some(Instant::now());
+        let keys = keys::report(&self.pipeline, keys::DEFAULT_KEYS).to_string();
+        if keys == self.last_keys {
+            return None;
+        }
+        let event = event("keys", &keys);
+        self.last_keys = keys;
+        Some(event)
+    }
+
     /// Returns the state if it is another one than before, or a comment if it is time for one.
     async fn changed_state(&mut self) -> Option<String> {
-        let state = snapshot::document(&self.host, &self.in_flight).await.to_string();
+        let state = snapshot::document(&self.host, &self.pipeline.in_flight).await.to_string();
         if state == self.last_state {
             return (self.last_sent.elapsed() >= KEEP_ALIVE).then(|| ":\n\n".to_owned());
         }
