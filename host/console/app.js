@@ -1,7 +1,9 @@
 // The frame of the console: pages, session, events.
 
+import { act } from "./actions.js";
 import { call, events, session } from "./api.js";
 import { el, notice } from "./dom.js";
+import { keys } from "./keys.js";
 import { lanes } from "./lanes.js";
 import { requests } from "./requests.js";
 import { decisions } from "./decisions.js";
@@ -11,17 +13,17 @@ import { log } from "./log.js";
 import { playground } from "./playground.js";
 
 // Each page: `show(main, host, rest)` draws it and returns what to do at changes.
-const pages = { lanes, requests, decisions, policies, usage, log, playground };
+const pages = { lanes, requests, decisions, policies, keys, usage, log, playground };
 const titles = {
   lanes: "Lanes", requests: "Requests", decisions: "Decisions", policies: "Policies",
-  usage: "Usage", log: "Log", playground: "Playground",
+  keys: "Keys", usage: "Usage", log: "Log", playground: "Playground",
 };
 const MAX_LINES = 1000;
 const MAX_ROWS = 200;
 
 // What is known of the host.
 const host = {
-  state: null, skew: 0, log: [], lost: 0, decisions: [], history: [],
+  state: null, keys: null, skew: 0, log: [], lost: 0, decisions: [], history: [],
   now() { return Date.now() + this.skew; },
 };
 let current = null;
@@ -58,6 +60,10 @@ const handlers = {
     host.skew = state.unix_ms - Date.now();
     remember(state);
     current?.state?.();
+  },
+  keys(found) {
+    host.keys = found;
+    current?.keys?.();
   },
   decision(row) {
     host.decisions.unshift(row);
@@ -112,7 +118,7 @@ function login() {
     event.preventDefault();
     failure.textContent = "";
     try {
-      await call("POST", "/session", { token: token.value, operator: name.value || null });
+      await act("log-in", null, { token: token.value, operator: name.value || null });
       await start(await session());
     } catch (error) {
       const isWrong = error.code === "invalid_api_key";
@@ -131,7 +137,7 @@ function login() {
 document.addEventListener("session-ended", login);
 window.addEventListener("hashchange", () => { if (source) { show(); main().focus(); } });
 document.getElementById("logout").addEventListener("click", async () => {
-  await call("DELETE", "/session").catch((error) => notice(error.message, true));
+  await act("log-out").catch((error) => notice(error.message, true));
   login();
 });
 document.addEventListener("keydown", (event) => {

@@ -18,6 +18,9 @@ function row(decision) {
 const heads = ["Time", "Model", "Lane", "Outcome", "Status", "Duration", "Reason", "Decided by",
   "Tenant", "Attempts", "Id"];
 
+// Fields with points in time, in milliseconds since 1970.
+const times = ["since_ms", "at_ms"];
+
 const isFlat = (value) => value !== null && typeof value === "object" && !Array.isArray(value)
   && Object.values(value).every((inner) => inner === null || typeof inner !== "object");
 
@@ -39,8 +42,11 @@ export function explain(value) {
     return el("ol", {}, value.map((item) => el("li", {}, explain(item))));
   }
   if (value !== null && typeof value === "object") {
-    return terms(Object.entries(value).map(([name, inner]) =>
-      [name.replaceAll("_", " "), inner === null ? null : explain(inner)]));
+    const entries = Object.entries(value);
+    if (entries.length === 0) return el("span", { class: "faint" }, "none");
+    return terms(entries.map(([name, inner]) => (times.includes(name) && inner !== null
+      ? [name.split("_")[0], time(inner)]
+      : [name.replaceAll("_", " "), inner === null ? null : explain(inner)])));
   }
   return el("span", {}, text(value) ?? "–");
 }
@@ -54,7 +60,8 @@ export function explanation(decision) {
       parts.push(el("h3", {}, name.replaceAll("_", " ")), explain(value));
     } else {
       const isTime = name === "unix_ms";
-      simple.push([name.replaceAll("_", " "), isTime ? time(value) : text(value)]);
+      const label = isTime ? "time" : name.replaceAll("_", " ");
+      simple.push([label, isTime ? time(value) : text(value)]);
     }
   }
   return el("article", { class: "explanation" }, terms(simple), parts);

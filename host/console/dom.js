@@ -22,9 +22,12 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Returns a table in a container that scrolls sideways. */
+/** Returns a table. On a phone, each row is shown as a list of heads and values. */
 export function table(heads, rows, empty = "Nothing.") {
   if (rows.length === 0) return el("p", { class: "faint" }, empty);
+  for (const row of rows) {
+    [...row.cells].forEach((cell, index) => cell.setAttribute("data-head", heads[index] ?? ""));
+  }
   const head = el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)));
   return el("div", { class: "scroll" },
     el("table", {}, el("thead", {}, head), el("tbody", {}, rows)));

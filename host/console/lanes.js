@@ -1,44 +1,40 @@
 // Lanes: what they do, their memory, and what operators do with them.
 
-import { call, send } from "./api.js";
-import { confirmed, el, notice, replace, table, terms } from "./dom.js";
+import { ask } from "./actions.js";
+import { send } from "./api.js";
+import { el, notice, replace, table, terms } from "./dom.js";
 import { bytes, duration, text } from "./format.js";
 import { timeline } from "./timeline.js";
 
-const actions = [
-  ["load", "Load", "", "Load lane"],
-  ["unload", "Unload", "", "Unload lane"],
-  ["unload", "Hold", "&hold=true", "Unload, and keep unloaded, lane"],
-  ["drain", "Drain", "", "Send no more requests to lane"],
-  ["drain", "Resume", "&undo=true", "End the drain of lane"],
-  ["restart", "Restart", "", "Restart the engine of lane"],
+const buttons = [
+  ["lane-load", "Load", "Load lane"],
+  ["lane-unload", "Unload", "Unload lane"],
+  ["lane-hold", "Hold", "Unload, and keep unloaded, lane"],
+  ["lane-drain", "Drain", "Send no more requests to lane"],
+  ["lane-resume", "Resume", "End the drain of lane"],
+  ["lane-restart", "Restart", "Restart the engine of lane"],
 ];
 
-async function act(lane, command, parameter, question, label) {
-  if (!await confirmed(`${question} ${lane}?`, label)) return;
-  const path = `/lanes/${encodeURIComponent(lane)}/${command}?wait=false${parameter}`;
-  try {
-    await call("POST", path);
-    notice(`${label}: ${lane}`);
-  } catch (error) {
-    notice(error.message, true);
-  }
-}
-
-function allows(label, lane) {
+/** Returns true if an action would change something. */
+function allows(action, lane) {
   const drains = lane.manual?.mode === "draining";
-  if (label === "Resume") return drains;
-  if (label === "Drain") return !drains;
-  if (lane.pid === null && label === "Restart") return false;
-  return true;
+  switch (action) {
+    case "lane-load": return !["ready", "degraded", "starting"].includes(lane.state);
+    case "lane-unload": return lane.state !== "unloaded";
+    case "lane-drain": return !drains;
+    case "lane-resume": return drains;
+    case "lane-restart": return lane.pid !== null;
+    default: return true;
+  }
 }
 
 function card(lane) {
   const slots = lane.slots ?? 0;
-  const buttons = actions.filter(([, label]) => allows(label, lane))
-    .map(([command, label, parameter, question]) => el("button", {
-      type: "button", "data-focus": `${lane.name}/${label}`, "data-action": label,
-      onclick: () => act(lane.name, command, parameter, question, label),
+  const allowed = buttons.filter(([action]) => allows(action, lane))
+    .map(([action, label, question]) => el("button", {
+      type: "button", "data-focus": `${lane.name}/${action}`, "data-action": action,
+      onclick: () => ask(action, lane.name, `${question} ${lane.name}?`, label,
+        () => `${label}: ${lane.name}`),
     }, label));
   const log = el("a", { href: `#lanes/${encodeURI(lane.name)}` }, "Engine's log");
   return el("section", { class: "card", "data-lane": lane.name },
@@ -57,7 +53,7 @@ function card(lane) {
       ["by hand", lane.manual ? `${lane.manual.mode} by ${lane.manual.by}` : null],
       ["problem", lane.problem],
     ]),
-    el("div", { class: "row" }, buttons, log));
+    el("div", { class: "row" }, allowed, log));
 }
 
 function groups(state) {
@@ -65,10 +61,12 @@ function groups(state) {
     el("td", {}, group.name),
     el("td", {}, el("progress", { max: group.budget_bytes || 1, value: group.reserved_bytes,
       "aria-label": "memory that is reserved" })),
-    el("td", { class: "num" }, `${bytes(group.reserved_bytes)} of ${bytes(group.budget_bytes) ?? "any"}`),
+    el("td", { class: "num" },
+      `${bytes(group.reserved_bytes)} of ${bytes(group.budget_bytes) ?? "any"}`),
     el("td", { class: "num" }, bytes(group.measured_bytes)),
     el("td", {}, group.lanes.join(", "))));
-  return table(["Group", "Memory", "", "Measured", "Lanes"], rows, "No groups: the lanes share no memory.");
+  return table(["Group", "Memory", "Reserved", "Measured", "Lanes"], rows,
+    "No groups: the lanes share no memory.");
 }
 
 /** The page of all lanes, or the log of one engine. */

@@ -1,6 +1,7 @@
 // Sends a request as a client would, or asks what would be decided.
 
-import { call, send } from "./api.js";
+import { act, sendAction } from "./actions.js";
+import { call } from "./api.js";
 import { el, notice } from "./dom.js";
 import { explanation } from "./decisions.js";
 
@@ -62,7 +63,7 @@ export function playground(main, host) {
   const sendIt = guarded(async () => {
     const headers = key.value ? { "x-pointsman-client-key": key.value } : {};
     const begun = performance.now();
-    const response = await send("POST", `/playground/${endpoint.value}`, parsed(), headers);
+    const response = await sendAction("playground-send", endpoint.value, parsed(), headers);
     await read(response, output);
     const id = response.headers.get("x-request-id");
     const ms = Math.round(performance.now() - begun);
@@ -72,7 +73,7 @@ export function playground(main, host) {
   });
   const ask = guarded(async () => {
     const headers = { "x-pointsman-decide-path": `/v1/${endpoint.value}` };
-    const found = await call("POST", "/decide", parsed(), headers);
+    const found = await act("playground-decide", null, parsed(), headers);
     output.textContent = "";
     facts.textContent = "Nothing was sent to an engine.";
     decision.replaceChildren(el("h2", {}, "What would be decided"), explanation(found));

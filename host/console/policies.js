@@ -1,15 +1,16 @@
 // Policies: versions, what they have done, and what operators do with them.
 
+import { ask } from "./actions.js";
 import { call } from "./api.js";
-import { confirmed, el, notice, replace, table, terms } from "./dom.js";
+import { el, replace, table, terms } from "./dom.js";
 import { explain } from "./decisions.js";
 import { duration, time } from "./format.js";
 
 const actions = [
-  ["promote", "Promote", "Let the candidate of policy"],
-  ["rollback", "Roll back", "Go back to the earlier version of policy"],
-  ["disable", "Disable", "Leave out policy"],
-  ["enable", "Enable", "Ask again policy"],
+  ["policy-promote", "Promote", "Let the candidate decide from now on, of policy"],
+  ["policy-rollback", "Roll back", "Go back to the earlier version of policy"],
+  ["policy-disable", "Disable", "Leave out policy"],
+  ["policy-enable", "Enable", "Ask again policy"],
 ];
 
 const mode = ({ mode: name, share_permille: share }) =>
@@ -20,24 +21,16 @@ function agreement({ agreed, differed, failed }) {
   return all ? `${Math.round(100 * agreed / all)} % of ${all} decisions` : "no decisions yet";
 }
 
-async function act(name, command, question, label) {
-  if (!await confirmed(`${question} ${name}?`, label)) return;
-  try {
-    await call("POST", `/policies/${encodeURIComponent(name)}/${command}`);
-    notice(`${label}: ${name}`);
-  } catch (error) {
-    notice(error.message, true);
-  }
-}
-
 function card(policy) {
   const candidate = policy.candidate;
   const isDisabled = policy.state === "disabled";
-  const has = { promote: candidate, enable: isDisabled, disable: !isDisabled,
-    rollback: candidate || policy.history.length > 0 };
-  const buttons = actions.filter(([command]) => has[command]).map(([command, label, question]) =>
-    el("button", { type: "button", "data-focus": `${policy.name}/${command}`,
-      "data-action": command, onclick: () => act(policy.name, command, question, label) }, label));
+  const has = { "policy-promote": candidate, "policy-enable": isDisabled,
+    "policy-disable": !isDisabled, "policy-rollback": candidate || policy.history.length > 0 };
+  const buttons = actions.filter(([action]) => has[action]).map(([action, label, question]) =>
+    el("button", { type: "button", "data-focus": `${policy.name}/${action}`,
+      "data-action": action,
+      onclick: () => ask(action, policy.name, `${question} ${policy.name}?`, label,
+        () => `${label}: ${policy.name}`) }, label));
   return el("section", { class: "card", "data-policy": policy.name },
     el("h3", {}, policy.name, el("span", { class: `state ${policy.state}` }, policy.state)),
     terms([
@@ -71,15 +64,8 @@ async function details(main, name) {
   }
 }
 
-async function reload() {
-  if (!await confirmed("Reload changed files now?", "Reload")) return;
-  try {
-    await call("POST", "/reload");
-    notice("Reloaded");
-  } catch (error) {
-    notice(error.message, true);
-  }
-}
+const reload = () =>
+  ask("reload", null, "Reload changed files now?", "Reload", () => "Reloaded");
 
 /** The page of policies. */
 export function policies(main, host, name) {
@@ -87,7 +73,7 @@ export function policies(main, host, name) {
   const cards = el("div", { class: "cards" });
   const empty = el("p", { class: "faint" });
   main.append(el("h2", {}, "Policies"), cards, empty,
-    el("p", {}, el("button", { type: "button", id: "reload", onclick: reload },
+    el("p", {}, el("button", { type: "button", "data-action": "reload", onclick: reload },
       "Reload changed files")));
   return {
     state() {

@@ -1,24 +1,18 @@
 // The queue and the requests in flight.
 
-import { call } from "./api.js";
-import { confirmed, el, notice, replace, table } from "./dom.js";
+import { ask } from "./actions.js";
+import { el, replace, table } from "./dom.js";
 import { duration } from "./format.js";
 
-async function cancel(id) {
-  if (!await confirmed(`Cancel request ${id}? Its client gets an error.`, "Cancel request")) return;
-  try {
-    const { cancelled } = await call("DELETE", `/requests/${encodeURIComponent(id)}`);
-    notice(`${cancelled} request${cancelled === 1 ? "" : "s"} cancelled`);
-  } catch (error) {
-    notice(error.message, true);
-  }
-}
+const cancel = (id) => ask("request-cancel", id, `Cancel request ${id}? Its client gets an error.`,
+  "Cancel request",
+  ({ cancelled }) => `${cancelled} request${cancelled === 1 ? "" : "s"} cancelled`);
 
 const cell = (value) => el("td", {}, value ?? "–");
 
 function button(request) {
   return el("td", {}, el("button", { type: "button", class: "danger", "data-focus": request.id,
-    onclick: () => cancel(request.id) }, "Cancel"));
+    "data-action": "request-cancel", onclick: () => cancel(request.id) }, "Cancel"));
 }
 
 function age(request, host) {

@@ -34,8 +34,9 @@ export function timeline(host) {
   });
   for (let part = 3; part >= 0; part -= 1) {
     const ago = span * part / 3;
-    picture.append(svg("text", { x: Math.min(at(end - ago), WIDTH - 40), y: height - 4 },
-      part === 0 ? "now" : `-${duration(ago)}`));
+    const anchor = part === 0 ? "end" : part === 3 ? "start" : "middle";
+    picture.append(svg("text", { x: at(end - ago), y: height - 4, "text-anchor": anchor },
+      part === 0 ? "now" : `-${ago < 60000 ? `${Math.round(ago / 1000)} s` : duration(ago)}`));
   }
   const states = ["ready", "degraded", "starting", "draining", "down", "unloaded"];
   const legend = states.map((state) => el("span", { class: `state ${state}` }, state));

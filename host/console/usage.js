@@ -10,7 +10,7 @@ function rows(report) {
   const found = Array.isArray(report) ? report : report.rows ?? report.usage ?? [];
   const heads = [...new Set(found.flatMap((row) => Object.keys(row)))];
   const lines = found.map((row) =>
-    el("tr", {}, heads.map((head) => el("td", { class: "num" }, text(row[head]) ?? "–"))));
+    el("tr", {}, heads.map((head) => el("td", { class: "num" }, text(row[head]) || "–"))));
   return table(heads.map((head) => head.replaceAll("_", " ")), lines, "Nothing was used.");
 }
 

@@ -1,9 +1,12 @@
-"""The console in headless Chromium in front of a running host: every page and every action. Writes
-the screenshots of the documentation."""
+"""The console in headless Chromium in front of a running host: every page and every action, which
+has to be in the log of actions. Writes the screenshots of the documentation."""
 
 import argparse
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -25,16 +28,60 @@ orphan-grace = "0s"
 [admin]
 listen = "127.0.0.1:0"
 token-env = "ADMIN_TOKEN"
+[access]
+keys = "keys.toml"
 [policies]
-dir = {policies}
+dir = "policies"
 cache = "cache"
-[[policies.chain]]
-name = "spread"
+{chain}
 [[groups]]
 name = "gpu0"
 memory = "24GiB"
 pool = "none"
 """
+# Policies, and how a new version of each is put in service.
+CHAIN = {
+    "spread": 'rollout = "canary"\ncanary = { share = "50%", by = "request" }',
+    "first-come": 'rollout = "shadow"',
+    "deadline": 'probation = { duration = "1h" }',
+}
+KEYS = """
+[[tenants]]
+name = "acme"
+limits = { tokens-per-minute = 100_000, budget = [{ period = "month", tokens = 5_000_000 }] }
+[[groups]]
+name = "staff"
+limits = { requests-per-minute = 600, concurrent = 20 }
+shared-limits = { budget = [{ period = "day", requests = 5_000, tokens = 1_000_000 }] }
+"""
+# Names, the groups of which and what else is written of them.
+NAMES = {
+    "alice": 'tenant = "acme"\ngroup = "staff"',
+    "nightly-batch": 'tenant = "acme"\nexpires = "2099-01-01T00:00:00Z"\n'
+    "limits = { requests-per-minute = 2, tokens-per-minute = 2_000 }",
+    "dashboard": 'tenant = "internal"',
+    "<i>eve</i>": 'tenant = "<img src=x onerror=alert(1)>"',
+}
+SECRET = "pm_secret-of-"
+# What an action on the page is in the log of actions; `None` if it changes nothing.
+AUDITED = {
+    "lane-load": "POST /lanes/small/load?wait=false",
+    "lane-unload": "POST /lanes/small/unload?wait=false",
+    "lane-hold": "POST /lanes/small/unload?wait=false&hold=true",
+    "lane-drain": "POST /lanes/small/drain?wait=false",
+    "lane-resume": "POST /lanes/small/drain?wait=false&undo=true",
+    "lane-restart": "POST /lanes/small/restart?wait=false",
+    "request-cancel": "DELETE /requests/request-0",
+    "policy-promote": "POST /policies/spread/promote",
+    "policy-rollback": "POST /policies/spread/rollback",
+    "policy-disable": "POST /policies/spread/disable",
+    "policy-enable": "POST /policies/spread/enable",
+    "reload": "POST /reload",
+    "playground-send": "POST /playground/chat/completions",
+    "playground-decide": None,
+}
+# Sessions are events of the log.
+SESSIONS = {"log-in": "console_login", "log-out": "console_logout"}
 LANE = """
 [[lanes]]
 name = {name}
@@ -69,8 +116,18 @@ class Host:
     def __init__(self, program, engine):
         self.dir = tempfile.TemporaryDirectory()
         folder = Path(self.dir.name)
-        policies = json.dumps(str(ROOT / "policies"))
-        (folder / "pointsman.toml").write_text(CONFIG.format(policies=policies) + lanes(engine))
+        self.folder = folder
+        chain = [f"[[policies.chain]]\nname = {json.dumps(name)}\n{more}" for name, more in
+                 CHAIN.items()]
+        for name in CHAIN:
+            self.write_policy(name)
+        keys = [KEYS]
+        for name, more in NAMES.items():
+            digest = hashlib.sha256((SECRET + name).encode()).hexdigest()
+            keys.append(f'[[keys]]\nid = {json.dumps(name)}\nhash = "sha256:{digest}"\n{more}\n')
+        (folder / "keys.toml").write_text("".join(keys))
+        config = CONFIG.format(chain="\n".join(chain)) + lanes(engine)
+        (folder / "pointsman.toml").write_text(config)
         self.log = folder / "log"
         self.process = subprocess.Popen(
             [program, "serve", "--listen", "127.0.0.1:0", "--port-file", folder / "port",
@@ -82,6 +139,22 @@ class Host:
         self.port = int((folder / "port").read_text().split()[0])
         self.admin = self.wait("the admin API listens", self.find_admin)
 
+    def write_policy(self, name, description="first"):
+        """Puts a version into the folder of a policy: its manifest is a part of its fingerprint."""
+        folder, source = self.folder / "policies" / name, ROOT / "policies" / name
+        if not folder.exists():
+            shutil.copytree(source, folder)
+        manifest = (source / "policy.toml").read_text()
+        line = f'description = "{description}"'
+        manifest = re.sub("^description = .*", line, manifest, flags=re.MULTILINE)
+        (folder / "next").write_text(manifest)
+        (folder / "next").rename(folder / "policy.toml")
+
+    def events(self):
+        """The events of the log; its last line may be incomplete."""
+        lines = self.log.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def wait(self, what, condition, seconds=60):
         end = time.monotonic() + seconds
         while not (found := condition()):
@@ -91,15 +164,14 @@ class Host:
         return found
 
     def find_admin(self):
-        for line in self.log.read_text().splitlines():
-            event = json.loads(line)
+        for event in self.events():
             if event.get("event") == "admin_listening" and "address" in event:
                 return int(event["address"].rsplit(":", 1)[1])
         return None
 
-    def chat(self, model, text="Hello!", request_id=None):
+    def chat(self, model, text="Hello!", request_id=None, key="alice"):
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "authorization": f"Bearer {SECRET}{key}"}
         if request_id:
             headers["x-request-id"] = request_id
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
@@ -132,6 +204,19 @@ def lane_is(name, state):
 class Test:
     def __init__(self, host, page, pictures):
         self.host, self.page, self.pictures = host, page, pictures
+        self.begun = time.time()
+        # The actions that were done, each with what it is in the log of actions.
+        self.done = {}
+
+    def act(self, action, selector, then, audited=None):
+        """Clicks a button, confirms, and waits for what it does."""
+        self.page.click(f'{selector} [data-action="{action}"]')
+        confirm(self.page)
+        self.page.wait(f"{action} is done", then)
+        self.note(action, audited)
+
+    def note(self, action, audited=None):
+        self.done.setdefault(action, set()).add(audited or AUDITED.get(action))
 
     def picture(self, name):
         path = self.pictures / f"{name}.png"
@@ -152,6 +237,7 @@ class Test:
         page.type("#token", TOKEN)
         page.key("Enter")
         page.wait("the lanes are shown", lane_is("small", "ready"))
+        self.note("log-in")
 
     def lanes(self):
         page, host = self.page, self.host
@@ -163,18 +249,16 @@ class Test:
         held = "document.querySelector('[data-group=gpu0] progress').value > 0"
         page.wait("the memory is shown", held)
         for action, then in [
-            ("Drain", lane_is("small", "down")),
-            ("Resume", lane_is("small", "ready")),
-            ("Hold", lane_is("small", "down")),
-            ("Load", lane_is("small", "ready")),
-            ("Unload", lane_is("small", "unloaded")),
-            ("Load", lane_is("small", "ready")),
+            ("lane-drain", lane_is("small", "down")),
+            ("lane-resume", lane_is("small", "ready")),
+            ("lane-hold", lane_is("small", "down")),
+            ("lane-load", lane_is("small", "ready")),
+            ("lane-unload", lane_is("small", "unloaded")),
+            ("lane-load", lane_is("small", "ready")),
             # The last one: it is ready before and after.
-            ("Restart", lane_is("small", "ready")),
+            ("lane-restart", lane_is("small", "ready")),
         ]:
-            page.click(f'[data-lane=small] [data-action="{action}"]')
-            confirm(page)
-            page.wait(f"{action} is done", then)
+            self.act(action, "[data-lane=small]", then)
         page.wait("the time line is drawn", "!!document.querySelector('svg.timeline rect.ready')")
         self.picture("lanes")
         page.click('[data-lane=small] a[href="#lanes/small"]')
@@ -195,10 +279,10 @@ class Test:
         page.wait("the reason is shown", text_has("a slot"))
         self.picture("requests")
         for left in [3, 2, 1, 0]:
-            page.click("#main tbody button")
-            confirm(page)
+            button = "document.querySelector('#main tbody button').dataset.focus"
+            audited = f"DELETE /requests/{page.run(button)}"
             both = f"{rows.format('in-flight')} + {rows.format('queue')} === {left}"
-            page.wait("the request is cancelled", both)
+            self.act("request-cancel", "#main tbody", both, audited)
         for thread in threads:
             thread.join(30)
 
@@ -212,31 +296,92 @@ class Test:
         self.picture("decision")
 
     def policies(self):
-        page = self.page
+        """Versions that are put in service by a change of files, and what operators do then."""
+        page, host = self.page, self.host
         page.key("4")
         state = "document.querySelector('[data-policy=spread] .state')?.textContent === '{}'"
         page.wait("the policy is active", state.format("active"))
+        spread = "[data-policy=spread]"
+        self.act("policy-disable", spread, state.format("disabled"))
+        self.act("policy-enable", spread, state.format("active"))
+        # Neither a candidate nor an earlier version: nothing to promote or to go back to.
+        for action in ["policy-promote", "policy-rollback"]:
+            found = f"document.querySelectorAll('{spread} [data-action={action}]').length"
+            assert page.run(found) == 0, action
+
+        def value(policy, name):
+            terms = f"[...document.querySelectorAll('[data-policy={policy}] dt')]"
+            found = f"{terms}.find(term => term.textContent === '{name}')"
+            return f"({found}?.nextSibling.textContent ?? '')"
+
+        def has(policy, name, part):
+            return f"{value(policy, name)}.includes({json.dumps(part)})"
+
+        first = {name: page.run(value(name, "version")) for name in CHAIN}
+        for name in CHAIN:
+            host.write_policy(name, "second")
+        page.wait("a canary is staged", has("spread", "candidate", "canary of 50 %"))
+        page.wait("a shadow is staged", has("first-come", "candidate", "shadow"))
+        page.wait("a version is on probation", has("deadline", "probation", "left"))
+        assert page.run(value("deadline", "version")) != first["deadline"]
+        for _ in range(4):
+            assert host.chat("llama-8b") == 200
+        agreed = has("first-come", "agreement", "100 % of 4 decisions")
+        page.wait("the shadow is compared", agreed)
         self.picture("policies")
-        for action, then in [("disable", "disabled"), ("enable", "active")]:
-            page.click(f"[data-policy=spread] [data-action={action}]")
-            confirm(page)
-            page.wait(f"{action} is done", state.format(then))
-        page.click("#reload")
-        confirm(page)
-        page.wait("it is reloaded", "document.body.innerText.includes('Reloaded')")
-        page.click('[data-policy=spread] a[href="#policies/spread"]')
+        gone = f"{value('spread', 'candidate')} === ''"
+        self.act("policy-rollback", spread, f"{gone} && {has('spread', 'rejected', ':')}")
+        host.write_policy("spread", "third")
+        page.wait("another one is staged", has("spread", "candidate", "canary"))
+        third = page.run(value("spread", "candidate")).split(",")[0]
+        self.act("policy-promote", spread, has("spread", "version", third))
+        page.wait("there is an earlier one", has("spread", "earlier", first["spread"]))
+        self.act("policy-rollback", spread, has("spread", "version", first["spread"]))
+        shadow = page.run(value("first-come", "candidate")).split(",")[0]
+        self.act("policy-promote", "[data-policy=first-come]",
+                 has("first-come", "version", shadow), "POST /policies/first-come/promote")
+        self.act("policy-rollback", "[data-policy=deadline]",
+                 has("deadline", "version", first["deadline"]), "POST /policies/deadline/rollback")
+        self.act("reload", "#main", "document.body.innerText.includes('Reloaded')")
+        page.click(f'{spread} a[href="#policies/spread"]')
         page.wait("the history is shown", text_has("History"))
+        page.wait("with the operator", text_has("rolled-back") + " && " + text_has("ann"))
+        self.picture("policy")
+
+    def keys(self):
+        page, host = self.page, self.host
+        page.key("5")
+        row = "document.querySelector('[data-key={}]')"
+        page.wait("keys are shown", "!!" + row.format("alice"))
+        statuses = [host.chat("llama-8b", key="nightly-batch") for _ in range(4)]
+        assert sorted(statuses) == [200, 200, 429, 429], statuses
+        batch = row.format("nightly-batch") + ".innerText"
+        page.wait("refusals are shown", f"{batch}.includes('requests per minute')")
+        page.wait("what is left is shown", f"{batch}.includes('2 of 2, 0 left, resets in')")
+        first = "document.querySelector('#keys tbody tr').dataset.key"
+        page.wait("it is the first one", f"{first} === 'nightly-batch'")
+        page.wait("a shared limit is shown",
+                  row.format("alice") + ".innerText.includes('tokens per day of group staff')")
+        page.wait("a key without limits is shown",
+                  row.format("dashboard") + ".innerText.includes('no limits')")
+        page.wait("names are shown as text", text_has("<img src=x onerror=alert(1)>"))
+        assert page.run("document.querySelectorAll('#main img, #main i').length") == 0
+        assert not page.run(text_has(SECRET))
+        self.picture("keys")
+        page.type("#key-filter", "staff")
+        page.wait("keys are filtered", "document.querySelectorAll('#keys tbody tr').length === 1")
+        page.run("document.activeElement.blur()")
 
     def usage(self):
         page = self.page
-        page.key("5")
+        page.key("6")
         page.wait("actions are listed", text_has("POST /"))
         page.wait("with their operator", text_has("ann"))
         self.picture("usage")
 
     def log(self):
         page = self.page
-        page.key("6")
+        page.key("7")
         page.wait("lines are shown", "document.querySelectorAll('#log-lines div').length > 3")
         page.type("#filter", "admin_action")
         matches = "[...document.querySelectorAll('#log-lines div')]" \
@@ -247,14 +392,17 @@ class Test:
 
     def playground(self):
         page = self.page
-        page.key("7")
+        page.key("8")
         page.wait("the page is shown", "!!document.getElementById('send')")
+        page.type("#key", SECRET + "alice")
         page.click("#send")
         page.wait("the response is shown", text_has("Status 200, lane small"))
+        self.note("playground-send")
         page.wait("the decision is shown", "!!document.querySelector('#decision .explanation')")
         self.picture("playground")
         page.click("#decide")
         page.wait("the preview is shown", text_has("What would be decided"))
+        self.note("playground-decide")
 
     def injection(self):
         """What clients write is shown as text."""
@@ -267,17 +415,45 @@ class Test:
         page = self.page
         page.size(390, 760, is_phone=True)
         page.scheme("dark")
-        page.run("location.hash = '#lanes'")
-        page.wait("the lanes are shown", "!!document.querySelector('[data-lane=small]')")
         fits = "document.documentElement.scrollWidth <= innerWidth"
-        for name in ["lanes", "requests", "decisions", "policies", "usage", "log", "playground"]:
+        names = page.run("[...document.querySelectorAll('#nav a')].map(a => a.dataset.page)")
+        assert len(names) == 8, names
+        for name in [*names, "decisions/request-0", "policies/spread", "lanes/small"]:
             page.run(f"location.hash = '#{name}'")
+            page.wait(f"{name} is shown", "document.getElementById('main').children.length > 1")
             page.wait(f"{name} fits the width", fits)
-        page.run("location.hash = '#lanes'")
-        page.wait("the lanes are shown", "!!document.querySelector('[data-lane=small]')")
-        self.picture("phone")
+            if self.all_pictures:
+                page.screenshot(self.all_pictures / f"phone-{name.replace('/', '-')}.png")
+        for name, element in [("keys", "[data-key=alice]"), ("lanes", "[data-lane=small]")]:
+            page.run(f"location.hash = '#{name}'")
+            page.wait(f"{name} are shown", f"!!document.querySelector('{element}')")
+            self.picture("phone" if name == "lanes" else f"phone-{name}")
         page.size(1200, 760)
         page.scheme("light")
+
+    def audit(self):
+        """Every action of the page was done, and noted: who, what, when, and the result."""
+        table = "import('./actions.js').then(found => Object.keys(found.actions))"
+        actions = set(self.page.run(table))
+        assert actions == set(AUDITED) | set(SESSIONS), actions
+        missing = actions - set(self.done) - {"log-out"}
+        assert not missing, f"actions without a test: {missing}"
+        # Nothing else of the page changes anything.
+        changing = re.compile(r'(call|send)\(\s*["\'](?!GET)|\bfetch\(|XMLHttpRequest|sendBeacon')
+        for script in (ROOT / "host/console").glob("*.js"):
+            found = changing.findall(script.read_text())
+            assert not found or script.name in ["actions.js", "api.js"], script
+        noted = self.page.run("fetch('api/actions').then(found => found.json())")["actions"]
+        by_action = {entry["action"]: entry for entry in noted}
+        for action, audited in [(name, text) for name, all in self.done.items() for text in all]:
+            if audited is None:
+                continue
+            entry = by_action.get(audited)
+            assert entry, f"{action} is not noted: {sorted(by_action)}"
+            assert entry["by"] == "ann" and entry["via"].startswith("session "), entry
+            assert (entry["result"], entry["status"]) == ("done", 200), entry
+            assert self.begun <= entry["unix_ms"] / 1000 + 1 <= time.time() + 2, entry
+        assert not [name for name in by_action if "/decide" in name], "it changes nothing"
 
     def log_out(self):
         self.page.click("#logout")
@@ -285,6 +461,10 @@ class Test:
         status = "fetch('api/lanes').then(response => response.status)"
         assert self.page.run(status) == 401
         self.page.problems.clear()
+        for event in SESSIONS.values():
+            is_noted = lambda: [found for found in self.host.events()
+                                if found.get("event") == event and found.get("by") == "ann"]
+            self.host.wait(f"{event} is logged", is_noted)
 
 
 def main():
@@ -293,16 +473,19 @@ def main():
     parser.add_argument("--engine", required=True)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--browser", default="chromium")
+    parser.add_argument("--all-pictures", type=Path, help="folder for pictures of every page")
     parser.add_argument("only", nargs="*")
     options = parser.parse_args()
-    options.pictures.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, [options.pictures, options.all_pictures]):
+        folder.mkdir(parents=True, exist_ok=True)
     host = Host(options.pointsman, options.engine)
     try:
         with Browser(options.browser) as page:
             test = Test(host, page, options.pictures)
+            test.all_pictures = options.all_pictures
             test.log_in()
-            for name in ["lanes", "requests", "decisions", "policies", "usage", "log", "playground",
-                         "injection", "phone", "log_out"]:
+            for name in ["lanes", "requests", "decisions", "policies", "keys", "usage", "log",
+                         "playground", "injection", "phone", "audit", "log_out"]:
                 if options.only and name not in options.only:
                     continue
                 getattr(test, name)()

@@ -198,6 +198,10 @@ async fn end(State(console): State<Arc<Console>>, request: Request) -> Response 
     };
     secured(match ended {
         Ok(()) => {
+            if let Some(session) = console.access.0.sessions.find(request.headers()) {
+                let by = &*session.operator;
+                tracing::info!(event = "console_logout", by, "session of the console ended");
+            }
             console.access.0.sessions.end(request.headers());
             no_content()
         }

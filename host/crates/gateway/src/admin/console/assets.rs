@@ -36,14 +36,16 @@ macro_rules! assets {
     };
 }
 
-const ASSETS: [Asset; 15] = assets![
+const ASSETS: [Asset; 17] = assets![
     "index.html": HTML,
     "style.css": STYLE,
     "icon.svg": "image/svg+xml",
     "app.js": SCRIPT,
+    "actions.js": SCRIPT,
     "api.js": SCRIPT,
     "dom.js": SCRIPT,
     "format.js": SCRIPT,
+    "keys.js": SCRIPT,
     "lanes.js": SCRIPT,
     "timeline.js": SCRIPT,
     "requests.js": SCRIPT,
