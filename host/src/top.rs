@@ -61,6 +61,9 @@ fn run(
     let (mut is_changed, mut drawn) = (true, Instant::now());
     loop {
         is_changed |= take_updates(&mut model, updates)?;
+        if model.is_stopped {
+            return Ok(());
+        }
         if is_changed || drawn.elapsed() >= REDRAW_INTERVAL {
             terminal.draw(|frame| view::draw(frame, &model)).context("failed to draw")?;
             (is_changed, drawn) = (false, Instant::now());
@@ -116,6 +119,7 @@ fn once(updates: &Receiver<Update>) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         match updates.recv_timeout(left).context("the host sent no state in time")? {
             Update::Failed(error) => return Err(error),
+            Update::Stopped => bail!("stopped by a signal"),
             update => model.apply(update),
         }
     }

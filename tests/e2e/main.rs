@@ -75,6 +75,7 @@ mod streams;
 mod supervision;
 mod telemetry;
 mod tokens;
+mod top;
 mod usage;
 
 use pointsman_tests::host::{Host, fake_lane, program};

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod module_graph;
 pub mod simulation_accuracy;
 pub mod streams;
+pub mod terminal;
 pub mod upgrade;
 
 use std::time::Duration;

@@ -62,6 +62,8 @@ pub(super) struct Model {
     pub(super) question: Option<Question>,
     /// The result of the last command.
     pub(super) message: String,
+    /// A signal ends the program.
+    pub(super) is_stopped: bool,
 }
 
 impl Model {
@@ -85,6 +87,7 @@ impl Model {
             }
             Update::Lost(count) => self.lost += count,
             Update::Failed(error) => self.failure = Some(format!("{error:#}")),
+            Update::Stopped => self.is_stopped = true,
         }
     }
 
