@@ -107,7 +107,7 @@ mod tests {
     fn explain_takes_a_host_or_records() {
         let parse = |arguments: &[&str]| {
             let explain = ["pointsman", "explain", "id"].iter();
-            Cli::try_parse_from(explain.chain(arguments)).map(|_| ()).map_err(|error| error.kind())
+            Cli::try_parse_from(explain.chain(arguments)).map(drop).map_err(|error| error.kind())
         };
         let (config, records) = (["--config", "a.toml"], ["--records", "a", "b"]);
         let url = ["--url", "http://127.0.0.1:1", "--token-env", "T"];

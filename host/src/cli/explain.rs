@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::policy::{HostOptions, HostTarget};
+
+/// One of these is required.
+const SOURCES: [&str; 4] = ["config", "socket", "url", "records"];
 
 #[derive(Debug, Clone, Args)]
 // `--records` takes the place of a host.
 #[command(mut_group("HostAddress", |group| group.required(false)))]
+#[command(group(ArgGroup::new("source").args(SOURCES).required(true)))]
 #[command(after_help = "\
 A host is asked for its recent decisions, then for its records.
 
@@ -22,7 +26,6 @@ pub(crate) struct Explain {
     pub(crate) target: HostTarget,
     /// Read files of decision records, or folders of them, instead of asking a host.
     #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
-    #[arg(required_unless_present = "HostAddress", conflicts_with = "HostAddress")]
     pub(crate) records: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
