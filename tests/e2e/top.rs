@@ -1,5 +1,5 @@
-//! `pointsman top` on a terminal: what it shows, its keys, a host that goes away and comes back, and
-//! the terminal after it.
+//! `pointsman top` on a terminal: what it shows, its keys, a host that goes away and comes back,
+//! and the terminal after it.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ fn keys_command_the_host_and_the_terminal_is_restored() {
     top.type_keys("\x1b[Z\x1b[B\x1b[6~");
     top.wait_for("the view before is shown", |text| has_lane(text, "a", "down"));
     top.type_keys("5");
-    top.wait_for("the log is shown", |text| text.contains("admin_action"));
+    top.wait_for("the log is shown", |text| text.contains("action of an operator"));
     top.type_keys("q");
     assert!(top.wait_for_exit().success());
     wait_until("the terminal is restored", || top.is_restored());
