@@ -144,8 +144,11 @@ impl InProcess {
     }
 }
 
-/// Returns the program of one of cargo's messages.
+/// Returns the benchmark of one of cargo's messages. Binaries of the package are built with it.
 fn executable(message: &str) -> Option<&str> {
+    if !message.contains("\"kind\":[\"bench\"]") {
+        return None;
+    }
     let (_, rest) = message.split_once("\"executable\":\"")?;
     rest.split_once('"').map(|(path, _)| path)
 }
