@@ -22,6 +22,7 @@ pub(crate) fn demo(root: &Path, port: Option<u16>) -> Result<()> {
     println!(
         "== meanwhile: installing the engine and a small model (SmolLM2, 135 million parameters)"
     );
+    setup::make()?;
     // Downloads wait for the network and builds for the processor, so they overlap well.
     let install = std::thread::spawn(|| setup::venv(false));
     run(cargo(root)?.args(["build", "--package", "pointsman"]))?;

@@ -70,6 +70,14 @@ pub fn debian_install(packages: &[&str]) -> Result<()> {
     run(&mut install)
 }
 
+/// Installs `make`, with which the host's allocator is built.
+///
+/// # Errors
+/// If it is missing and cannot be installed.
+pub fn make() -> Result<()> {
+    if missing("make") { debian_install(&["make"]) } else { Ok(()) }
+}
+
 /// Installs `systemd-analyze`, which checks the units. The package does not replace the system's
 /// init.
 ///

@@ -16,6 +16,7 @@ use crate::deny;
 pub(crate) fn test(root: &Path) -> Result<()> {
     let start = Instant::now();
     println!("== dependencies of the tests");
+    setup::make()?;
     let venv = setup::venv(true)?;
     let node = setup::node_modules(root)?;
     let promtool = setup::promtool()?;
