@@ -13,6 +13,7 @@
 //! The price is the status: it is 200 before the outcome of the request is known. So this begins
 //! only after the first interval, and everything faster has a status of its own.
 
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use http_body::Frame;
 use pointsman_domain::request_flow::{EngineFailure, Event};
 use pointsman_fleet::EngineError;
 use pointsman_openai::{EngineErrorBody, ErrorForm, engine_error_event};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::Span;
 
 use crate::attempt::EngineResponse;
@@ -44,6 +45,9 @@ type Execution = Pin<Box<dyn Future<Output = ExecutionResult> + Send>>;
 /// The body of a response to a request that is still being executed.
 pub(crate) struct WaitingBody {
     state: State,
+    /// True until the comment that brings the head was sent. A timer may be late by a millisecond,
+    /// in which the engine can respond.
+    is_first: bool,
     interval: Interval,
 }
 
@@ -57,10 +61,10 @@ impl WaitingBody {
     /// Creates a body that waits for `execution`, with a comment now and after each interval. The
     /// execution ends at the latest when the host aborts what is left.
     pub(crate) fn new(execution: Execution, interval: Duration) -> Self {
-        let mut interval = tokio::time::interval(interval);
+        let mut interval = tokio::time::interval_at(Instant::now() + interval, interval);
         // A client that reads slowly gets no burst of comments.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { state: State::Waiting(execution), interval }
+        Self { state: State::Waiting(execution), is_first: true, interval }
     }
 
     /// Returns the response with this body.
@@ -154,7 +158,7 @@ impl http_body::Body for WaitingBody {
                     None => continue,
                     Some(event) => event,
                 }
-            } else if this.interval.poll_tick(cx).is_ready() {
+            } else if mem::take(&mut this.is_first) || this.interval.poll_tick(cx).is_ready() {
                 COMMENT
             } else {
                 return Poll::Pending;
