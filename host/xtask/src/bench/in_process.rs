@@ -226,10 +226,11 @@ mod tests {
 
     #[test]
     fn program_is_found_in_messages_of_cargo() {
-        assert_eq!(
-            executable("{\"executable\":\"/t/request-1\",\"fresh\":true}"),
-            Some("/t/request-1")
-        );
-        assert_eq!(executable("{\"executable\":null}"), None);
+        let message = |kind: &str, path: &str| {
+            format!("{{\"target\":{{\"kind\":[\"{kind}\"]}},\"executable\":{path}}}")
+        };
+        assert_eq!(executable(&message("bench", "\"/t/request-1\"")), Some("/t/request-1"));
+        assert_eq!(executable(&message("bench", "null")), None);
+        assert_eq!(executable(&message("bin", "\"/t/pointsman\"")), None);
     }
 }
