@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod dist;
 mod fuzz;
+mod packages;
 mod plots;
 mod real_vllm;
 mod streams;
@@ -29,6 +30,7 @@ Development tasks of Pointsman:
                                    table of results, and send random requests to all routes
   cargo xtask test --console       Use every page and action of the console in headless Chromium,
                                    and take the pictures of its documentation
+  cargo xtask test --packages      Build all packages, and walk the ways to install them
   cargo xtask test --streams [--release]
                                    Serve a thousand streams at a time for five minutes, and print
                                    figures
@@ -93,6 +95,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test", "--attacks"] => attacks::attacks(&root),
         ["test", "--clients"] => clients::clients(&root),
         ["test", "--console"] => console::console(&root),
+        ["test", "--packages"] => packages::packages(&root),
         ["test", "--streams"] => streams::streams(&root, false),
         ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),

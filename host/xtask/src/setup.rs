@@ -149,6 +149,23 @@ pub fn venv(with_client: bool) -> Result<PathBuf> {
     Ok(venv)
 }
 
+/// Installs these wheels and their dependencies into the virtual environment. Returns its folder.
+///
+/// # Errors
+/// If one cannot be installed.
+pub fn venv_with(wheels: &[&str]) -> Result<PathBuf> {
+    let venv = empty_venv()?;
+    let python = venv.join("bin/python");
+    let has = |wheel: &&str| {
+        imports(&python, &format!("import importlib.metadata as m; m.version('{wheel}')"))
+    };
+    if !wheels.iter().all(has) {
+        println!("installing into the virtual environment: {}", wheels.join(" "));
+        run(pip(&python).args(wheels))?;
+    }
+    Ok(venv)
+}
+
 /// Installs the build tools for policies in JavaScript, TypeScript, Python and C. Returns their
 /// folders.
 ///

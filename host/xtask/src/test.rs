@@ -35,8 +35,8 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     ]))?;
     // `--all-targets` leaves these out, because they are not default tests.
     run(cargo(root)?
-        .args(["clippy", "--workspace", "--test", "attacks", "--test", "real-vllm", "--quiet"])
-        .args(["--", "-D", "warnings"]))?;
+        .args(["clippy", "--workspace", "--test", "attacks", "--test", "packages"])
+        .args(["--test", "real-vllm", "--quiet", "--", "-D", "warnings"]))?;
     run(cargo(root)?
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
