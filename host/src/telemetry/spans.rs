@@ -35,8 +35,10 @@ const STREAM: u32 = 5 << 16;
 /// A traced request that has ended, with all that its spans need.
 #[derive(Debug)]
 pub(super) struct FinishedTrace {
-    trace: RequestTrace,
-    ended: SystemTime,
+    trace: Arc<RequestTrace>,
+    /// When the request began, in nanoseconds since the Unix epoch. All spans have the same clock:
+    /// that of its end.
+    begun: u64,
     total: Duration,
     ttft: Option<Duration>,
     endpoint: Endpoint,
@@ -61,10 +63,12 @@ impl FinishedTrace {
         let trace = request.trace.filter(|trace| trace.context.is_sampled)?;
         let owned = |text: Option<&str>| text.map(bounded);
         let flow = request.flow;
+        let total = flow.total().unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Some(Self {
-            trace: trace.clone(),
-            ended: SystemTime::now(),
-            total: flow.total().unwrap_or_default(),
+            trace: Arc::clone(trace),
+            begun: nanos(now.saturating_sub(total)),
+            total,
             ttft: flow.ttft(),
             endpoint: request.endpoint,
             id: bounded(request.id),
@@ -235,14 +239,15 @@ impl FinishedTrace {
         }
     }
 
-    /// Returns the time at an age of the request, in nanoseconds since the Unix epoch. All spans of
-    /// a request have the same clock: that of its end.
+    /// Returns the time at an age of the request, in nanoseconds since the Unix epoch.
     fn nanos(&self, age: Duration) -> u64 {
-        let ended = self.ended.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = (ended + age).saturating_sub(self.total);
-        // Until the year 2554.
-        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+        self.begun.saturating_add(nanos(age))
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    // Since the epoch: until the year 2554.
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Returns true if an attempt has failed. A client that has gone is not an error of an engine.

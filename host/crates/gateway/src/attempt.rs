@@ -29,7 +29,8 @@ use crate::policy_threads::LARGE_BODY;
 use crate::request_tracker::RequestTracker;
 use crate::rewrite::{Rewrite, WantedRewrite};
 use crate::settings::ResponseModel;
-use crate::{headers, large_thread, request_id, trace_context};
+use crate::trace_context::TraceHeaders;
+use crate::{headers, large_thread, request_id};
 
 /// Maximum number of bytes of a stream that are held until its first event. An event that is
 /// longer than the observer parses counts as one long before.
@@ -197,7 +198,7 @@ fn refuses_usage(response: &EngineResponse) -> bool {
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-    (lane, trace): (String, &Option<HeaderMap>),
+    (lane, trace): (String, &Option<TraceHeaders>),
     names: ResponseModel,
     sent: EngineRequestBody,
 ) -> Result<EngineResponse, AttemptError> {
@@ -333,14 +334,14 @@ fn typed_body(sent: EngineRequestBody) -> (HeaderValue, RequestBody) {
 fn headers_for_engine(
     request: &Request,
     content_type: HeaderValue,
-    trace: Option<&HeaderMap>,
+    trace: Option<&TraceHeaders>,
 ) -> HeaderMap {
     let mut headers = headers::for_engine(request.headers());
     headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     request_id::set(&mut headers, request.id());
     if let Some(trace) = trace {
-        trace_context::replace(&mut headers, trace);
+        trace.replace_in(&mut headers);
     }
     headers
 }

@@ -30,7 +30,7 @@ use crate::pipeline::Pipeline;
 use crate::request_tracker::{RequestTracker, request_span};
 use crate::response::only;
 use crate::stream::{InSpan, ResponseBody};
-use crate::{guard, headers, limit_headers, paths, request_id, rights, trace_context, upload};
+use crate::{guard, headers, limit_headers, paths, request_id, rights, upload};
 use pointsman_access::Identity;
 
 /// The methods of the routes.
@@ -357,7 +357,7 @@ async fn send(
     let lane = lease.lane_name().to_owned();
     tracker.note_engine(&lease, None);
     if let Some(trace) = tracker.trace_headers() {
-        trace_context::replace(&mut headers, &trace);
+        trace.replace_in(&mut headers);
     }
     let Some((lease, timeout)) = tracker.grant(lease, false) else {
         // Never: a request that waits accepts a slot.

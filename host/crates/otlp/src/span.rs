@@ -163,6 +163,12 @@ impl Span {
 
     /// Appends the head of a field that has `len` bytes.
     fn begin(&mut self, tag: u32, len: usize) {
+        // Nearly all of them: both numbers have one byte.
+        if tag < 16 && len < 128 {
+            let key = tag << 3 | WireType::LengthDelimited as u32;
+            self.0.extend_from_slice(&[key as u8, len as u8]);
+            return;
+        }
         encode_key(tag, WireType::LengthDelimited, &mut self.0);
         encode_varint(len as u64, &mut self.0);
     }

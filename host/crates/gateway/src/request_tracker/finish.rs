@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::request::Parts;
 use pointsman_domain::{AttemptResult, LaneId, RequestResult};
 use pointsman_fleet::{Fleet, Lease};
@@ -13,7 +12,9 @@ use super::{Failure, RequestTracker};
 use crate::finished::{ClientAddress, FinishedRequest, RequestObserver};
 use crate::label_values::outcome_label;
 use crate::pipeline::Pipeline;
-use crate::trace_context::{EngineSpan, LoadSpan, PolicyCallSpan, RequestTrace, TraceContext};
+use crate::trace_context::{
+    EngineSpan, LoadSpan, PolicyCallSpan, RequestTrace, TraceContext, TraceHeaders,
+};
 
 /// What is only noted for the observer of the request's end.
 #[derive(Debug)]
@@ -23,15 +24,16 @@ pub(super) struct Details {
     pub(super) is_streaming: bool,
     pub(super) request_bytes: u64,
     response_bytes: u64,
-    /// Boxed, because traces may be off, and many requests wait at a time.
-    trace: Option<Box<RequestTrace>>,
+    /// On the heap, because traces may be off, and many requests wait at a time. Shared with the
+    /// observer when the request has ended.
+    trace: Option<Arc<RequestTrace>>,
 }
 
 impl Details {
     /// Notes where the request comes from.
     pub(super) fn new(pipeline: &Pipeline, parts: &Parts) -> Self {
         let trace = pipeline.settings.traces.as_ref().map(|settings| {
-            Box::new(RequestTrace {
+            Arc::new(RequestTrace {
                 context: TraceContext::new(settings, &parts.headers),
                 policy_calls: Vec::new(),
                 loads: Vec::new(),
@@ -50,7 +52,7 @@ impl Details {
 
     /// Returns the trace if it is sampled.
     fn sampled(&mut self) -> Option<&mut RequestTrace> {
-        self.trace.as_deref_mut().filter(|trace| trace.context.is_sampled)
+        Arc::get_mut(self.trace.as_mut()?).filter(|trace| trace.context.is_sampled)
     }
 }
 
@@ -62,7 +64,7 @@ impl RequestTracker {
 
     /// Returns the trace context of the current attempt for its engine; `None` if traces are off,
     /// so that the client's passes.
-    pub(crate) fn trace_headers(&self) -> Option<HeaderMap> {
+    pub(crate) fn trace_headers(&self) -> Option<TraceHeaders> {
         let trace = self.details.trace.as_ref()?;
         Some(trace.context.headers(self.flow.attempt_count()))
     }
@@ -127,7 +129,7 @@ impl RequestTracker {
             response_bytes: self.details.response_bytes,
             flow: &self.flow,
             topology: self.topology.as_ref(),
-            trace: self.details.trace.as_deref(),
+            trace: self.details.trace.as_ref(),
         });
     }
 }
