@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use pointsman_config::{AccessLog, ShownAddress};
-use pointsman_gateway::FinishedRequest;
+use pointsman_gateway::{FinishedRequest, TraceContext};
 
 use super::fields::{CUT_MARK, MAX_VALUE};
-use super::format::{is_unsafe, timestamp};
+use super::format::{is_unsafe, push_timestamp};
 use super::writer::Sink;
 
 /// Writes the access log.
@@ -32,33 +32,32 @@ impl AccessWriter {
         let flow = request.flow;
         let usage = flow.usage();
         let wait = flow.attempts().map(|attempt| attempt.queue).sum();
-        line.text("time", Some(&timestamp()));
-        line.text("id", Some(request.id));
-        line.address("client", request.client, self.settings.client);
-        line.text("tenant", request.tenant);
-        line.text("key", request.key);
-        line.text("endpoint", Some(request.endpoint.label()));
-        line.text("model", request.model);
-        line.text("lane", request.lane);
-        line.text("policy", request.policies);
-        line.number("status", request.status.map(u64::from));
-        line.text("outcome", Some(request.outcome));
-        line.text("result", Some(request.result));
-        line.text("code", request.code);
-        line.raw("stream", if request.is_streaming { "true" } else { "false" });
-        line.number("attempts", Some(flow.attempt_count().into()));
+        line.time(field!("time"));
+        line.text(field!("id"), Some(request.id));
+        line.address(field!("client"), request.client, self.settings.client);
+        line.text(field!("tenant"), request.tenant);
+        line.text(field!("key"), request.key);
+        line.word(field!("endpoint"), request.endpoint.label());
+        line.text(field!("model"), request.model);
+        line.text(field!("lane"), request.lane);
+        line.text(field!("policy"), request.policies);
+        line.number(field!("status"), request.status.map(u64::from));
+        line.word(field!("outcome"), request.outcome);
+        line.word(field!("result"), request.result);
+        line.text(field!("code"), request.code);
+        line.flag(field!("stream"), request.is_streaming);
+        line.number(field!("attempts"), Some(flow.attempt_count().into()));
         // Without a prompt, the engine has reported nothing.
         let prompt = usage.map(|usage| usage.prompt).filter(|prompt| *prompt > 0);
-        line.number("prompt_tokens", prompt.map(u64::from));
-        line.number("cached_tokens", usage.map(|usage| usage.cached.into()));
-        line.number("output_tokens", usage.map(|usage| usage.output.into()));
-        line.number("queue_ms", Some(millis(wait)));
-        line.number("ttft_ms", flow.ttft().map(millis));
-        line.number("duration_ms", flow.total().map(millis));
-        line.number("request_bytes", Some(request.request_bytes));
-        line.number("response_bytes", Some(request.response_bytes));
-        let trace = request.trace.map(|trace| format!("{:032x}", trace.context.trace_id));
-        line.text("trace_id", trace.as_deref());
+        line.number(field!("prompt_tokens"), prompt.map(u64::from));
+        line.number(field!("cached_tokens"), usage.map(|usage| usage.cached.into()));
+        line.number(field!("output_tokens"), usage.map(|usage| usage.output.into()));
+        line.number(field!("queue_ms"), Some(millis(wait)));
+        line.number(field!("ttft_ms"), flow.ttft().map(millis));
+        line.number(field!("duration_ms"), flow.total().map(millis));
+        line.number(field!("request_bytes"), Some(request.request_bytes));
+        line.number(field!("response_bytes"), Some(request.response_bytes));
+        line.trace_id(field!("trace_id"), request.trace.map(|trace| &trace.context));
         line.finish()
     }
 }
@@ -67,6 +66,21 @@ fn millis(duration: Duration) -> u64 {
     // Saturates after 500 million years.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// A field of a line.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    name: &'static str,
+    /// The name as JSON, with what precedes and what follows it.
+    key: &'static str,
+}
+
+macro_rules! field {
+    ($name:literal) => {
+        Field { name: $name, key: concat!(",\"", $name, "\":") }
+    };
+}
+use field;
 
 /// A JSON object on one line.
 struct JsonLine<'a> {
@@ -77,42 +91,39 @@ struct JsonLine<'a> {
 
 impl<'a> JsonLine<'a> {
     fn new(prefix: &str, omit: &'a [&'static str]) -> Self {
-        let mut text = String::with_capacity(640);
+        let mut text = String::with_capacity(768);
         text.push_str(prefix);
         text.push('{');
         Self { text, omit, is_empty: true }
     }
 
     /// Appends the name of a field, unless the field is left out. Returns true if it was appended.
-    fn name(&mut self, name: &'static str) -> bool {
-        if self.omit.contains(&name) {
+    fn name(&mut self, field: Field) -> bool {
+        if self.omit.contains(&field.name) {
             return false;
         }
-        let separator = if std::mem::take(&mut self.is_empty) { "\"" } else { ",\"" };
-        for part in [separator, name, "\":"] {
-            self.text.push_str(part);
-        }
+        let separator = usize::from(std::mem::take(&mut self.is_empty));
+        self.text.push_str(&field.key[separator..]);
         true
     }
 
-    /// Appends a value that is JSON.
-    fn raw(&mut self, name: &'static str, json: &str) {
-        if self.name(name) {
-            self.text.push_str(json);
+    fn flag(&mut self, field: Field, value: bool) {
+        if self.name(field) {
+            self.text.push_str(if value { "true" } else { "false" });
         }
     }
 
-    fn number(&mut self, name: &'static str, value: Option<u64>) {
+    fn number(&mut self, field: Field, value: Option<u64>) {
         if let Some(value) = value
-            && self.name(name)
+            && self.name(field)
         {
-            write!(self.text, "{value}").ok(); // A string accepts everything.
+            self.text.push_str(itoa::Buffer::new().format(value));
         }
     }
 
-    fn text(&mut self, name: &'static str, value: Option<&str>) {
+    fn text(&mut self, field: Field, value: Option<&str>) {
         if let Some(value) = value
-            && self.name(name)
+            && self.name(field)
         {
             self.text.push('"');
             push_json(&mut self.text, value);
@@ -120,11 +131,38 @@ impl<'a> JsonLine<'a> {
         }
     }
 
-    fn address(&mut self, name: &'static str, address: Option<IpAddr>, shown: ShownAddress) {
-        if let Some(address) = address
-            && self.name(name)
+    /// Appends one of the host's own words, which needs no escapes.
+    fn word(&mut self, field: Field, word: &'static str) {
+        if self.name(field) {
+            self.text.push('"');
+            self.text.push_str(word);
+            self.text.push('"');
+        }
+    }
+
+    fn time(&mut self, field: Field) {
+        if self.name(field) {
+            self.text.push('"');
+            push_timestamp(&mut self.text);
+            self.text.push('"');
+        }
+    }
+
+    fn trace_id(&mut self, field: Field, context: Option<&TraceContext>) {
+        if let Some(context) = context
+            && self.name(field)
         {
-            write!(self.text, "\"{}\"", shown_address(address, shown)).ok(); // As above.
+            self.text.push('"');
+            context.push_trace_id(&mut self.text);
+            self.text.push('"');
+        }
+    }
+
+    fn address(&mut self, field: Field, address: Option<IpAddr>, shown: ShownAddress) {
+        if let Some(address) = address
+            && self.name(field)
+        {
+            write!(self.text, "\"{}\"", shown_address(address, shown)).ok(); // As below.
         }
     }
 
@@ -181,10 +219,10 @@ mod tests {
     fn values_stay_within_their_field() {
         let forged = "x\",\"status\":200}\n{\"a\":\u{1b}[31m\0\u{202e}\u{e0001}\\ü";
         let mut line = JsonLine::new("", &["left"]);
-        line.text("id", Some(forged));
-        line.text("left", Some("out"));
-        line.text("long", Some(&"ä".repeat(MAX_VALUE)));
-        line.number("n", Some(7));
+        line.text(field!("id"), Some(forged));
+        line.text(field!("left"), Some("out"));
+        line.text(field!("long"), Some(&"ä".repeat(MAX_VALUE)));
+        line.number(field!("n"), Some(7));
         let line = line.finish();
         assert_eq!(line.matches('\n').count(), 1, "{line:?}");
         assert!(!line.contains(['\u{1b}', '\0', '\u{202e}', '\u{e0001}']), "{line:?}");

@@ -148,7 +148,7 @@ impl Write for RotatingFile {
     /// Writes a part that fits into the file.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         let end_of_line = |from: usize| {
-            let end = lines[from..].iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', &lines[from..]);
             end.map_or(lines.len(), |end| from + end + 1)
         };
         if self.is_mid_line {
@@ -160,7 +160,8 @@ impl Write for RotatingFile {
         let (max_size, is_mid_line) = (self.limits.max_size, self.is_mid_line);
         let is_torn = std::mem::take(&mut self.is_torn);
         let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotConnected.into()) };
-        let mut end = end_of_line(0);
+        let fits = !is_mid_line && open.size + lines.len() as u64 <= max_size;
+        let mut end = if fits { lines.len() } else { end_of_line(0) };
         // The first line is written whole, however long it is.
         while !is_mid_line && end < lines.len() {
             let next = end_of_line(end);

@@ -37,6 +37,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     buffer: Vec<u8>,
+    /// Takes the place of the buffer while its lines are written.
+    spare: Vec<u8>,
     /// Lines that were dropped since the last report.
     dropped: u64,
     is_writing: bool,
@@ -111,7 +113,8 @@ impl Shared {
             && !state.is_flushing
             && !self.changed.wait_until(&mut state, deadline).timed_out()
         {}
-        let mut lines = std::mem::take(&mut state.buffer);
+        let spare = std::mem::take(&mut state.spare);
+        let mut lines = std::mem::replace(&mut state.buffer, spare);
         let dropped = std::mem::take(&mut state.dropped);
         state.is_writing = true;
         drop(state);
@@ -128,6 +131,10 @@ impl Shared {
             state.dropped += dropped + failed.saturating_sub(own);
         }
         state.is_writing = false;
+        lines.clear();
+        // The memory of a rare burst is freed.
+        lines.shrink_to(2 * FULL_BUFFER);
+        state.spare = lines;
         drop(state);
         self.changed.notify_all();
     }
