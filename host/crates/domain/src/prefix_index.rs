@@ -10,8 +10,9 @@
 //!   engine starts or ends ──reset──> the lane has nothing
 //! ```
 //!
-//! A prompt cannot be recovered from the index: it has 64-bit hashes only, keyed per process
-//! (SipHash), and no text. The index is shared by all tenants, as the caches of the engines are.
+//! A prompt cannot be recovered from the index: it has 64-bit hashes only, whose key is random in
+//! each process (foldhash, which takes a fraction of SipHash's time), and no text. The index is
+//! shared by all tenants, as the caches of the engines are.
 //!
 //! Memory is bounded by [`MAX_BLOCKS`], of which each lane has the same share, at about 20 bytes
 //! per block. The index is an estimate, and errors are small: a block that is not known costs a
@@ -19,9 +20,10 @@
 
 mod lane;
 
-use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use foldhash::quality::RandomState;
 
 use self::lane::LanePrefixes;
 pub use self::lane::ServedPrompt;
@@ -47,27 +49,63 @@ impl PromptHasher {
     /// Hashes a prompt that is the concatenation of `parts`. Engines do not share caches between
     /// models, so the same prompt has other hashes for another model.
     pub fn hash<'a>(&self, model: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> PromptHashes {
-        let mut hasher = self.0.build_hasher();
-        hasher.write(model.as_bytes());
-        // Not part of UTF-8, so no prompt continues a model name.
-        hasher.write_u8(0xff);
-        let (mut blocks, mut bytes, mut missing) = (Vec::new(), 0, BLOCK_BYTES);
-        for mut part in parts {
+        let (mut blocks, mut bytes) = (Blocks::default(), 0);
+        let mut chain = self.link(0, model.as_bytes());
+        for part in parts {
             bytes += part.len() as u64;
-            while let Some((end, rest)) = part.split_at_checked(missing)
-                && blocks.len() < MAX_PROMPT_BLOCKS
-            {
-                hasher.write(end);
-                // The state is not reset: the hash of a block covers all blocks before it.
-                blocks.push(hasher.finish());
-                (part, missing) = (rest, BLOCK_BYTES);
+            blocks.split(part, |block| {
+                // The hash of a block covers all blocks before it.
+                chain = self.link(chain, block);
+                chain
+            });
+        }
+        let blocks = blocks.hashes;
+        PromptHashes { blocks: blocks.into(), bytes }
+    }
+
+    /// Returns the hash of some bytes after those with the hash `chain`.
+    fn link(&self, chain: u64, bytes: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u64(chain);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}
+
+/// Splits a prompt that comes in parts into blocks.
+#[derive(Debug)]
+struct Blocks {
+    hashes: Vec<u64>,
+    /// The beginning of a block that continues in the next part, and its length.
+    begun: ([u8; BLOCK_BYTES], usize),
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { hashes: Vec::new(), begun: ([0; BLOCK_BYTES], 0) }
+    }
+}
+
+impl Blocks {
+    fn split(&mut self, mut part: &[u8], mut hash: impl FnMut(&[u8]) -> u64) {
+        let (begun, len) = &mut self.begun;
+        if *len > 0 {
+            let (end, rest) = part.split_at(part.len().min(BLOCK_BYTES - *len));
+            begun[*len..*len + end.len()].copy_from_slice(end);
+            (*len, part) = (*len + end.len(), rest);
+            if *len < BLOCK_BYTES {
+                return;
             }
-            if blocks.len() < MAX_PROMPT_BLOCKS {
-                hasher.write(part);
-                missing -= part.len();
+            *len = 0;
+            if self.hashes.len() < MAX_PROMPT_BLOCKS {
+                self.hashes.push(hash(begun));
             }
         }
-        PromptHashes { blocks: blocks.into(), bytes }
+        let (whole, rest) = part.as_chunks::<BLOCK_BYTES>();
+        let whole = &whole[..whole.len().min(MAX_PROMPT_BLOCKS - self.hashes.len())];
+        self.hashes.extend(whole.iter().map(|block| hash(block)));
+        begun[..rest.len()].copy_from_slice(rest);
+        *len = rest.len();
     }
 }
 
