@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Facts {
     /// The seed depends on the id only, so a request that is sent again with the same id gets the
     /// same decision. It is below 2^53, the largest range of integers that JavaScript numbers
     /// represent exactly, so policies in all languages derive the same random numbers.
-    pub fn seed(id: &str) -> u64 {
+    pub fn seed(id: impl Hash) -> u64 {
         // DefaultHasher::new() has fixed keys; only RandomState draws new ones.
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);

@@ -54,12 +54,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns where a path is at the engine.
-    pub(crate) fn path(&self, path: &str) -> String {
+    /// Returns where a path is at the engine, in two parts.
+    pub(crate) fn path<'a>(&'a self, path: &'a str) -> (&'a str, &'a str) {
         let in_api = path.strip_prefix(API_PATH).filter(|rest| rest.starts_with('/'));
         match in_api {
-            Some(rest) => format!("{}{rest}", self.api_path),
-            None => format!("{}{path}", self.base_path),
+            Some(rest) => (&self.api_path, rest),
+            None => (&self.base_path, path),
         }
     }
 

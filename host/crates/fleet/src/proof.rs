@@ -5,6 +5,7 @@
 //! beginning of its response, as `chatcmpl-<id>` or `cmpl-<id>`, by which this is found before
 //! anything reaches a client.
 
+use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 
@@ -36,11 +37,14 @@ pub(crate) enum Reuse {
 /// Gives a request an id of the host's own for the engine, and returns it: the client's id, which
 /// other clients may have chosen too, followed by a random part.
 pub(crate) fn set_engine_id(headers: &mut HeaderMap) -> String {
-    let random = format!("{:0RANDOM_DIGITS$x}", RandomState::new().build_hasher().finish());
-    let id = match headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()) {
-        Some(id) => format!("{id}-{random}"),
-        None => random,
-    };
+    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let mut id = String::with_capacity(given.map_or(0, |given| given.len() + 1) + RANDOM_DIGITS);
+    if let Some(given) = given {
+        id.push_str(given);
+        id.push('-');
+    }
+    let random = RandomState::new().build_hasher().finish();
+    write!(id, "{random:0RANDOM_DIGITS$x}").ok(); // A string accepts everything.
     // An id that was a header value is one with these characters too.
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);

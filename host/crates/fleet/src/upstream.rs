@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -223,8 +223,10 @@ fn request(
     path: &str,
     body: RequestBody,
 ) -> Result<Request<RequestBody>, EngineError> {
-    let scheme = if target.https { "https" } else { "http" };
-    let uri = format!("{scheme}://{}{}", target.authority, target.path(path));
+    let scheme = if target.https { "https://" } else { "http://" };
+    let (prefix, path) = target.path(path);
+    let uri = Bytes::from([scheme, &target.authority, prefix, path].concat());
+    let uri = Uri::from_maybe_shared(uri).map_err(|error| EngineError::Connect(error.into()))?;
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(key) = &target.key {
         let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));

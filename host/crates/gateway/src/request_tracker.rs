@@ -216,14 +216,14 @@ impl RequestTracker {
 
     /// Returns the seed of the decision about the request with this id.
     pub(crate) fn seed(&self, id: &str) -> u64 {
-        Facts::seed(&format!("{:016x}{id}", self.nonce))
+        Facts::seed(format!("{:016x}{id}", self.nonce).as_str())
     }
 
     /// Returns a random number for the request with this id, which a client can neither choose nor
     /// repeat.
     pub(crate) fn draw(&self, id: &str) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Facts::seed(&format!("{:016x}{:x}{id}", self.nonce, now.as_nanos()))
+        Facts::seed((self.nonce, now, id))
     }
 
     /// Returns the flow of the request.

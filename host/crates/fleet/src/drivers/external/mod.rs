@@ -270,12 +270,14 @@ mod tests {
             let target = spec.target(0);
             assert_eq!(target.authority, authority, "{url}");
             let chat = format!("{chat}/chat/completions");
-            assert_eq!(target.path("/v1/chat/completions"), chat, "{url}");
-            let paths: Vec<_> = spec.ready_paths().iter().map(|path| target.path(path)).collect();
+            let at = |path: &str| <[&str; 2]>::from(target.path(path)).concat();
+            assert_eq!(at("/v1/chat/completions"), chat, "{url}");
+            let paths: Vec<_> = spec.ready_paths().iter().map(|path| at(path)).collect();
             assert_eq!(paths, probes, "{url}");
         }
         let own = spec("https://h/api/v3").unwrap().with_probe_path("/status?a=b");
-        assert_eq!(own.target(0).path(own.ready_paths()[0]), "/api/v3/status?a=b");
+        let target = own.target(0);
+        assert_eq!(target.path(own.ready_paths()[0]), ("/api/v3", "/status?a=b"));
         assert!(own.with_probe_path("").ready_paths().is_empty());
         let spec = |url| spec(url).map(|spec| spec.authority);
         for url in ["", "127.0.0.1:8080", "/v1", "not a url"] {
