@@ -1,5 +1,5 @@
-//! `pointsman top` on a terminal: what it shows, its keys, a host that goes away and comes back,
-//! and the terminal after it.
+//! `pointsman top` on a terminal: what it shows, its keys, sizes of all kinds, a host that goes
+//! away and comes back, and the terminal after it.
 
 use std::path::Path;
 
@@ -66,6 +66,34 @@ fn the_terminal_is_restored_after_control_c_and_sigterm() {
     by_signal.signal(Signal::TERM);
     by_signal.wait_for_exit();
     wait_until("the terminal is restored", || by_signal.is_restored());
+}
+
+#[test]
+fn terminals_of_any_size_are_drawn() {
+    let host = one_lane(&[]);
+    let mut top = top(socket(&host), (60, 20));
+    top.wait_for("the lane is shown", |text| has_lane(text, "a", "ready"));
+    let has_corner = |columns: u16, rows: u16| {
+        // The body ends above the last line.
+        move |screen: &vt100::Screen| {
+            screen.cell(rows - 2, columns - 1).is_some_and(|cell| cell.contents() == "┘")
+        }
+    };
+    for size @ (columns, rows) in [(140, 40), (1, 1), (50, 12), (3, 2), (200, 3), (2, 60), (80, 24)]
+    {
+        top.resize(size);
+        for view in ["1", "2", "3", "4", "5", "1"] {
+            top.type_keys(view);
+        }
+        if columns >= 50 && rows >= 12 {
+            let what = format!("{columns} columns and {rows} rows are used");
+            wait_until(&what, || top.see(has_corner(columns, rows)));
+            top.wait_for(&what, |text| has_lane(text, "a", "ready"));
+        }
+    }
+    top.type_keys("q");
+    assert!(top.wait_for_exit().success());
+    wait_until("the terminal is restored", || top.is_restored());
 }
 
 #[test]

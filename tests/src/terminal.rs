@@ -15,6 +15,9 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::wait_until;
 
+/// Asks the terminal where the cursor is (ECMA-48, device status report). All terminals answer.
+const CURSOR_QUERY: &[u8] = b"\x1b[6n";
+
 /// A program that runs on a terminal of its own. Dropping it kills the program.
 pub struct Terminal {
     child: Child,
@@ -48,11 +51,26 @@ impl Terminal {
         let (keyboard, mut output) =
             (File::from(pty.master.try_clone().unwrap()), File::from(pty.master));
         let shown = Arc::clone(&screen);
+        let mut answers = keyboard.try_clone().unwrap();
         let reader = std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
+            let (mut buffer, mut begun) = ([0; 4096], 0);
             // Fails once the terminal is closed.
-            while let Ok(count @ 1..) = output.read(&mut buffer) {
-                shown.lock().unwrap_or_else(PoisonError::into_inner).process(&buffer[..count]);
+            while let Ok(count @ 1..) = output.read(&mut buffer[begun..]) {
+                let read = &buffer[..begun + count];
+                let mut screen = shown.lock().unwrap_or_else(PoisonError::into_inner);
+                screen.process(&read[begun..]);
+                let (row, column) = screen.screen().cursor_position();
+                drop(screen);
+                if read.windows(CURSOR_QUERY.len()).any(|part| part == CURSOR_QUERY) {
+                    // Fails once the terminal is closed.
+                    write!(answers, "\x1b[{};{}R", row + 1, column + 1).ok();
+                    begun = 0;
+                } else {
+                    // The beginning of a query may be at the end.
+                    let kept = read.len().min(CURSOR_QUERY.len() - 1);
+                    buffer.copy_within(begun + count - kept..begun + count, 0);
+                    begun = kept;
+                }
             }
         });
         Self { child, keyboard, settings: pty.slave, screen, reader: Some(reader) }
@@ -77,6 +95,14 @@ impl Terminal {
             wait_until(what, || condition(&self.text()));
         }));
         assert!(waited.is_ok(), "{what}:\n{}", self.text());
+    }
+
+    /// Changes the number of columns and rows, which the program is told.
+    pub fn resize(&self, size @ (columns, rows): (u16, u16)) {
+        let mut screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        screen.screen_mut().set_size(rows, columns);
+        drop(screen);
+        set_size(&self.settings, size);
     }
 
     /// Types keys, as the bytes that a terminal sends.
