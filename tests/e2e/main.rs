@@ -57,6 +57,7 @@ mod policy_simulation;
 mod policy_state;
 mod policy_types;
 mod real;
+mod recipes;
 mod records;
 mod redaction;
 mod reload;
