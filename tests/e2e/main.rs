@@ -74,6 +74,7 @@ mod source_tree;
 mod stream;
 mod streams;
 mod supervision;
+mod systemd;
 mod telemetry;
 mod tokens;
 mod top;

@@ -1,19 +1,16 @@
 //! Graceful shutdown of the host.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
 
 use pointsman_tests::WAIT_TIMEOUT;
 use pointsman_tests::client::{chat, get, post, stream};
-use pointsman_tests::host::{Host, is_alive, program, root};
+use pointsman_tests::host::{Host, is_alive, program};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{FAKE_ENGINE, host, lane, one_lane};
 
 const CHAT: &str = "/v1/chat/completions";
-/// What the service may be exposed to, by systemd's rating in tenths: 27 with systemd 252.
-const MAX_EXPOSURE: u32 = 30;
 
 #[test]
 fn stream_finishes_within_drain_timeout() {
@@ -105,40 +102,4 @@ fn service_manager_is_notified() {
     // The drain, and the `stop-grace` of the engine, which is 2 s.
     assert!((102_000_000..150_000_000).contains(&micros), "{stopping}");
     assert!(host.wait_for_exit().success());
-}
-
-/// As systemd reads them; `cargo xtask test` installs its tool.
-#[test]
-fn units_are_valid() {
-    let packaging = root().join("host/packaging");
-    let service = std::fs::read_to_string(packaging.join("pointsman.service")).unwrap();
-    for line in ["Type=notify", "NotifyAccess=all", "RestartPreventExitStatus=78"] {
-        assert!(service.lines().any(|found| found == line), "{line}");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let service = service.replace("/usr/local/bin/pointsman", "/bin/true");
-    let without_page = |text: &str| -> String {
-        text.lines()
-            .filter(|line| !line.starts_with("Documentation="))
-            .map(|line| format!("{line}\n"))
-            .collect()
-    };
-    let path = dir.path().join("pointsman.service");
-    std::fs::write(&path, without_page(&service)).unwrap();
-    std::fs::copy(packaging.join("pointsman.socket"), dir.path().join("pointsman.socket")).unwrap();
-    let analyze = |arguments: &[&str]| {
-        let mut command = Command::new("systemd-analyze");
-        command.args(arguments).arg(&path);
-        command.output().expect("systemd-analyze is missing: install Debian's package `systemd`")
-    };
-    let verified = analyze(&["verify"]);
-    let text = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && text.trim().is_empty(), "{text}");
-    let threshold = format!("--threshold={MAX_EXPOSURE}");
-    let rated = analyze(&["security", "--offline=yes", "--no-pager", &threshold]);
-    let text = String::from_utf8_lossy(&rated.stdout);
-    let score = text.lines().find(|line| line.contains("exposure level"));
-    let score = score.unwrap_or_else(|| panic!("{rated:?}"));
-    println!("{}", score.trim_start_matches(|letter: char| !letter.is_ascii_alphabetic()));
-    assert!(rated.status.success(), "{text}");
 }

@@ -1,2 +1,7 @@
 //! Packages: each is built, installed and started here as far as one machine allows.
 //! `cargo xtask test --packages`.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod systemd;
+
+const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
