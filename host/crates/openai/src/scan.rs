@@ -139,6 +139,13 @@ impl Iterator for Children<'_> {
     }
 }
 
+/// Returns true if the text of a key is `name`, which is not empty. Most keys are compared as they
+/// are written.
+pub(crate) fn is_key(literal: &[u8], name: &str) -> bool {
+    let inner = literal.get(1..literal.len().saturating_sub(1)).unwrap_or_default();
+    inner == name.as_bytes() || (inner.contains(&b'\\') && key(literal) == name)
+}
+
 /// Returns the text of a key from its literal. The escapes of a key that Rust strings cannot hold,
 /// an unpaired surrogate, are returned as they are written.
 pub(crate) fn key(literal: &[u8]) -> Cow<'_, str> {

@@ -134,7 +134,7 @@ impl ModelSplice {
                         self.key.push(b'"');
                         Kind::Key
                     }
-                    (1, true) if scan::key(&self.key) == MODEL => Kind::Name,
+                    (1, true) if scan::is_key(&self.key, MODEL) => Kind::Name,
                     _ => Kind::Other,
                 };
                 self.state = State::Inside { string, is_escaped: false };
@@ -174,7 +174,7 @@ impl ModelSplice {
 fn top_level_model(json: &[u8], start: usize) -> Option<&[u8]> {
     let mut found = None;
     for child in Children::new(json, start)? {
-        if scan::key(&json[child.key]) == MODEL {
+        if scan::is_key(&json[child.key], MODEL) {
             let end = scan::value_end(json, child.start).min(json.len());
             // The end of what has arrived may not be the end of the value.
             let is_first = found.replace(&json[child.start..end]).is_none();

@@ -15,11 +15,15 @@
 
 mod payload;
 
+use std::sync::LazyLock;
+
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
+use memchr::memmem::Finder;
 use serde_json::Value;
 
 use self::payload::{Payload, Pending};
+use super::event::has_finish_reason;
 
 /// Maximum size of an event that is held; a longer one is forwarded as it is.
 const MAX_EVENT_BYTES: usize = super::MAX_LINE_BYTES;
@@ -182,6 +186,11 @@ impl StreamRewrite {
     /// Forwards an event, with the changes that it needs. Returns to what a line feed that follows
     /// belongs.
     fn event(&mut self, raw: &[u8], out: &mut BytesMut) -> AfterReturn {
+        if self.model.is_none() && is_plain(raw) {
+            self.release(out);
+            out.extend_from_slice(raw);
+            return AfterReturn::Forwarded;
+        }
         let Some(event) = Payload::read(raw) else {
             // A blank line, fields without data, `[DONE]`, or data that is not an object.
             let is_blank = raw.trim_ascii().is_empty();
@@ -209,9 +218,11 @@ impl StreamRewrite {
             out.extend_from_slice(raw);
             return AfterReturn::Forwarded;
         }
-        if let Some(is_equal) = self.model.as_ref().and_then(|model| event.model_is(model)) {
-            // The first event that names the model decides.
-            if !std::mem::replace(&mut self.is_decided, true) && is_equal {
+        // The first event that names the model decides.
+        let model = self.model.as_ref().filter(|_| !self.is_decided);
+        if let Some(is_equal) = model.and_then(|model| event.model_is(model)) {
+            self.is_decided = true;
+            if is_equal {
                 self.model = None;
             }
         }
@@ -230,6 +241,17 @@ impl StreamRewrite {
             out.extend_from_slice(pending.bytes());
         }
     }
+}
+
+/// Returns true if an event has data that ends no choice and has no member `usage`, as nearly all
+/// of a stream. A key may be written with escapes: such an event is read.
+fn is_plain(raw: &[u8]) -> bool {
+    static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+    static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u"));
+    raw.starts_with(b"data: {")
+        && USAGE.find(raw).is_none()
+        && !has_finish_reason(raw)
+        && ESCAPE.find(raw).is_none()
 }
 
 #[cfg(test)]

@@ -58,13 +58,17 @@ impl<'a> Payload<'a> {
         scan::key(&self.json[member.key.clone()])
     }
 
+    fn has_key(&self, member: &Member, key: &str) -> bool {
+        scan::is_key(&self.json[member.key.clone()], key)
+    }
+
     fn value(&self, member: &Member) -> &[u8] {
         &self.json[member.value.clone()]
     }
 
     /// Returns the last member with this key, which counts in most parsers.
     fn member(&self, key: &str) -> Option<&Member> {
-        self.members.iter().rev().find(|member| self.key(member) == key)
+        self.members.iter().rev().find(|member| self.has_key(member, key))
     }
 
     /// Returns true for the event that only exists because the usage was asked for.
@@ -99,19 +103,15 @@ impl<'a> Payload<'a> {
         let is_name = |range: &Range<usize>| self.json[range.clone()].starts_with(b"\"");
         let mut models = Vec::new();
         for member in &self.members {
-            match &*self.key(member) {
-                MODEL => models.push(member.value.clone()),
-                MESSAGE => {
-                    let start = member.value.start;
-                    for Child { key, start } in
-                        Children::new(&self.json, start).into_iter().flatten()
-                    {
-                        if !key.is_empty() && scan::key(&self.json[key]) == MODEL {
-                            models.push(start..scan::value_end(&self.json, start));
-                        }
+            if self.has_key(member, MODEL) {
+                models.push(member.value.clone());
+            } else if self.has_key(member, MESSAGE) {
+                let start = member.value.start;
+                for Child { key, start } in Children::new(&self.json, start).into_iter().flatten() {
+                    if scan::is_key(&self.json[key], MODEL) {
+                        models.push(start..scan::value_end(&self.json, start));
                     }
                 }
-                _ => {}
             }
         }
         models.retain(is_name);
@@ -128,7 +128,7 @@ impl<'a> Payload<'a> {
             changes.extend(self.models().into_iter().map(|range| (range, model)));
         }
         for (index, member) in self.members.iter().enumerate().filter(|_| hides_usage) {
-            if self.key(member) == "usage" && self.value(member) == b"null" {
+            if self.has_key(member, "usage") && self.value(member) == b"null" {
                 changes.push((self.with_comma(index), ""));
             }
         }

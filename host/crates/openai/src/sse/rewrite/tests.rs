@@ -223,6 +223,19 @@ proptest! {
         }
     }
 
+    /// Events that are passed on without being read are those that reading would not change:
+    /// without the space, all are read.
+    #[test]
+    fn plain_events_are_those_that_reading_does_not_change(
+        parts in prop::collection::vec(prop::sample::select(PARTS.to_vec()), 0..12),
+        size in 1_usize..200,
+    ) {
+        let without_space = |stream: &str| stream.replace("data: {", "data:{");
+        let stream = parts.concat();
+        let sent = without_space(&rewrite(&stream, size, None, true));
+        prop_assert_eq!(sent, rewrite(&without_space(&stream), size, None, true));
+    }
+
     /// The stream that a client gets ends as the engine's does.
     #[test]
     fn ends_of_streams_stay(
