@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod health;
 pub(crate) mod key;
 pub(crate) mod lane;
 pub(crate) mod policy;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Check whether this system can run engines, and say what to do if it cannot.
     Doctor(doctor::Doctor),
+    /// Ask a running host whether it can serve requests: a health check for containers.
+    Health(health::Health),
     /// Reload the configuration of a running host, or show what that would change.
     Reload(reload::Reload),
     /// Replace a running host by a new process that takes over its engines and connections.

@@ -14,6 +14,7 @@ mod facts;
 mod gateway_settings;
 mod guards;
 mod handover;
+mod health_command;
 mod import;
 mod in_service;
 mod inherited;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => app::serve(&serve).map(success),
         Command::Check(check) => check::check(&check).map(success),
         Command::Doctor(options) => doctor::doctor(&options),
+        Command::Health(options) => health_command::health(&options).map(success),
         Command::Reload(options) => reload_command::reload(&options).map(success),
         Command::Upgrade(options) => upgrade_command::upgrade(&options).map(success),
         Command::Policy(command) => policy::policy(command),

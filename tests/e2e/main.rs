@@ -26,6 +26,7 @@ mod fidelity;
 mod groups;
 mod guards;
 mod handover;
+mod health_command;
 mod hostile_policies;
 mod idempotency;
 mod inner_loop;
