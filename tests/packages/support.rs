@@ -58,3 +58,24 @@ fn difference(expected: &Path, actual: &Path) -> String {
     let output = Command::new("diff").arg("-uN").args([expected, actual]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Returns the maximum number of seconds of a shutdown with a configuration that is made for a
+/// container. Its policies are those of the repository, its secrets are files in `secrets`.
+///
+/// # Panics
+/// If the host does not accept the configuration.
+pub(crate) fn shutdown_limit(program: &Path, config: &str, secrets: &Path) -> u64 {
+    let policies = root().join("policies").display().to_string();
+    let config = config
+        .replace("/usr/share/pointsman/policies", &policies)
+        .replace("/run/secrets/pointsman", &secrets.display().to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pointsman.toml");
+    std::fs::write(&file, config).unwrap();
+    let report = run(Command::new(program).arg("check").arg(&file));
+    let (_, limit) = report.split_once("shutdown: ").unwrap();
+    let limit = limit.split(" at most").next().unwrap();
+    let (number, unit) = limit.split_at(limit.len() - 1);
+    let number: u64 = number.parse().unwrap();
+    if unit == "m" { number * 60 } else { number }
+}
