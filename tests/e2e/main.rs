@@ -13,6 +13,7 @@ mod clients;
 mod compat;
 mod console;
 mod container;
+mod container_files;
 mod conversations;
 mod cortex;
 mod docs_links;

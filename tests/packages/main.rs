@@ -2,6 +2,7 @@
 //! `cargo xtask test --packages`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod compose;
 mod helm;
 mod image;
 mod support;
