@@ -35,6 +35,15 @@ fn version_is_that_of_the_workspace() {
         let image = format!("{image}:${{POINTSMAN_VERSION:-{VERSION}}}");
         assert!(values(&compose, "image", ':').contains(&image.as_str()), "{kind}");
     }
+    for page in ["container", "compose", "helm"] {
+        let text = fs::read_to_string(root().join(format!("host/docs/install/{page}.md"))).unwrap();
+        for image in ["pointsman:", "pointsman-rocm-vllm:"] {
+            let tags = text.split(image).skip(1).filter(|tag| tag.starts_with(char::is_numeric));
+            for tag in tags {
+                assert!(tag.starts_with(VERSION), "{page}: {image}{tag:.10}");
+            }
+        }
+    }
 }
 
 /// The keys of `[Container]` that the quadlet may have, of those that Podman 5.2 knows. Podman

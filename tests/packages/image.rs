@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{assert_golden, run, run_any, venv_program};
+use crate::support::{assert_golden, run, run_any, shutdown_limit, venv_program};
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
 const NAME: &str = "image::image_serves_as_its_user_on_a_read_only_root";
@@ -229,6 +229,19 @@ fn containerfiles_and_their_script_are_without_findings() {
         assert_eq!(output, "");
     }
     run(Command::new("shellcheck").arg(root().join("host/packaging/oci/context.sh")));
+}
+
+/// The first configuration that a reader of the page writes.
+#[test]
+fn configuration_of_the_page_is_accepted_and_stops_in_time() {
+    let page = fs::read_to_string(root().join("host/docs/install/container.md")).unwrap();
+    let (_, text) = page.split_once("<<'END'\n").unwrap();
+    let (config, commands) = text.split_once("\nEND\n").unwrap();
+    let (_, timeout) = commands.split_once("--stop-timeout ").unwrap();
+    let timeout: u64 = timeout.split_whitespace().next().unwrap().parse().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let limit = shutdown_limit(&program(FAKE_ENGINE), config, dir.path());
+    assert!(limit <= timeout, "{timeout} s, and a shutdown takes {limit} s");
 }
 
 /// A file whose version is not that of the binary would give the image wrong labels.
