@@ -5,6 +5,7 @@
 mod compose;
 mod helm;
 mod image;
+mod nix;
 mod support;
 mod systemd;
 

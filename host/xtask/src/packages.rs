@@ -27,7 +27,7 @@ pub(crate) fn packages(root: &Path) -> Result<()> {
 }
 
 /// Tools of Debian: Nix, images, scripts, units.
-const DEBIAN: [&str; 4] = ["nix-bin", "buildah", "shellcheck", "systemd"];
+const DEBIAN: [&str; 5] = ["nix-bin", "curl", "shellcheck", "buildah", "systemd"];
 /// Tools of PyPI: Helm as a library, schemas of compose files and of Kubernetes, a linter for
 /// Containerfiles.
 const WHEELS: [&str; 4] =
