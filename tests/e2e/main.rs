@@ -44,6 +44,7 @@ mod models;
 mod module_cycles;
 mod multipart;
 mod native;
+mod nix_scripts;
 mod ollama;
 mod openai;
 mod policies;
