@@ -49,6 +49,7 @@ mod tokens;
 mod top;
 mod upgrade_command;
 mod usage;
+mod version;
 
 use std::process::ExitCode;
 

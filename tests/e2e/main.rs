@@ -82,6 +82,7 @@ mod telemetry;
 mod tokens;
 mod top;
 mod usage;
+mod version;
 
 use pointsman_tests::host::{Host, fake_lane, program};
 
