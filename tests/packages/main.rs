@@ -2,10 +2,14 @@
 //! `cargo xtask test --packages`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod artifacts;
 mod compose;
+mod debian;
+mod debian_root;
 mod helm;
 mod image;
 mod nix;
+mod release;
 mod support;
 mod systemd;
 
