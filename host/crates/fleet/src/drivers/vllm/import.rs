@@ -17,6 +17,8 @@ pub struct Imported {
     pub notes: Vec<String>,
     /// The notes, each with its entry of the `[lanes.engine]` table.
     lines: Vec<Line>,
+    /// Names of variables without a counterpart, and why.
+    without: Vec<(String, String)>,
 }
 
 /// A note, with the key and value (as TOML) that it is about. A suggestion is written as a comment.
@@ -50,8 +52,12 @@ fn ignored(why: &str) -> Import {
 /// Imports variables. If a name occurs twice, the last one counts.
 #[must_use]
 pub fn import(env: &[(String, String)]) -> Imported {
-    let mut imported =
-        Imported { settings: VllmSettings::default(), notes: Vec::new(), lines: Vec::new() };
+    let mut imported = Imported {
+        settings: VllmSettings::default(),
+        notes: Vec::new(),
+        lines: Vec::new(),
+        without: Vec::new(),
+    };
     for (index, (name, value)) in env.iter().enumerate() {
         let is_overridden = env.iter().skip(index + 1).any(|(later, _)| later == name);
         let import = if is_overridden {
@@ -328,6 +334,8 @@ impl Imported {
                 (format!("becomes {note}"), Some((key, toml)), false)
             }
             Import::Suggestion(key, toml, why) => {
+                let suggestion = format!("{key} = {toml} if it is needed: {why}");
+                self.without.push((name.to_owned(), one_line(&suggestion)));
                 (format!("is only suggested: {why}"), Some((key, toml)), true)
             }
             Import::Arguments(words) => {
@@ -348,11 +356,20 @@ impl Imported {
                 self.settings.env.push((name.to_owned(), value.to_owned()));
                 ("is passed on in env".to_owned(), None, false)
             }
-            Import::Ignored(why) => (format!("is ignored: {why}"), None, false),
+            Import::Ignored(why) => {
+                self.without.push((name.to_owned(), one_line(&why)));
+                (format!("is ignored: {why}"), None, false)
+            }
         };
         let note = one_line(&format!("{name} {result}"));
         self.notes.push(note.clone());
         self.lines.push(Line { note, entry, is_suggestion });
+    }
+
+    /// Returns the names of the variables that have no counterpart, and why, in their order.
+    /// Contains no secrets.
+    pub fn without_counterpart(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.without.iter().map(|(name, why)| (name.as_str(), why.as_str()))
     }
 
     /// Returns the lines of a `[lanes.engine]` table, each below its note.
