@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod lane;
 pub(crate) mod policy;
@@ -71,8 +72,8 @@ pub(crate) enum Command {
     Simulate(simulate::Simulate),
     /// Replay recorded decisions: compare what policies decide now with what was decided.
     Replay(replay::Replay),
-    /// Generate a vLLM lane from an env file or a compose file.
-    ImportEnv(ImportEnv),
+    /// Write a configuration from that of llama-swap, llama-server, LiteLLM or compose.
+    Import(import::Import),
     /// Print the JSON Schema of a kind of file, for editors.
     Schema {
         /// The kind of file.
@@ -148,16 +149,6 @@ pub(crate) struct Check {
     /// Print what would change as JSON, and nothing else.
     #[arg(long, requires = "against")]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ImportEnv {
-    /// Input file: a compose file if it ends with `.yaml` or `.yml`, else an env file; `-` reads
-    /// an env file from standard input.
-    pub(crate) file: PathBuf,
-    /// Name of the lane.
-    #[arg(long, value_name = "NAME", default_value = "vllm")]
-    pub(crate) lane: String,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,189 +1,122 @@
-//! `pointsman import-env`: converts the vLLM settings of another deployment to a lane. Each format
-//! that is read is one module.
-
-mod compose;
+//! `pointsman import`: writes a configuration from that of another router or engine.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use pointsman_domain::is_local_path;
-use pointsman_files::read_regular_text;
-use pointsman_fleet::vllm::{import, parse_env_file};
-use pointsman_settings::escape_references;
+use anyhow::{Context as _, Result, ensure};
+use pointsman_files::{read_regular_text, write_atomic};
+use pointsman_import::{ErrorCode, ImportError, Imported, MAX_BYTES};
 
-use crate::cli::ImportEnv;
-use crate::output::print;
+use crate::cli::import::Import;
+use crate::output::{print, print_error};
 
-/// Maximum size of an env file or a compose file in bytes.
-const MAX_FILE_BYTES: u64 = 8 << 20;
+/// Exit code for a source that cannot be imported, as for invalid arguments.
+const WRONG_INPUT: u8 = 2;
+/// Mode of a file that is written: a configuration has no secrets.
+const MODE: u32 = 0o644;
+/// Names of the files that are looked for in a folder.
+const NAMES: [&str; 12] = [
+    "config.yaml",
+    "config.yml",
+    "llama-swap.yaml",
+    "litellm_config.yaml",
+    "litellm-config.yaml",
+    "models.ini",
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yaml",
+    "docker-compose.yml",
+    "vllm.env",
+    ".env",
+];
 
-/// Environment variables, in the order of the file.
-type Variables = Vec<(String, String)>;
-
-/// Why a file cannot be imported. Never quotes the file, which may contain secrets.
-#[derive(Debug)]
-struct ImportError {
-    /// The line, from 1.
-    line: usize,
-    message: String,
-}
-
-/// The format of a file.
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    EnvFile,
-    Compose,
-}
-
-impl Format {
-    /// Returns the format by the extension of a file's name.
-    fn from_name(file: &Path) -> Self {
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("yaml" | "yml") => Self::Compose,
-            _ => Self::EnvFile,
+/// Imports a source, writes the configuration, and prints the report to standard error.
+pub(crate) fn import(options: &Import) -> Result<ExitCode> {
+    let imported = match read(options) {
+        Ok(imported) => imported,
+        Err(error) if error.is::<ImportError>() => {
+            print_error(format!("{error:#}"));
+            return Ok(ExitCode::from(WRONG_INPUT));
         }
-    }
-
-    fn variables(self, text: &str) -> Result<Variables, ImportError> {
-        match self {
-            Self::EnvFile => {
-                let variables = parse_env_file(text);
-                let literal = |(name, value): (String, String)| {
-                    (name, escape_references(&value).into_owned())
-                };
-                variables
-                    .map(|variables| variables.into_iter().map(literal).collect())
-                    .map_err(|(line, message)| ImportError { line, message })
-            }
-            Self::Compose => compose::variables(text),
-        }
-    }
-}
-
-/// Reads an env file or a compose file, and prints the lane that it describes.
-pub(crate) fn import_env(options: &ImportEnv) -> Result<()> {
-    let file = options.file.display();
-    let text = if options.file.as_os_str() == "-" {
-        let mut text = String::new();
-        let mut input = std::io::stdin().take(MAX_FILE_BYTES + 1);
-        let size = input.read_to_string(&mut text).context("failed to read standard input")?;
-        ensure!(
-            size as u64 <= MAX_FILE_BYTES,
-            "standard input has more than {MAX_FILE_BYTES} bytes"
-        );
-        text
-    } else {
-        read_regular_text(&options.file, MAX_FILE_BYTES)?
+        Err(error) => return Err(error),
     };
-    let lane = lane(Format::from_name(&options.file), &text, &options.lane)
-        .map_err(|error| anyhow!("{file}:{}: {}", error.line, error.message))?;
-    print(&lane)
+    match &options.out {
+        Some(file) => write(file, &imported.toml, options.force)?,
+        None => print(&imported.toml)?,
+    }
+    print_error(if options.json { json(&imported)? } else { text(&imported) });
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the TOML of a lane with the settings in `text`.
-fn lane(format: Format, text: &str, name: &str) -> Result<String, ImportError> {
-    let variables = format.variables(text)?;
-    if variables.is_empty() {
-        let message = match format {
-            Format::EnvFile => "no variables found; expected lines of KEY=VALUE",
-            Format::Compose => "no variables found; expected services with an `environment`",
-        };
-        return Err(ImportError { line: 1, message: message.to_owned() });
-    }
-    let imported = import(&variables);
-    let models = serde_json::Value::from(models(name, &imported.settings.model));
-    let name = serde_json::Value::from(name);
-    let mut lane = format!(
-        "# Generated by `pointsman import-env`. Review it, add `group` and `memory`, and validate \
-         it with \
-         `pointsman check`.\n[[lanes]]\nname = {name}\nmodels = {models}\n"
-    );
-    for problem in imported.settings.check() {
-        lane.push_str(&format!("# To do: {}\n", problem.to_string().escape_debug()));
-    }
-    lane.push_str(&imported.to_toml());
-    Ok(lane)
+fn read(options: &Import) -> Result<Imported> {
+    let kind = options.from.map(|from| from.kind());
+    let limit = MAX_BYTES as u64;
+    let (file, text) = if options.source.as_os_str() == "-" {
+        let mut text = String::new();
+        let mut input = std::io::stdin().take(limit + 1);
+        input.read_to_string(&mut text).context("failed to read standard input")?;
+        ("-".to_owned(), text)
+    } else {
+        let file = file_of(&options.source)?;
+        let name = file.display().to_string();
+        // More than the import accepts, so that it reports what is too large.
+        let text = read_regular_text(&file, 8 * limit)?;
+        (name, text)
+    };
+    Ok(pointsman_import::import(&file, &text, kind)?)
 }
 
-/// Returns the model names of a lane: its name, by which the router's own clients know it, and
-/// those by which clients of the deployment asked vLLM.
-fn models<'a>(lane: &'a str, model: &'a str) -> Vec<&'a str> {
-    let mut models = vec![lane];
-    // vLLM answers to the text of its setting; people also write a name without its organisation.
-    let bare = model.rsplit('/').next().filter(|_| !is_local_path(model));
-    for name in [Some(model), bare].into_iter().flatten() {
-        if !name.is_empty() && !models.contains(&name) {
-            models.push(name);
+/// Returns the file of a source, which may be a folder with one file that can be imported.
+fn file_of(source: &Path) -> Result<PathBuf, ImportError> {
+    if !source.is_dir() {
+        return Ok(source.to_owned());
+    }
+    let files: Vec<_> =
+        NAMES.iter().map(|name| source.join(name)).filter(|file| file.is_file()).collect();
+    let folder = source.display().to_string();
+    match files.as_slice() {
+        [file] => Ok(file.clone()),
+        [] => {
+            let message = format!("no file to import; expected one of {}", NAMES.join(", "));
+            Err(ErrorCode::NothingFound.error(folder, message))
+        }
+        several => {
+            let names: Vec<_> = several.iter().map(|file| file.display().to_string()).collect();
+            let message = format!("has several files; name one of {}", names.join(", "));
+            Err(ErrorCode::Ambiguous.error(folder, message))
         }
     }
-    models
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn imported_settings_are_a_valid_lane() {
-        let text = "VLLM_MODEL=/m/x/model.safetensors\nVLLM_MAX_MODEL_LEN=32K # \
-            long\nHF_TOKEN=hf_s3cret\n";
-        let lane = lane(Format::EnvFile, text, "the \"coder\"").unwrap();
-        assert!(lane.contains("name = \"the \\\"coder\\\"\"\n"), "{lane}");
-        assert!(
-            lane.contains("\nmodel = \"/m/x\"\n") && lane.contains("\nmax-model-len = 32768\n"),
-            "{lane}"
-        );
-        assert!(!lane.contains("s3cret") && !lane.contains("To do"), "{lane}");
+/// Writes the configuration. An existing file is only overwritten with `--force`.
+fn write(file: &Path, toml: &str, force: bool) -> Result<()> {
+    if !force {
+        let exists = file.symlink_metadata().is_ok();
+        ensure!(!exists, "{} exists; add --force to overwrite it", file.display());
     }
+    write_atomic(file, toml.as_bytes(), MODE)
+        .with_context(|| format!("failed to write {}", file.display()))
+}
 
-    #[test]
-    fn lane_serves_the_names_that_clients_of_the_deployment_use() {
-        let models = |model: &str, format| {
-            let text = match format {
-                Format::EnvFile => {
-                    format!("VLLM_PORT=8000\nVLLM_MODEL=\"{model}\"  # by default\n")
-                }
-                Format::Compose => format!(
-                    "services:\n  inference-engine:\n    environment:\n      - VLLM_MODEL={model}\n"
-                ),
-            };
-            let lane = lane(format, &text, "vllm").unwrap();
-            let line = lane.lines().find(|line| line.starts_with("models = ")).unwrap();
-            line.to_owned()
-        };
-        for format in [Format::EnvFile, Format::Compose] {
-            assert_eq!(
-                models("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", format),
-                "models = [\"vllm\",\"deepseek-ai/DeepSeek-R1-Distill-Qwen-32B\",\
-                 \"DeepSeek-R1-Distill-Qwen-32B\"]"
-            );
-            assert_eq!(
-                models("/models/vllm/orchestrator/bf16/model.safetensors", format),
-                "models = [\"vllm\",\"/models/vllm/orchestrator/bf16\"]"
-            );
-        }
-        assert_eq!(models("vllm", Format::EnvFile), "models = [\"vllm\"]");
-    }
+fn text(imported: &Imported) -> String {
+    let lanes = imported.lanes;
+    let kind = imported.kind.name();
+    let mut lines: Vec<_> = imported.report.items.iter().map(ToString::to_string).collect();
+    let count = lines.len();
+    lines.push(format!(
+        "imported {lanes} {} from {kind}; {count} {} without an equal counterpart",
+        if lanes == 1 { "lane" } else { "lanes" },
+        if count == 1 { "setting" } else { "settings" },
+    ));
+    lines.join("\n")
+}
 
-    #[test]
-    fn format_depends_on_the_extension() {
-        let compose = "services:\n  a:\n    environment:\n      VLLM_MODEL: /m\n";
-        for name in ["compose.yaml", "dir/docker-compose.yml"] {
-            let lane = lane(Format::from_name(Path::new(name)), compose, "a").unwrap();
-            assert!(lane.contains("\nmodel = \"/m\"\n"), "{lane}");
-        }
-        for name in ["-", ".env", "vllm.env"] {
-            let lane = lane(Format::from_name(Path::new(name)), "VLLM_MODEL=/m", "a").unwrap();
-            assert!(lane.contains("\nmodel = \"/m\"\n"), "{lane}");
-        }
-    }
-
-    #[test]
-    fn missing_settings_are_listed() {
-        let env = |text| lane(Format::EnvFile, text, "a");
-        assert!(env("A=1").unwrap().contains("# To do: model: missing"));
-        assert_eq!(env("A=1\nno").unwrap_err().line, 2);
-        assert!(env("# nothing").unwrap_err().message.contains("no variable"));
-    }
+fn json(imported: &Imported) -> Result<String> {
+    let report = serde_json::json!({
+        "kind": imported.kind.name(),
+        "lanes": imported.lanes,
+        "items": imported.report.items,
+    });
+    Ok(serde_json::to_string_pretty(&report)?)
 }

@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         Command::Key(command) => key::key(command).map(success),
         Command::Simulate(options) => simulate::simulate(&options),
         Command::Replay(options) => replay::replay(&options),
-        Command::ImportEnv(options) => import::import_env(&options).map(success),
+        Command::Import(options) => import::import(&options),
         Command::Schema { kind } => schema::print_schema(kind).map(success),
         Command::Completions { shell } => shell_help::completions(shell).map(success),
         Command::Man { dir } => shell_help::man(&dir).map(success),

@@ -30,6 +30,7 @@ mod handover;
 mod health_command;
 mod hostile_policies;
 mod idempotency;
+mod import;
 mod inner_loop;
 mod keeper;
 mod keys;

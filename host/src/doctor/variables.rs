@@ -110,7 +110,7 @@ fn one(system: &System, variables: &Variables) -> Vec<Finding> {
         Finding::note(
             "vllm_unknown",
             format!("{name} is set, and vLLM does not read it"),
-            format!("use {key}; `pointsman import-env` converts env files"),
+            format!("use {key}; `pointsman import` converts env files"),
         )
     }));
     findings.extend(dangerous(&get));
