@@ -12,7 +12,10 @@ let
 in
 {
   overlays.default = final: prev: {
-    pointsman = final.callPackage ./pointsman.nix { };
+    pointsman = final.callPackage ./pointsman.nix {
+      # A tree with changes has none.
+      commit = self.rev or "unknown";
+    };
     pointsmanVllm = final.callPackage ./vllm.nix { };
   };
 

@@ -1,5 +1,5 @@
 # The host, its built-in policies, manual pages and completions.
-{ lib, rustPlatform, installShellFiles }:
+{ lib, rustPlatform, installShellFiles, commit ? "unknown" }:
 let
   root = ../../..;
   workspace = (builtins.fromTOML (builtins.readFile (root + "/Cargo.toml"))).workspace.package;
@@ -23,6 +23,8 @@ rustPlatform.buildRustPackage {
     ]);
   };
   cargoLock.lockFile = root + "/Cargo.lock";
+  # What `pointsman --version` prints.
+  env.POINTSMAN_COMMIT = commit;
   cargoBuildFlags = [ "--package" "pointsman" ];
   # The tests start engines, browsers and containers. Continuous integration runs them.
   doCheck = false;
