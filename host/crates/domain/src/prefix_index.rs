@@ -10,9 +10,9 @@
 //!   engine starts or ends ──reset──> the lane has nothing
 //! ```
 //!
-//! A prompt cannot be recovered from the index: it has 64-bit hashes only, whose key is random in
-//! each process (foldhash, which takes a fraction of SipHash's time), and no text. The index is
-//! shared by all tenants, as the caches of the engines are.
+//! A prompt cannot be recovered from the index: it has no text, only 64-bit hashes with a key of
+//! each process, which do not leave its memory. So the hash is a fast one (foldhash), and not a
+//! cryptographic one. The index is shared by all tenants, as the caches of the engines are.
 //!
 //! Memory is bounded by [`MAX_BLOCKS`], of which each lane has the same share, at about 20 bytes
 //! per block. The index is an estimate, and errors are small: a block that is not known costs a
@@ -41,7 +41,7 @@ const MAX_LANE_BLOCKS: usize = 1 << 15;
 /// Maximum number of blocks of all lanes, which need about 20 MB of memory.
 const MAX_BLOCKS: usize = 1 << 20;
 
-/// Hashes prompts with a random key, so that hashes cannot be computed outside this process.
+/// Hashes prompts with a key of this process.
 #[derive(Debug, Clone, Default)]
 pub struct PromptHasher(RandomState);
 
