@@ -49,6 +49,7 @@ mod page_cache;
 mod post;
 mod predecessor;
 mod probing;
+mod proc_stat;
 mod process;
 mod progress;
 mod proof;

@@ -2,11 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use procfs_core::FromRead as _;
-use procfs_core::process::Stat;
-
 use super::clients::Clients;
 use crate::memory::Machine;
+use crate::proc_stat;
 
 /// The measured memory of an engine with everything that it has started, in bytes. Pages that
 /// several of its processes share are counted for each of them.
@@ -69,7 +67,7 @@ impl Processes {
         for name in machine.names("proc") {
             let Ok(pid) = name.parse() else { continue };
             let Some(text) = machine.text(&format!("proc/{pid}/stat")) else { continue };
-            let Ok(stat) = Stat::from_read(text.as_bytes()) else { continue };
+            let Some(stat) = proc_stat::parse(text.as_bytes()) else { continue };
             if let (Ok(parent), Ok(session)) = (stat.ppid.try_into(), stat.session.try_into()) {
                 processes.sessions.insert(pid, session);
                 processes.children.entry(parent).or_default().push(pid);

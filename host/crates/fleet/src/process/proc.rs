@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use procfs_core::process::{FDTarget, Stat};
+use procfs_core::process::FDTarget;
 use procfs_core::{FromRead as _, Uptime};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use super::marker::{Marker, in_environ};
+use crate::proc_stat;
 
 /// Ticks per second of start times: `USER_HZ`, which is 100 on every architecture that Rust has a
 /// Linux target for.
@@ -43,7 +44,7 @@ pub(super) struct ProcessSnapshot {
 impl ProcessSnapshot {
     /// Parses `/proc/<pid>/stat`.
     pub(super) fn parse(stat: &[u8]) -> Option<Self> {
-        let stat = Stat::from_read(stat).ok()?;
+        let stat = proc_stat::parse(stat)?;
         let id = |number: i32| u32::try_from(number).ok();
         Some(Self {
             id: Id { pid: id(stat.pid)?, start: stat.starttime },
