@@ -12,6 +12,7 @@ mod packages;
 mod plots;
 mod real_vllm;
 mod release;
+mod scale;
 mod streams;
 mod test;
 
@@ -32,6 +33,7 @@ Development tasks of Pointsman:
   cargo xtask test --console       Use every page and action of the console in headless Chromium,
                                    and take the pictures of its documentation
   cargo xtask test --packages      Build all packages, and walk the ways to install them
+  cargo xtask test --scale         Run several hosts with Envoy, Redis and a registry
   cargo xtask test --streams [--release]
                                    Serve a thousand streams at a time for five minutes, and print
                                    figures
@@ -100,6 +102,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test", "--clients"] => clients::clients(&root),
         ["test", "--console"] => console::console(&root),
         ["test", "--packages"] => packages::packages(&root),
+        ["test", "--scale"] => scale::scale(&root),
         ["test", "--streams"] => streams::streams(&root, false),
         ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),

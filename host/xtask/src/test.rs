@@ -36,7 +36,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     // `--all-targets` leaves these out, because they are not default tests.
     run(cargo(root)?
         .args(["clippy", "--workspace", "--test", "attacks", "--test", "packages"])
-        .args(["--test", "real-vllm", "--quiet", "--", "-D", "warnings"]))?;
+        .args(["--test", "real-vllm", "--test", "scale", "--quiet", "--", "-D", "warnings"]))?;
     run(cargo(root)?
         .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -1,0 +1,1 @@
+//! The endpoint picker: policies for Envoy, by its external processing.

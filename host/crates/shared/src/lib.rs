@@ -1,0 +1,1 @@
+//! State and counters that hosts share in Redis.

