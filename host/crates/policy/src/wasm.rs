@@ -6,6 +6,7 @@ pub(crate) mod caching_compiler;
 pub(crate) mod compile;
 pub(crate) mod deadline;
 pub(crate) mod engine;
+pub(crate) mod epoch_clock;
 pub(crate) mod error;
 pub(crate) mod features;
 pub(crate) mod import_rules;

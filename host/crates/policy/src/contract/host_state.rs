@@ -16,6 +16,7 @@ use crate::contract::shared::Shared;
 use crate::contract::wasi_state::Wasi;
 use crate::fault::report::FaultReport;
 use crate::wasm::deadline::Deadline;
+use crate::wasm::epoch_clock::RunningCalls;
 use crate::wasm::memory_limit::MemoryLimit;
 
 /// The data of an instance's store.
@@ -29,6 +30,8 @@ pub(crate) struct HostState {
     pub(crate) fuel_used: u64,
     /// The deadline of the running call; `None` if calls are limited by fuel.
     pub(crate) deadline: Option<Deadline>,
+    /// The calls that run in the engine of the instance.
+    pub(crate) running: RunningCalls,
     /// The last fault that the SDK of the guest reported.
     reported: Option<FaultReport>,
     host_calls: HostCalls,
@@ -58,6 +61,7 @@ impl HostState {
             wasi: Wasi::default(),
             fuel_used: 0,
             deadline: None,
+            running: RunningCalls::default(),
             reported: None,
             host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared), None)),
             shared,

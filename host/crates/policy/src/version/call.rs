@@ -30,7 +30,8 @@ pub(crate) struct CallLimits {
 }
 
 /// Creates the store of an instance.
-pub(crate) fn store(engine: &WasmEngine, state: HostState) -> Store<HostState> {
+pub(crate) fn store(engine: &WasmEngine, mut state: HostState) -> Store<HostState> {
+    state.running = engine.running().clone();
     let mut store = Store::new(engine.wasmtime(), state);
     store.limiter(|state| &mut state.memory);
     store.set_max_component_handles(MAX_HANDLES);
@@ -72,8 +73,10 @@ pub(crate) fn guarded<G: Guest, T>(
         }
     }
     store.set_hostcall_fuel(limits.output_bytes);
+    store.data().running.begin();
     // The store is dropped after a panic, so no broken invariant can be observed.
     let called = catch_unwind(AssertUnwindSafe(|| call(guest)));
+    guest.store().data().running.end();
     if limits.metering == Metering::Fuel {
         let store = guest.store();
         let left = store.get_fuel().unwrap_or_default();
@@ -272,5 +275,6 @@ mod tests {
         let (result, _, cpu_time) = count_down(&mut store, limits, 0);
         assert_eq!(result.unwrap_err().kind(), "timeout");
         assert!(cpu_time >= limits.deadline && cpu_time < 50 * limits.deadline, "{cpu_time:?}");
+        assert_eq!(engine.running().count(), 0, "an interrupted call has ended as well");
     }
 }

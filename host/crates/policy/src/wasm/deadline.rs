@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::wasm::engine::TICK;
+use crate::wasm::epoch_clock::TICK;
 
 /// Wall clock time that a call may take, as a multiple of its deadline, but at least [`MIN_WALL`].
 const WALL_FACTOR: u32 = 10;

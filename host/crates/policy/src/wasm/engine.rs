@@ -1,10 +1,5 @@
 //! The engine that all policies run in, and the epoch clock that interrupts their calls.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
 use wasmparser::WasmFeatures;
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
@@ -12,11 +7,9 @@ use crate::limits::{
     MAX_CORE_INSTANCES, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS,
     MAX_TABLES, MAX_TOTAL_CORE_INSTANCES,
 };
+use crate::wasm::epoch_clock::{EpochClock, RunningCalls};
 use crate::wasm::features::FEATURES;
 use crate::wasm::metering::Metering;
-
-/// The interval of the epoch clock, which is the resolution of deadlines.
-pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// Address space that a linear memory reserves at first, and for further growth, if address space
 /// is limited. A memory that outgrows its reservation is copied.
@@ -71,14 +64,15 @@ pub enum RuntimeError {
     Engine(wasmtime::Error),
     /// The thread of the epoch clock could not be spawned.
     #[error("failed to spawn the epoch clock thread: {0}")]
-    Ticker(std::io::Error),
+    Clock(std::io::Error),
 }
 
 /// The engine that all policies run in, and the epoch clock that interrupts their calls.
 #[derive(Debug)]
 pub(crate) struct WasmEngine {
     // First, so that it stops before the engine is dropped. `None` if fuel is metered.
-    _ticker: Option<Ticker>,
+    _clock: Option<EpochClock>,
+    running: RunningCalls,
     engine: Engine,
     metering: Metering,
     allocator: Allocator,
@@ -104,16 +98,24 @@ impl WasmEngine {
                 }
             },
         };
-        let ticker = match metering {
-            Metering::Wall => Some(Ticker::start(&engine).map_err(RuntimeError::Ticker)?),
+        let running = RunningCalls::default();
+        let clock = match metering {
+            Metering::Wall => {
+                Some(EpochClock::start(&engine, running.clone()).map_err(RuntimeError::Clock)?)
+            }
             Metering::Fuel => None,
         };
-        Ok(Self { _ticker: ticker, engine, metering, allocator })
+        Ok(Self { _clock: clock, running, engine, metering, allocator })
     }
 
     /// Returns the engine of wasmtime.
     pub(crate) fn wasmtime(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Returns the number of calls that run.
+    pub(crate) fn running(&self) -> &RunningCalls {
+        &self.running
     }
 
     /// Returns the unit in which the time of calls is measured.
@@ -197,46 +199,10 @@ fn pooling() -> InstanceAllocationStrategy {
     InstanceAllocationStrategy::Pooling(pool)
 }
 
-/// The thread that increments the engine's epoch. It is not a task, because it must run while all
-/// worker threads are busy in guests.
-#[derive(Debug)]
-struct Ticker {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ticker {
-    fn start(engine: &Engine) -> std::io::Result<Self> {
-        let engine = engine.weak();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("policy-epoch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed)
-                && let Some(engine) = engine.upgrade()
-            {
-                engine.increment_epoch();
-                drop(engine);
-                #[expect(clippy::disallowed_methods, reason = "a ticker")]
-                std::thread::park_timeout(TICK);
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // An error would mean that the thread panicked, which no longer matters here.
-            thread.join().ok();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use wasmtime::component::Component;
 
     use super::*;
