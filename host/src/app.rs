@@ -198,7 +198,7 @@ async fn run(
     });
     if let Some(observer) = source.observer {
         observer.set_metrics_source(gateway.metrics_source());
-        fleet.observe_switches(move |switch| observer.switched(switch));
+        fleet.observe_switches(move |switch| observer.switched(&switch));
     }
     let limits = StopLimits::new(config.server.drain_timeout, &config.fleet);
     let limits = Arc::new(Mutex::new(limits));

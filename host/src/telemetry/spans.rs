@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   POST /v1/chat/completions            from the request to the last byte
-//!   ├── policy                           each call of the chain
+//!   ├── policy                           each call of the chain, unless it is empty
 //!   └── attempt                          each step of the plan
-//!       ├── queue                        the wait for a slot
+//!       ├── queue                        the wait for a slot, unless it was short
 //!       │   └── load                     if the lane was not loaded; linked to the switch
 //!       └── chat MODEL                   what was sent to the engine, whose own spans are below
 //!           └── stream                   from the first byte to the last one
@@ -12,13 +12,11 @@
 //!
 //! The spans of a switch are in `switch_spans.rs`.
 
-use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pointsman_domain::{Attempt, AttemptResult, Endpoint, TokenCounts, Topology};
+use pointsman_domain::{Attempt, AttemptResult, Endpoint};
 use pointsman_gateway::{EngineSpan, FinishedRequest, RequestTrace};
-use pointsman_otlp::{Span, SpanKind, SpanStatus};
+use pointsman_otlp::{EncodedSpans, Span, SpanKind, SpanStatus, Spans};
 
 use super::fields::MAX_VALUE;
 use super::switch_spans::SwitchIds;
@@ -32,159 +30,135 @@ const QUEUE: u32 = 3 << 16;
 const LOAD: u32 = 4 << 16;
 const STREAM: u32 = 5 << 16;
 
-/// A traced request that has ended, with all that its spans need.
-#[derive(Debug)]
-pub(super) struct FinishedTrace {
-    trace: Arc<RequestTrace>,
+/// Shorter waits have no span: a request takes that long to the dispatcher and back.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// Returns the spans of a request that has ended, with links to those of switches; `None` if it is
+/// not traced.
+pub(super) fn request_spans(
+    request: &FinishedRequest<'_>,
+    switches: &SwitchIds,
+) -> Option<EncodedSpans> {
+    let trace = request.trace.filter(|trace| trace.context.is_sampled)?;
+    let total = request.flow.total().unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut spans = RequestSpans {
+        request,
+        trace,
+        switches,
+        begun: nanos(now.saturating_sub(total)),
+        spans: Spans::default(),
+    };
+    spans.add_root(total);
+    spans.add_policy_calls();
+    for (number, attempt) in (1..).zip(request.flow.attempts()) {
+        spans.add_attempt(number, attempt);
+    }
+    Some(spans.spans.finish())
+}
+
+/// The spans of one request, while they are made.
+struct RequestSpans<'a> {
+    request: &'a FinishedRequest<'a>,
+    trace: &'a RequestTrace,
+    switches: &'a SwitchIds,
     /// When the request began, in nanoseconds since the Unix epoch. All spans have the same clock:
     /// that of its end.
     begun: u64,
-    total: Duration,
-    ttft: Option<Duration>,
-    endpoint: Endpoint,
-    id: String,
-    tenant: Option<String>,
-    key: Option<String>,
-    model: Option<String>,
-    policies: Option<String>,
-    status: Option<u16>,
-    outcome: &'static str,
-    code: Option<String>,
-    is_streaming: bool,
-    usage: Option<TokenCounts>,
-    attempts: Vec<Attempt>,
-    /// The names of the lanes.
-    topology: Option<Arc<Topology>>,
+    spans: Spans,
 }
 
-impl FinishedTrace {
-    /// Copies what is needed of a request; `None` if it is not traced.
-    pub(super) fn new(request: &FinishedRequest<'_>) -> Option<Self> {
-        let trace = request.trace.filter(|trace| trace.context.is_sampled)?;
-        let owned = |text: Option<&str>| text.map(bounded);
-        let flow = request.flow;
-        let total = flow.total().unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Some(Self {
-            trace: Arc::clone(trace),
-            begun: nanos(now.saturating_sub(total)),
-            total,
-            ttft: flow.ttft(),
-            endpoint: request.endpoint,
-            id: bounded(request.id),
-            tenant: owned(request.tenant),
-            key: owned(request.key),
-            model: owned(request.model),
-            policies: owned(request.policies),
-            status: request.status,
-            outcome: request.outcome,
-            code: owned(request.code),
-            is_streaming: request.is_streaming,
-            usage: flow.usage(),
-            attempts: flow.attempts().copied().collect(),
-            topology: request.topology.cloned(),
-        })
-    }
-
-    /// Appends the spans, with links to those of switches.
-    pub(super) fn append_to(&self, spans: &mut Vec<Span>, switches: &SwitchIds) {
-        self.append_root(spans);
-        for (number, call) in (0..).zip(&self.trace.policy_calls) {
-            let ids = (POLICY + number, self.trace.context.span_id);
-            let times = (call.begun, call.ended);
-            let mut span = self.span(ids, "policy", SpanKind::Internal, times);
-            span.set("pointsman.hook", call.hook);
-            set_text(&mut span, "pointsman.policy", self.policies.as_deref());
-            spans.push(span);
-        }
-        for (number, attempt) in (1..).zip(&self.attempts) {
-            self.append_attempt(spans, number, attempt, switches);
-        }
-    }
-
-    fn append_root(&self, spans: &mut Vec<Span>) {
-        let context = &self.trace.context;
-        let name = match self.endpoint.path() {
-            Some(path) => Cow::Owned(format!("POST {path}")),
-            None => Cow::Borrowed("engine path"),
+impl RequestSpans<'_> {
+    fn add_root(&mut self, total: Duration) {
+        let (request, context) = (self.request, &self.trace.context);
+        let path = request.endpoint.path();
+        let name: &[&str] = match &path {
+            Some(path) => &["POST ", path],
+            None => &["engine path"],
         };
         let ids = (context.trace_id, context.span_id, context.parent);
-        let times = (self.nanos(Duration::ZERO), self.nanos(self.total));
-        let mut span = Span::new(ids, &name, SpanKind::Server, times);
-        self.set_state(&mut span);
-        if let Some(path) = self.endpoint.path() {
+        let times = (self.begun, self.nanos(total));
+        let span = self.spans.begin(ids, name, SpanKind::Server, times);
+        set_state(span, self.trace);
+        if let Some(path) = path {
             span.set("http.request.method", "POST");
             span.set("http.route", path);
         }
-        if let Some(status) = self.status {
+        if let Some(status) = request.status {
             span.set("http.response.status_code", u64::from(status));
         }
-        span.set("gen_ai.operation.name", operation(self.endpoint));
-        set_text(&mut span, "gen_ai.request.model", self.model.as_deref());
-        span.set("pointsman.request_id", self.id.as_str());
-        set_text(&mut span, "pointsman.tenant", self.tenant.as_deref());
-        set_text(&mut span, "pointsman.key", self.key.as_deref());
-        set_text(&mut span, "pointsman.policy", self.policies.as_deref());
-        span.set("pointsman.outcome", self.outcome);
-        span.set("pointsman.attempts", self.attempts.len() as u64);
-        set_text(&mut span, "error.type", self.code.as_deref());
+        span.set("gen_ai.operation.name", operation(request.endpoint));
+        set_text(span, "gen_ai.request.model", request.model);
+        span.set("pointsman.request_id", bounded(request.id));
+        set_text(span, "pointsman.tenant", request.tenant);
+        set_text(span, "pointsman.key", request.key);
+        set_text(span, "pointsman.policy", request.policies);
+        span.set("pointsman.outcome", request.outcome);
+        span.set("pointsman.attempts", u64::from(request.flow.attempt_count()));
+        set_text(span, "error.type", request.code);
         // Errors of a client are not those of the server (HTTP conventions).
-        if self.outcome == "error" && self.status.is_none_or(|status| status >= 500) {
+        if request.outcome == "error" && request.status.is_none_or(|status| status >= 500) {
             span.set_status(SpanStatus::Error);
         }
-        spans.push(span);
     }
 
-    fn append_attempt(
-        &self,
-        spans: &mut Vec<Span>,
-        number: u32,
-        attempt: &Attempt,
-        switches: &SwitchIds,
-    ) {
-        let context = &self.trace.context;
-        let lane = self.topology.as_ref().map_or("", |topology| topology.name(attempt.lane));
+    fn add_policy_calls(&mut self) {
+        for (number, call) in (0..).zip(&self.trace.policy_calls) {
+            let policies = self.request.policies;
+            let ids = (POLICY + number, self.trace.context.span_id);
+            let span = self.begin(ids, &["policy"], SpanKind::Internal, (call.begun, call.ended));
+            span.set("pointsman.hook", call.hook);
+            set_text(span, "pointsman.policy", policies);
+        }
+    }
+
+    fn add_attempt(&mut self, number: u32, attempt: &Attempt) {
+        let trace = self.trace;
+        let topology = self.request.topology;
+        let lane = topology.map_or("", |topology| topology.name(attempt.lane));
         let (begun, end) = (attempt.begun, attempt.begun + attempt.took);
         let granted = begun + attempt.queue;
-        let ids = (ATTEMPT + number, context.span_id);
-        let mut span = self.span(ids, "attempt", SpanKind::Internal, (begun, end));
+        let ids = (ATTEMPT + number, trace.context.span_id);
+        let span = self.begin(ids, &["attempt"], SpanKind::Internal, (begun, end));
         span.set("pointsman.lane", lane);
         span.set("pointsman.attempt", u64::from(number));
         span.set("pointsman.result", attempt.result.label());
         if has_failed(attempt) {
             span.set_status(SpanStatus::Error);
         }
-        spans.push(span);
-        let ids = (QUEUE + number, context.child_span(ATTEMPT + number));
-        spans.push(self.span(ids, "queue", SpanKind::Internal, (begun, granted)));
-        if let Some(load) = self.trace.loads.iter().find(|load| load.attempt == number) {
-            let ids = (LOAD + number, context.child_span(QUEUE + number));
-            let mut span = self.span(ids, "load", SpanKind::Internal, (begun, granted));
+        let load = trace.loads.iter().find(|load| load.attempt == number);
+        if load.is_some() || attempt.queue >= SHORTEST_WAIT {
+            let ids = (QUEUE + number, trace.context.child_span(ATTEMPT + number));
+            self.begin(ids, &["queue"], SpanKind::Internal, (begun, granted));
+        }
+        if let Some(load) = load {
+            let switch = load.switch.map(|number| self.switches.span(number));
+            let ids = (LOAD + number, trace.context.child_span(QUEUE + number));
+            let span = self.begin(ids, &["load"], SpanKind::Internal, (begun, granted));
             span.set("pointsman.lane", lane);
             span.set("pointsman.lane_state", load.lane_state);
-            if let Some((trace_id, span_id)) = load.switch.map(|number| switches.span(number)) {
+            if let Some((trace_id, span_id)) = switch {
                 span.link(trace_id, span_id);
             }
-            spans.push(span);
         }
-        if let Some(engine) = self.trace.engines.iter().find(|engine| engine.attempt == number) {
-            self.append_engine(spans, engine, attempt);
+        if let Some(engine) = trace.engines.iter().find(|engine| engine.attempt == number) {
+            self.add_engine(engine, attempt);
         }
     }
 
-    /// Appends the spans of what was sent to an engine.
-    fn append_engine(&self, spans: &mut Vec<Span>, engine: &EngineSpan, attempt: &Attempt) {
-        let (context, number) = (&self.trace.context, engine.attempt);
+    /// Adds the spans of what was sent to an engine.
+    fn add_engine(&mut self, engine: &EngineSpan, attempt: &Attempt) {
+        let (request, context, number) = (self.request, &self.trace.context, engine.attempt);
         let (granted, end) = (attempt.begun + attempt.queue, attempt.begun + attempt.took);
-        let (operation, model) = (operation(self.endpoint), self.model.as_deref());
-        let name = match model {
-            Some(model) => Cow::Owned(format!("{operation} {model}")),
-            None => Cow::Borrowed(operation),
+        let (operation, model) = (operation(request.endpoint), request.model.map(bounded));
+        let name: &[&str] = match &model {
+            Some(model) => &[operation, " ", model],
+            None => &[operation],
         };
         let ids = (number, context.child_span(ATTEMPT + number));
-        let mut span = self.span(ids, &name, SpanKind::Client, (granted, end));
+        let span = self.begin(ids, name, SpanKind::Client, (granted, end));
         span.set("gen_ai.operation.name", operation);
-        set_text(&mut span, "gen_ai.request.model", model);
+        set_text(span, "gen_ai.request.model", model);
         let (host, port) = split_authority(&engine.authority);
         span.set("server.address", host);
         if let Some(port) = port {
@@ -193,12 +167,11 @@ impl FinishedTrace {
         if attempt.status != 0 {
             span.set("http.response.status_code", u64::from(attempt.status));
         }
-        let is_last = number as usize == self.attempts.len();
+        let is_last = number == request.flow.attempt_count();
         if is_last && attempt.result == AttemptResult::Ok {
-            let of_engine = engine.model.as_deref().map(bounded);
-            set_text(&mut span, "gen_ai.response.model", of_engine.as_deref().or(model));
+            set_text(span, "gen_ai.response.model", engine.model.as_deref().or(model));
         }
-        if let Some(usage) = self.usage.filter(|_| is_last) {
+        if let Some(usage) = request.flow.usage().filter(|_| is_last) {
             // Without a prompt, the engine has reported nothing.
             if usage.prompt > 0 {
                 span.set("gen_ai.usage.input_tokens", u64::from(usage.prompt));
@@ -209,39 +182,38 @@ impl FinishedTrace {
             span.set("error.type", attempt.result.label());
             span.set_status(SpanStatus::Error);
         }
-        spans.push(span);
-        if let Some(ttft) = self.ttft.filter(|_| is_last) {
-            let name = if self.is_streaming { "stream" } else { "response" };
+        if let Some(ttft) = request.flow.ttft().filter(|_| is_last) {
+            let name = if request.is_streaming { "stream" } else { "response" };
             let ids = (STREAM + number, context.child_span(number));
-            spans.push(self.span(ids, name, SpanKind::Internal, (ttft, end)));
+            self.begin(ids, &[name], SpanKind::Internal, (ttft, end));
         }
     }
 
-    /// Returns a span with the id of this number and a parent, between two ages of the request.
-    fn span(
-        &self,
+    /// Begins a span with the id of this number and a parent, between two ages of the request.
+    fn begin(
+        &mut self,
         (number, parent): (u32, u64),
-        name: &str,
+        name: &[&str],
         kind: SpanKind,
         (begun, ended): (Duration, Duration),
-    ) -> Span {
+    ) -> &mut Span {
         let context = &self.trace.context;
         let ids = (context.trace_id, context.child_span(number), Some(parent));
-        let mut span = Span::new(ids, name, kind, (self.nanos(begun), self.nanos(ended)));
-        self.set_state(&mut span);
+        let times = (self.nanos(begun), self.nanos(ended));
+        let span = self.spans.begin(ids, name, kind, times);
+        set_state(span, self.trace);
         span
-    }
-
-    fn set_state(&self, span: &mut Span) {
-        if let Some(state) = self.trace.context.state.as_ref().and_then(|state| state.to_str().ok())
-        {
-            span.set_trace_state(state);
-        }
     }
 
     /// Returns the time at an age of the request, in nanoseconds since the Unix epoch.
     fn nanos(&self, age: Duration) -> u64 {
         self.begun.saturating_add(nanos(age))
+    }
+}
+
+fn set_state(span: &mut Span, trace: &RequestTrace) {
+    if let Some(state) = trace.context.state.as_ref().and_then(|state| state.to_str().ok()) {
+        span.set_trace_state(state);
     }
 }
 
@@ -257,13 +229,13 @@ fn has_failed(attempt: &Attempt) -> bool {
 
 fn set_text(span: &mut Span, key: &str, text: Option<&str>) {
     if let Some(text) = text {
-        span.set(key, text);
+        span.set(key, bounded(text));
     }
 }
 
 /// Cuts a text as the log does.
-fn bounded(text: &str) -> String {
-    text[..text.floor_char_boundary(MAX_VALUE)].to_owned()
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_VALUE)]
 }
 
 /// Returns the value of `gen_ai.operation.name`, for other endpoints their own name.

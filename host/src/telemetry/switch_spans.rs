@@ -12,7 +12,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, UNIX_EPOCH};
 
 use pointsman_fleet::FinishedSwitch;
-use pointsman_otlp::{Span, SpanKind};
+use pointsman_otlp::{EncodedSpans, SpanKind, Spans};
 
 /// Maximum length of the list of evicted lanes, in bytes.
 const MAX_EVICTED: usize = 1024;
@@ -28,15 +28,17 @@ impl SwitchIds {
         (u128::from(id(0)) << 64 | u128::from(id(1)), id(2))
     }
 
-    /// Appends the spans of a switch.
-    pub(super) fn append_to(&self, spans: &mut Vec<Span>, switch: &FinishedSwitch) {
+    /// Returns the spans of a switch.
+    pub(super) fn spans_of(&self, switch: &FinishedSwitch) -> EncodedSpans {
         let (trace_id, span_id) = self.span(switch.number);
         let served = switch.ended.duration_since(UNIX_EPOCH).unwrap_or_default();
         let unloaded = served.saturating_sub(switch.load);
         let drained = unloaded.saturating_sub(switch.stop);
         let begun = drained.saturating_sub(switch.drain);
         let times = (nanos(begun), nanos(served));
-        let mut root = Span::new((trace_id, span_id, None), "switch", SpanKind::Internal, times);
+        let mut spans = Spans::default();
+        let ids = (trace_id, span_id, None);
+        let root = spans.begin(ids, &["switch"], SpanKind::Internal, times);
         root.set("pointsman.lane", &*switch.lane);
         root.set("pointsman.cause", switch.cause.label());
         root.set("pointsman.overdue", switch.is_overdue);
@@ -44,7 +46,6 @@ impl SwitchIds {
         if !evicted.is_empty() {
             root.set("pointsman.evicted", &evicted[..evicted.floor_char_boundary(MAX_EVICTED)]);
         }
-        spans.push(root);
         for (part, name, begun, ended) in [
             (3, "switch.drain", begun, drained),
             (4, "switch.unload", drained, unloaded),
@@ -57,10 +58,10 @@ impl SwitchIds {
             let id = self.0.hash_one((switch.number, part)).max(1);
             let times = (nanos(begun), nanos(ended));
             let ids = (trace_id, id, Some(span_id));
-            let mut span = Span::new(ids, name, SpanKind::Internal, times);
+            let span = spans.begin(ids, &[name], SpanKind::Internal, times);
             span.set("pointsman.lane", &*switch.lane);
-            spans.push(span);
         }
+        spans.finish()
     }
 }
 

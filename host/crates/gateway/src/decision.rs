@@ -92,7 +92,9 @@ pub(crate) async fn decide(
     let trace = recording::trace(recorder, &pipeline.decisions, &facts);
     let begun = tracker.age();
     let advised = pipeline.policy_threads.advise(&advisor, &facts, &fleet, trace).await;
-    tracker.note_policy_call("advise", begun);
+    if advisor.chain().is_some() {
+        tracker.note_policy_call("advise", begun);
+    }
     let (Advised { merged, edited, watch }, trace) = advised;
     let edited = edited.and_then(Request::from_view);
     let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));

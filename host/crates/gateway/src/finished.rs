@@ -52,7 +52,7 @@ pub struct FinishedRequest<'a> {
     /// The names of the lanes; `None` if there was no attempt.
     pub topology: Option<&'a Arc<Topology>>,
     /// The trace of the request; `None` if traces are off.
-    pub trace: Option<&'a Arc<RequestTrace>>,
+    pub trace: Option<&'a RequestTrace>,
 }
 
 /// The address of a client: an extension of its requests.

@@ -18,4 +18,4 @@ mod span;
 pub use self::frame::{FrameError, check_frame, grpc_frame};
 pub use self::messages::{Attribute, Resource};
 pub use self::metrics::metrics_request;
-pub use self::span::{Span, SpanKind, SpanStatus, SpanValue, trace_request};
+pub use self::span::{EncodedSpans, Span, SpanKind, SpanStatus, SpanValue, Spans, trace_request};

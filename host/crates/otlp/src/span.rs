@@ -1,4 +1,4 @@
-//! Spans, which are encoded as they are made: a traced request has about eight of them, with some
+//! Spans, which are encoded as they are made: a traced request has up to eight of them, with some
 //! forty attributes that would otherwise be allocated one by one.
 
 use prost::Message as _;
@@ -22,8 +22,12 @@ mod field {
     pub(super) const FLAGS: u32 = 16;
 }
 
+/// The field of `ScopeSpans` that has a span.
+const SPANS: u32 = 2;
 /// Bytes of most spans.
 const TYPICAL_SIZE: usize = 384;
+/// Spans of most requests.
+const TYPICAL_COUNT: usize = 4;
 
 /// The kind of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,26 +78,44 @@ impl From<u64> for SpanValue<'_> {
     }
 }
 
-/// A span in the wire format. Times are nanoseconds since the Unix epoch.
+/// Spans in the wire format, for [`trace_request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span(Vec<u8>);
+pub struct Spans {
+    /// The field `spans` of `ScopeSpans`, once for each span.
+    encoded: Vec<u8>,
+    /// The span that is being made. Its size is written before it, and known when it is complete.
+    span: Span,
+}
 
-impl Span {
-    /// Creates a span of a trace that has the id `span_id` and, unless it is the first one of its
-    /// trace, a parent.
-    pub fn new(
+impl Default for Spans {
+    fn default() -> Self {
+        Self {
+            encoded: Vec::with_capacity(TYPICAL_COUNT * TYPICAL_SIZE),
+            span: Span(Vec::with_capacity(TYPICAL_SIZE)),
+        }
+    }
+}
+
+impl Spans {
+    /// Begins a span of a trace that has the id `span_id` and, unless it is the first one of its
+    /// trace, a parent. The span ends with the next one, or with [`Self::finish`]. Its name is that
+    /// of all parts together; times are nanoseconds since the Unix epoch.
+    pub fn begin(
+        &mut self,
         (trace_id, span_id, parent): (u128, u64, Option<u64>),
-        name: &str,
+        name: &[&str],
         kind: SpanKind,
         (start, end): (u64, u64),
-    ) -> Self {
-        let mut span = Self(Vec::with_capacity(TYPICAL_SIZE));
+    ) -> &mut Span {
+        self.end();
+        let span = &mut self.span;
         span.data(field::TRACE_ID, &trace_id.to_be_bytes());
         span.data(field::SPAN_ID, &span_id.to_be_bytes());
         if let Some(parent) = parent {
             span.data(field::PARENT_SPAN_ID, &parent.to_be_bytes());
         }
-        span.data(field::NAME, name.as_bytes());
+        span.head(field::NAME, name.iter().map(|part| part.len()).sum());
+        name.iter().for_each(|part| span.0.extend_from_slice(part.as_bytes()));
         int32::encode(field::KIND, &(kind as i32), &mut span.0);
         span.fixed64(field::START, start);
         // A clock that was set back must not make a negative duration.
@@ -102,6 +124,36 @@ impl Span {
         span
     }
 
+    /// Returns the spans, with the last one.
+    pub fn finish(mut self) -> EncodedSpans {
+        self.end();
+        EncodedSpans(self.encoded)
+    }
+
+    fn end(&mut self) {
+        if !self.span.0.is_empty() {
+            append_data(&mut self.encoded, SPANS, &self.span.0);
+            self.span.0.clear();
+        }
+    }
+}
+
+/// Spans that are complete, in the wire format.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EncodedSpans(Vec<u8>);
+
+impl EncodedSpans {
+    /// Appends others.
+    pub fn append(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+}
+
+/// A span that is being made, in the wire format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span(Vec<u8>);
+
+impl Span {
     /// Adds an attribute.
     pub fn set<'a>(&mut self, key: &str, value: impl Into<SpanValue<'a>>) {
         const VALUE: u32 = 2;
@@ -118,9 +170,10 @@ impl Span {
             None => key_len(tag) + encoded_len_varint(number),
         };
         let attribute_len = data_len(1, key.len()) + data_len(VALUE, value_len);
-        self.begin(field::ATTRIBUTES, attribute_len);
+        self.0.reserve(data_len(field::ATTRIBUTES, attribute_len));
+        self.head(field::ATTRIBUTES, attribute_len);
         self.data(1, key.as_bytes());
-        self.begin(VALUE, value_len);
+        self.head(VALUE, value_len);
         match text {
             Some(text) => self.data(tag, text.as_bytes()),
             None => {
@@ -137,7 +190,7 @@ impl Span {
         const FLAGS: u32 = 6;
         let (trace_id, span_id) = (trace_id.to_be_bytes(), span_id.to_be_bytes());
         let ids_len = data_len(TRACE_ID, trace_id.len()) + data_len(SPAN_ID, span_id.len());
-        self.begin(field::LINKS, ids_len + key_len(FLAGS) + size_of::<u32>());
+        self.head(field::LINKS, ids_len + key_len(FLAGS) + size_of::<u32>());
         self.data(TRACE_ID, &trace_id);
         self.data(SPAN_ID, &span_id);
         self.sampled(FLAGS);
@@ -150,7 +203,7 @@ impl Span {
         match status {
             SpanStatus::Unset => {}
             SpanStatus::Error => {
-                self.begin(field::STATUS, int32::encoded_len(CODE, &ERROR));
+                self.head(field::STATUS, int32::encoded_len(CODE, &ERROR));
                 int32::encode(CODE, &ERROR, &mut self.0);
             }
         }
@@ -161,21 +214,12 @@ impl Span {
         self.data(field::TRACE_STATE, state.as_bytes());
     }
 
-    /// Appends the head of a field that has `len` bytes.
-    fn begin(&mut self, tag: u32, len: usize) {
-        // Nearly all of them: both numbers have one byte.
-        if tag < 16 && len < 128 {
-            let key = tag << 3 | WireType::LengthDelimited as u32;
-            self.0.extend_from_slice(&[key as u8, len as u8]);
-            return;
-        }
-        encode_key(tag, WireType::LengthDelimited, &mut self.0);
-        encode_varint(len as u64, &mut self.0);
+    fn head(&mut self, tag: u32, len: usize) {
+        append_head(&mut self.0, tag, len);
     }
 
     fn data(&mut self, tag: u32, data: &[u8]) {
-        self.begin(tag, data.len());
-        self.0.extend_from_slice(data);
+        append_data(&mut self.0, tag, data);
     }
 
     /// Appends the flags of a span that is sampled.
@@ -190,33 +234,46 @@ impl Span {
     }
 }
 
+/// Appends a field.
+fn append_data(to: &mut Vec<u8>, tag: u32, data: &[u8]) {
+    append_head(to, tag, data.len());
+    to.extend_from_slice(data);
+}
+
+/// Appends the head of a field that has `len` bytes.
+fn append_head(to: &mut Vec<u8>, tag: u32, len: usize) {
+    // Nearly all of them: both numbers have one byte.
+    if tag < 16 && len < 128 {
+        let key = tag << 3 | WireType::LengthDelimited as u32;
+        to.extend_from_slice(&[key as u8, len as u8]);
+        return;
+    }
+    encode_key(tag, WireType::LengthDelimited, to);
+    encode_varint(len as u64, to);
+}
+
 /// Returns the length of a field with `len` bytes of data, together with its head.
 fn data_len(tag: u32, len: usize) -> usize {
     key_len(tag) + encoded_len_varint(len as u64) + len
 }
 
 /// Encodes an `ExportTraceServiceRequest`.
-pub fn trace_request(resource: &Resource, spans: &[Span]) -> Vec<u8> {
+pub fn trace_request(resource: &Resource, spans: &EncodedSpans) -> Vec<u8> {
     const RESOURCE_SPANS: u32 = 1;
     const RESOURCE: u32 = 1;
     const SCOPE_SPANS: u32 = 2;
     const SCOPE: u32 = 1;
-    const SPANS: u32 = 2;
     let scope = Scope::this_program();
-    let of_spans: usize = spans.iter().map(|span| data_len(SPANS, span.0.len())).sum();
-    let scope_spans = data_len(SCOPE, scope.encoded_len()) + of_spans;
+    let scope_spans = data_len(SCOPE, scope.encoded_len()) + spans.0.len();
     let resource_spans =
         data_len(RESOURCE, resource.encoded_len()) + data_len(SCOPE_SPANS, scope_spans);
-    let size = data_len(RESOURCE_SPANS, resource_spans);
-    let mut request = Span(Vec::with_capacity(size));
-    request.begin(RESOURCE_SPANS, resource_spans);
-    request.data(RESOURCE, &resource.encode_to_vec());
-    request.begin(SCOPE_SPANS, scope_spans);
-    request.data(SCOPE, &scope.encode_to_vec());
-    for span in spans {
-        request.data(SPANS, &span.0);
-    }
-    request.0
+    let mut request = Vec::with_capacity(data_len(RESOURCE_SPANS, resource_spans));
+    append_head(&mut request, RESOURCE_SPANS, resource_spans);
+    append_data(&mut request, RESOURCE, &resource.encode_to_vec());
+    append_head(&mut request, SCOPE_SPANS, scope_spans);
+    append_data(&mut request, SCOPE, &scope.encode_to_vec());
+    request.extend_from_slice(&spans.0);
+    request
 }
 
 #[cfg(test)]
@@ -248,7 +305,9 @@ mod tests {
 
     #[test]
     fn spans_have_the_wire_format_of_the_protocol() {
-        let mut span = Span::new((0x0102, 0x0304, Some(0x05)), "n", SpanKind::Client, (7, 6));
+        let mut spans = Spans::default();
+        let ids = (0x0102, 0x0304, Some(0x05));
+        let span = spans.begin(ids, &["n", "m"], SpanKind::Client, (7, 6));
         span.set("k", 300_u64);
         span.set("t", "x");
         span.set("b", true);
@@ -264,7 +323,7 @@ mod tests {
             &[0x22, 8],
             &0x05_u64.to_be_bytes(),
             // name, kind, start, and an end that is not before it
-            &[0x2a, 1, b'n', 0x30, 3],
+            &[0x2a, 2, b'n', b'm', 0x30, 3],
             &[0x39, 7, 0, 0, 0, 0, 0, 0, 0, 0x41, 7, 0, 0, 0, 0, 0, 0, 0],
             // flags 1
             &[0x85, 0x01, 1, 0, 0, 0],
@@ -289,16 +348,23 @@ mod tests {
         let resource = Resource { attributes: vec![Attribute::new("service.name", "s")] };
         for count in [0, 1, 300] {
             let name = "n".repeat(count);
-            let spans: Vec<Span> = (0..count as u64)
-                .map(|id| Span::new((1, id, None), &name, SpanKind::Server, (1, 2)))
-                .collect();
-            let request = trace_request(&resource, &spans);
+            let mut spans = Spans::default();
+            let mut encoded = Vec::new();
+            for id in 0..count as u64 {
+                let span = spans.begin((1, id, None), &[&name], SpanKind::Server, (1, 2));
+                encoded.push(span.0.clone());
+            }
+            let spans = spans.finish();
+            let mut twice = spans.clone();
+            twice.append(&spans);
+            let request = trace_request(&resource, &twice);
+            let expected = [&encoded[..], &encoded[..]].concat();
             let decoded = TraceRequest::decode(request.as_slice()).unwrap();
             let [of_resource] = &decoded.resource_spans[..] else { panic!("{decoded:?}") };
             assert_eq!(of_resource.resource.as_ref(), Some(&resource));
             let [of_scope] = &of_resource.scope_spans[..] else { panic!("{decoded:?}") };
             assert_eq!(of_scope.scope, Some(Scope::this_program()));
-            assert!(of_scope.spans.iter().eq(spans.iter().map(|span| &span.0)), "{count}");
+            assert_eq!(of_scope.spans, expected, "{count}");
         }
     }
 }

@@ -24,16 +24,15 @@ pub(super) struct Details {
     pub(super) is_streaming: bool,
     pub(super) request_bytes: u64,
     response_bytes: u64,
-    /// On the heap, because traces may be off, and many requests wait at a time. Shared with the
-    /// observer when the request has ended.
-    trace: Option<Arc<RequestTrace>>,
+    /// On the heap, because traces may be off, and many requests wait at a time.
+    trace: Option<Box<RequestTrace>>,
 }
 
 impl Details {
     /// Notes where the request comes from.
     pub(super) fn new(pipeline: &Pipeline, parts: &Parts) -> Self {
         let trace = pipeline.settings.traces.as_ref().map(|settings| {
-            Arc::new(RequestTrace {
+            Box::new(RequestTrace {
                 context: TraceContext::new(settings, &parts.headers),
                 policy_calls: Vec::new(),
                 loads: Vec::new(),
@@ -52,7 +51,7 @@ impl Details {
 
     /// Returns the trace if it is sampled.
     fn sampled(&mut self) -> Option<&mut RequestTrace> {
-        Arc::get_mut(self.trace.as_mut()?).filter(|trace| trace.context.is_sampled)
+        self.trace.as_deref_mut().filter(|trace| trace.context.is_sampled)
     }
 }
 
@@ -129,7 +128,7 @@ impl RequestTracker {
             response_bytes: self.details.response_bytes,
             flow: &self.flow,
             topology: self.topology.as_ref(),
-            trace: self.details.trace.as_ref(),
+            trace: self.details.trace.as_deref(),
         });
     }
 }
