@@ -80,7 +80,10 @@ pub use permit::{
 };
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
 pub use policy_ref::PolicyRef;
-pub use prefix_index::{BLOCK_BYTES, PrefixIndex, PromptHasher, PromptHashes, ServedPrompt};
+pub use prefix_index::{
+    BLOCK_BYTES, DIGEST_BLOCKS, DigestCursor, DigestPart, FleetKey, MAX_DIGEST, PrefixIndex,
+    PromptHasher, PromptHashes, ServedPrompt,
+};
 pub use request_flow::{Deadline, RequestFlow};
 pub use tenant_breaker::{BreakerChange, BreakerScope, TenantBreaker, TenantBreakerRules};
 pub use trace::{PolicyCall, Read, Trace};

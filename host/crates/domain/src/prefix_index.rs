@@ -14,17 +14,25 @@
 //! each process, which do not leave its memory. So the hash is a fast one (foldhash), and not a
 //! cryptographic one. The index is shared by all tenants, as the caches of the engines are.
 //!
+//! Hosts of a fleet that share a secret use it as the key instead, and tell each other
+//! [digests](DigestPart) of their lanes. These leave the process, so the hash is a pseudorandom
+//! function then (SipHash-1-3): without the key, its values tell nothing.
+//!
 //! Memory is bounded by [`MAX_BLOCKS`], of which each lane has the same share, at about 20 bytes
 //! per block. The index is an estimate, and errors are small: a block that is not known costs a
 //! prefill, and a block that the engine has evicted is noticed with the next report.
 
+mod digest;
 mod lane;
 
+use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use foldhash::quality::RandomState;
+use siphasher::sip::SipHasher13;
 
+pub use self::digest::{DIGEST_BLOCKS, DigestCursor, DigestPart, MAX_DIGEST};
 use self::lane::LanePrefixes;
 pub use self::lane::ServedPrompt;
 use crate::fleet_view::{FleetView, LaneId};
@@ -41,11 +49,50 @@ const MAX_LANE_BLOCKS: usize = 1 << 15;
 /// Maximum number of blocks of all lanes, which need about 20 MB of memory.
 const MAX_BLOCKS: usize = 1 << 20;
 
-/// Hashes prompts with a key of this process.
-#[derive(Debug, Clone, Default)]
-pub struct PromptHasher(RandomState);
+/// A secret that the hosts of a fleet share, by which their hashes of prompts are the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FleetKey(pub [u8; 16]);
+
+impl fmt::Debug for FleetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FleetKey")
+    }
+}
+
+/// Hashes prompts with a key: of this process, or of a fleet.
+#[derive(Clone)]
+pub struct PromptHasher(Hash);
+
+#[derive(Clone)]
+enum Hash {
+    Process(RandomState),
+    Fleet(SipHasher13),
+}
+
+impl fmt::Debug for PromptHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PromptHasher").field("is_shared", &self.is_shared()).finish()
+    }
+}
+
+impl Default for PromptHasher {
+    /// Creates a hasher with a new random key.
+    fn default() -> Self {
+        Self(Hash::Process(RandomState::default()))
+    }
+}
 
 impl PromptHasher {
+    /// Creates the hasher of the hosts of a fleet, whose hashes are the same on all of them.
+    pub fn for_fleet(FleetKey(key): &FleetKey) -> Self {
+        Self(Hash::Fleet(SipHasher13::new_with_key(key)))
+    }
+
+    /// Returns true if other hosts have the same key.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Hash::Fleet(_))
+    }
+
     /// Hashes a prompt that is the concatenation of `parts`. Engines do not share caches between
     /// models, so the same prompt has other hashes for another model.
     pub fn hash<'a>(&self, model: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> PromptHashes {
@@ -65,10 +112,21 @@ impl PromptHasher {
 
     /// Returns the hash of some bytes after those with the hash `chain`.
     fn link(&self, chain: u64, bytes: &[u8]) -> u64 {
-        let mut hasher = self.0.build_hasher();
-        hasher.write_u64(chain);
-        hasher.write(bytes);
-        hasher.finish()
+        match &self.0 {
+            Hash::Process(state) => {
+                let mut hasher = state.build_hasher();
+                hasher.write_u64(chain);
+                hasher.write(bytes);
+                hasher.finish()
+            }
+            Hash::Fleet(keyed) => {
+                // Bytes in a fixed order, so that all machines have the same hash.
+                let mut hasher = *keyed;
+                hasher.write(&chain.to_le_bytes());
+                hasher.write(bytes);
+                hasher.finish()
+            }
+        }
     }
 }
 
@@ -135,7 +193,13 @@ pub struct PrefixIndex {
 impl PrefixIndex {
     /// Creates an empty index for this number of lanes.
     pub fn new(lanes: usize) -> Self {
-        let index = Self { hasher: PromptHasher::default(), lanes: RwLock::default() };
+        Self::with_hasher(lanes, PromptHasher::default())
+    }
+
+    /// Creates an empty index for this number of lanes. It has digests for other hosts if they have
+    /// the same hasher.
+    pub fn with_hasher(lanes: usize, hasher: PromptHasher) -> Self {
+        let index = Self { hasher, lanes: RwLock::default() };
         index.grow(lanes);
         index
     }
@@ -145,7 +209,7 @@ impl PrefixIndex {
         let mut all = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let max_blocks = max_lane_blocks(lanes.max(all.len()));
         while all.len() < lanes {
-            all.push(Mutex::new(LanePrefixes::new(max_blocks)));
+            all.push(Mutex::new(self.lane(max_blocks)));
         }
         for lane in all.iter_mut() {
             lane.get_mut().unwrap_or_else(PoisonError::into_inner).limit(max_blocks);
@@ -154,8 +218,13 @@ impl PrefixIndex {
 
     /// Forgets everything about a lane, whose id another lane gets.
     pub fn replace(&self, lane: LaneId) {
-        let new = |lane: &mut LanePrefixes, max| *lane = LanePrefixes::new(max);
+        let new = |lane: &mut LanePrefixes, max| *lane = self.lane(max);
         self.with_lane(lane, new);
+    }
+
+    fn lane(&self, max_blocks: usize) -> LanePrefixes {
+        let lane = LanePrefixes::new(max_blocks);
+        if self.hasher.is_shared() { lane.with_digest() } else { lane }
     }
 
     /// Returns the hasher whose hashes the index understands.
@@ -211,6 +280,13 @@ impl PrefixIndex {
     /// the size of the engine's cache in tokens, if it is known.
     pub fn reset(&self, lane: LaneId, capacity: Option<u64>) {
         self.with_lane(lane, |lane, max_blocks| lane.reset(capacity, max_blocks));
+    }
+
+    /// Returns what a reader with `cursor` does not have of the digest of a lane; `None` if it has
+    /// everything, or if other hosts could not read it. After [`PrefixIndex::replace`], a reader
+    /// has to begin again.
+    pub fn digest(&self, lane: LaneId, cursor: DigestCursor) -> Option<DigestPart> {
+        self.with_lane(lane, |lane, _| lane.digest(cursor)).flatten()
     }
 
     /// Returns what `use_lane` returns for a lane and the maximum number of its blocks.

@@ -12,6 +12,7 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::BLOCK_BYTES;
+use super::digest::{DIGEST_BLOCKS, DigestCursor, DigestPart, LaneDigest};
 
 /// Maximum number of generations. Between 3/4 and all of the capacity is in use if prompts do not
 /// repeat; a prompt that is used in several generations takes space in each of them.
@@ -88,6 +89,8 @@ pub(super) struct LanePrefixes {
     /// How much of the expected tokens the engine had cached, from 0 to 1. Near 0 for engines
     /// without a prefix cache.
     hit_rate: f64,
+    /// `None` if other hosts could not read it.
+    digest: Option<LaneDigest>,
 }
 
 impl LanePrefixes {
@@ -98,12 +101,32 @@ impl LanePrefixes {
             next_number: 1,
             bytes_per_token: BYTES_PER_TOKEN,
             hit_rate: 1.0,
+            digest: None,
         }
+    }
+
+    /// Returns these prefixes with an empty digest.
+    pub(super) fn with_digest(self) -> Self {
+        Self { digest: Some(LaneDigest::default()), ..self }
+    }
+
+    /// Returns what a reader does not have of the digest.
+    pub(super) fn digest(&self, cursor: DigestCursor) -> Option<DigestPart> {
+        // The cast saturates.
+        let milli_tokens = (self.tokens(DIGEST_BLOCKS) * 1000.0) as u32;
+        self.digest.as_ref()?.since(cursor, milli_tokens)
+    }
+
+    /// Removes from the digest what no generation has.
+    fn prune_digest(&mut self) {
+        let Self { digest: Some(digest), generations, .. } = self else { return };
+        digest.retain(|block| generations.iter().any(|found| found.blocks.contains(block)));
     }
 
     /// Forgets all blocks. What was learned about the engine still holds for the next one.
     pub(super) fn reset(&mut self, capacity: Option<u64>, max_blocks: usize) {
         self.generations.clear();
+        self.prune_digest();
         let blocks = capacity
             .map_or(f64::MAX, |tokens| tokens as f64 * self.bytes_per_token / BLOCK_BYTES as f64);
         // The cast saturates.
@@ -113,16 +136,30 @@ impl LanePrefixes {
     /// Lowers the maximum number of blocks, because there are more lanes.
     pub(super) fn limit(&mut self, max_blocks: usize) {
         self.max_blocks = self.max_blocks.min(max_blocks);
+        self.drop_surplus(usize::MAX);
+    }
+
+    /// Drops the oldest generations while there are too many of them or of their blocks.
+    fn drop_surplus(&mut self, max_generations: usize) {
+        let before = self.generations.len();
+        self.generations.truncate(max_generations);
         while self.len() > self.max_blocks && self.generations.len() > 1 {
             self.generations.pop_back();
+        }
+        if self.generations.len() < before {
+            self.prune_digest();
         }
     }
 
     /// Returns the estimated number of cached tokens of a prompt.
     pub(super) fn cached_tokens(&self, prompt: &[u64]) -> u32 {
-        let bytes = self.matched(prompt) * BLOCK_BYTES;
         // The cast saturates.
-        (bytes as f64 / self.bytes_per_token * self.hit_rate) as u32
+        self.tokens(self.matched(prompt)) as u32
+    }
+
+    /// Returns the estimated number of cached tokens in this number of known blocks.
+    fn tokens(&self, blocks: usize) -> f64 {
+        (blocks * BLOCK_BYTES) as f64 / self.bytes_per_token * self.hit_rate
     }
 
     /// Returns the number of leading blocks of a prompt that are known.
@@ -150,13 +187,13 @@ impl LanePrefixes {
             let number = self.next_number;
             self.next_number += 1;
             self.generations.push_front(Generation { number, blocks: BlockSet::default() });
-            self.generations.truncate(GENERATIONS);
         }
         if let Some(newest) = self.generations.front_mut() {
             newest.blocks.extend(prompt);
         }
-        while self.len() > self.max_blocks && self.generations.len() > 1 {
-            self.generations.pop_back();
+        self.drop_surplus(GENERATIONS);
+        if let Some(digest) = &mut self.digest {
+            digest.insert(prompt);
         }
         served
     }
@@ -189,6 +226,7 @@ impl LanePrefixes {
             let newest = self.generations.front().map_or(0, |generation| generation.number);
             self.generations
                 .retain(|generation| generation.number > *evicted || generation.number == newest);
+            self.prune_digest();
         }
     }
 
