@@ -28,6 +28,9 @@ pub struct Identity {
     pub weight: u32,
     /// When the key expires.
     pub expires: Option<SystemTime>,
+    /// The key is that of another host, which sends the requests of its clients, and may read what
+    /// this host tells of its lanes.
+    pub is_peer: bool,
 }
 
 impl Identity {
@@ -52,6 +55,7 @@ impl Default for Identity {
             accounts: Vec::new(),
             weight: 1,
             expires: None,
+            is_peer: false,
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct KeySet {
     /// By digest. The table is keyed with a random number, and a digest is found or not as a whole:
     /// the time of a lookup tells nothing about how much of a secret is right.
     keys: HashMap<[u8; 32], Entry>,
+    /// The keys of other hosts, in the same form. They do not count as keys of clients: a host
+    /// without those accepts all clients.
+    peers: HashMap<[u8; 32], Entry>,
     /// Groups and tenants.
     resolved: Resolved,
     /// Who sends requests without any credential; `None` if they are refused.
@@ -245,7 +248,8 @@ impl KeySet {
 
     fn find(&self, secret: &str, now: SystemTime) -> Result<Arc<Identity>, Unauthorized> {
         let digest = SecretHash::of_secret(secret).0;
-        let (known, entry) = self.keys.get_key_value(&digest).ok_or(Unauthorized::UnknownKey)?;
+        let found = self.keys.get_key_value(&digest).or_else(|| self.peers.get_key_value(&digest));
+        let (known, entry) = found.ok_or(Unauthorized::UnknownKey)?;
         if !bool::from(known.ct_eq(&digest)) {
             return Err(Unauthorized::UnknownKey);
         }
@@ -343,7 +347,8 @@ impl Keys {
     pub fn identity(&self, headers: &HeaderMap) -> Result<Arc<Identity>, Unauthorized> {
         let set = self.set.load();
         if self.tokens.is_none() && set.is_open() {
-            return Ok(Arc::default());
+            let peer = set.peer(headers);
+            return Ok(peer.map_or_else(Arc::default, |peer| Arc::clone(&peer.identity)));
         }
         match offered(headers) {
             Offer::None => set.anonymous.clone().ok_or(Unauthorized::UnknownKey),
@@ -411,6 +416,7 @@ impl fmt::Debug for Keys {
 }
 
 mod listing;
+mod peers;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
