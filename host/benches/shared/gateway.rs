@@ -36,6 +36,7 @@ pub(crate) async fn gateway(
         keeper: pointsman_fleet::KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
+        peering: pointsman_fleet::Peering::default(),
     };
     let (fleet, tasks) = Fleet::start(&spec, &metrics).unwrap();
     fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;

@@ -44,6 +44,7 @@ impl Target {
             keeper: self.spec.keeper.clone(),
             conversations: self.spec.conversations,
             machine: self.spec.machine.clone(),
+            peering: self.spec.peering.clone(),
             ..config.fleet.clone()
         }
     }

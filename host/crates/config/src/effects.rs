@@ -116,6 +116,12 @@ pub const EFFECTS: &[KeyGroup] = &[
         &["endpoint", "protocol", "timeout", "metrics-interval", "service-name"],
     ),
     group("keys", Effect::Now, &["tenant", "env", "file", "group", "engine-admin"]),
+    group("peers", Effect::Now, &["name", "key-env", "key-file"]),
+    group(
+        "fleet",
+        Effect::Handover,
+        &["name", "salt-env", "salt-file", "stale-after", "down-after"],
+    ),
     group("access", Effect::Now, &["keys", "anonymous", "query-key"]),
     group(
         "access.tokens",

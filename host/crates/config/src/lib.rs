@@ -19,6 +19,7 @@ mod listeners;
 mod log;
 mod models;
 mod need;
+mod peers;
 mod policies;
 mod records;
 mod responses;
@@ -52,6 +53,7 @@ pub use self::listeners::{Address, ClientCertificates, Cors, HealthRule, Listene
 pub use self::log::{
     ACCESS_FIELDS, AccessLog, AccessOutput, Log, LogFileLimits, LogFormat, ShownAddress,
 };
+pub use self::peers::Peer;
 pub use self::responses::Responses;
 pub use self::schema::schema;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
@@ -69,6 +71,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// API keys and their tenants.
     pub keys: Vec<ApiKey>,
+    /// The other hosts that may ask this one.
+    pub peers: Vec<Peer>,
     /// Where further keys come from.
     pub access: Access,
     /// Whose tokens are accepted, if any.
@@ -250,6 +254,8 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let telemetry = telemetry::read(&root.section("telemetry"));
     let keys = root.sections("keys").into_iter();
     let keys = keys.filter_map(|section| keys::read(section, folder)).collect();
+    let peers = peers::read_peers(root, folder);
+    let peering = peers::read_fleet(&root.section("fleet"), folder);
     let access = root.section("access");
     let tokens = tokens::read(&access, folder);
     let access = access::read(&access, folder);
@@ -290,12 +296,14 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         keeper,
         secret_variables: telemetry::with_secret_variable(root.secret_variables()),
         machine: PathBuf::from("/"),
+        peering,
     };
     Some(Config {
         server: server?,
         log,
         telemetry,
         keys,
+        peers,
         access,
         tokens,
         queue: Queue { max_wait },

@@ -6,6 +6,7 @@ mod engines;
 mod guards;
 mod memory;
 mod models;
+mod peers;
 mod schema;
 mod security_page;
 mod tokens;

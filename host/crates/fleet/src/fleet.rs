@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{AcquireError, Dispatcher, GroupSetup, LaneHint, Ticket};
-use pointsman_domain::{FleetView, LaneId, LaneState, PrefixIndex, SlotRequest, Topology};
+use pointsman_domain::{
+    FleetView, LaneId, LaneState, PrefixIndex, PromptHasher, SlotRequest, Topology,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -108,7 +110,9 @@ impl Fleet {
             epochs: 0,
         };
         let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
-        let prefixes = Arc::new(PrefixIndex::new(spec.lanes.len()));
+        let hasher = spec.peering.prompt_key.as_ref().map(PromptHasher::for_fleet);
+        let prefixes = PrefixIndex::with_hasher(spec.lanes.len(), hasher.unwrap_or_default());
+        let prefixes = Arc::new(prefixes);
         let (history, switches) = (LaneHistory::default(), SwitchObserver::default());
         let actor = Actor {
             dispatcher,

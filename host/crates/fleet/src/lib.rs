@@ -46,6 +46,7 @@ mod metrics;
 mod model_card;
 mod model_need;
 mod page_cache;
+mod peers;
 mod post;
 mod predecessor;
 mod probing;
@@ -98,6 +99,7 @@ pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
 pub use self::model_need::{ExtraSpec, Model, Remedies};
+pub use self::peers::{Peer, PeerEndpoint, PeerMetrics, Peers};
 pub use self::post::{PostError, Posted, Poster, ServiceUrl, ServiceUrlError};
 pub use self::predecessor::Predecessor;
 pub use self::process::{
@@ -106,10 +108,13 @@ pub use self::process::{
 };
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};
-pub use self::spec::{FleetSpec, GroupSpec, LaneSpec, Liveness, Residency, Rules, Timeouts};
+pub use self::spec::{
+    FleetSpec, GroupSpec, LaneSpec, Liveness, Peering, Residency, Rules, Timeouts,
+};
 pub use self::status::{LaneStatus, ManualStatus};
 pub use self::switches::{FinishedSwitch, LoadCause};
 pub use self::upstream::{EngineBody, EngineError};
+pub use pointsman_peers::StaleLimits;
 
 #[cfg(test)]
 mod fuzz;

@@ -23,6 +23,7 @@ use self::lanes::LaneGauges;
 use self::memory::MemoryMetrics;
 use crate::conversations::ConversationMetrics;
 use crate::measurements::Measurements;
+use crate::peers::PeerMetrics;
 use crate::scrape::EngineMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +121,8 @@ pub struct FleetMetrics {
     /// By id; `None` for a lane that has been removed.
     lanes: RwLock<Vec<Option<Arc<LaneMetrics>>>>,
     gauges: LaneGauges,
+    /// Those of the other hosts that are read.
+    pub peers: PeerMetrics,
     wait: Family<LanePriority, Histogram, WaitBuckets>,
     queued: Family<LanePriority, Gauge>,
     rejected: Family<Reason, Counter>,
@@ -185,6 +188,7 @@ impl FleetMetrics {
             ),
             measurements,
             conversations: ConversationMetrics::register(registry),
+            peers: PeerMetrics::register(registry),
         }
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::LaneSetup;
 pub use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{EndpointSet, LaneId, LaneInfo, LaneNames, Trigger};
+use pointsman_domain::{EndpointSet, FleetKey, LaneId, LaneInfo, LaneNames, Trigger};
+use pointsman_peers::StaleLimits;
 
 use crate::conversations::ConversationSettings;
 use crate::driver::EngineSpec;
@@ -35,6 +36,20 @@ pub struct FleetSpec {
     pub secret_variables: Vec<String>,
     /// The parent of `/sys` and `/proc`: `/`, except in tests.
     pub machine: PathBuf,
+    /// What the hosts of a fleet have in common.
+    pub peering: Peering,
+}
+
+/// What the hosts of a fleet have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peering {
+    /// The name of this host for others; may be empty.
+    pub name: String,
+    /// The key of the hashes of prompts, which the hosts share; `None` if this host tells others
+    /// nothing about the prompts that its engines have cached, and does not understand them.
+    pub prompt_key: Option<FleetKey>,
+    /// After which silence of another host its lanes are not used any more.
+    pub stale: StaleLimits,
 }
 
 /// A group of lanes that share memory.

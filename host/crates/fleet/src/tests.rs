@@ -85,6 +85,7 @@ pub(super) fn fleet_spec(lanes: Vec<LaneSpec>, queue: QueueLimits) -> FleetSpec 
         keeper: crate::KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
+        peering: crate::Peering::default(),
     }
 }
 

@@ -208,6 +208,7 @@ impl TestGateway {
             keeper: pointsman_fleet::KeeperSpec::default(),
             secret_variables: Vec::new(),
             machine: "/".into(),
+            peering: pointsman_fleet::Peering::default(),
         };
         let (fleet, fleet_tasks) = Fleet::start(&spec, &metrics).unwrap();
         fleet.wait_for(|view| view.stats().all(|stat| stat.state.serving())).await;

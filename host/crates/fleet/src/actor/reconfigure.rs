@@ -37,6 +37,7 @@ impl Actor {
             keeper: self.spec.keeper.clone(),
             conversations: self.spec.conversations,
             machine: self.spec.machine.clone(),
+            peering: self.spec.peering.clone(),
             ..new
         };
         let changes = self.spec.changes_to(&new);

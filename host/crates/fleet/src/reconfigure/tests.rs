@@ -52,6 +52,7 @@ fn fleet(lanes: Vec<LaneSpec>) -> FleetSpec {
         keeper: KeeperSpec::default(),
         secret_variables: Vec::new(),
         machine: "/".into(),
+        peering: crate::Peering::default(),
     }
 }
 
