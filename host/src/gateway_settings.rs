@@ -88,6 +88,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
             enabled: config.console.enabled,
             client_listener: config.console.client_listener,
         },
+        host_name: config.fleet.peering.name.clone(),
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

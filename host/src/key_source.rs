@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use pointsman_access::{ApiKey, Definitions, KeySet, Keys, UnknownGroup};
-use pointsman_config::{Access, Config, ConfigError};
+use pointsman_config::{Access, Config, ConfigError, Peer};
 use pointsman_settings::{Code, Location};
 
 use crate::stamp::{Stamp, stamp};
@@ -18,6 +18,7 @@ pub(crate) struct KeySource {
     file: PathBuf,
     access: Access,
     own: Vec<pointsman_config::ApiKey>,
+    peers: Vec<Peer>,
     /// The group of tokens without one, and where it is.
     token_group: Option<(String, Location)>,
     /// Of the keys file, before it was read.
@@ -32,6 +33,7 @@ pub(crate) struct KeySource {
 pub(crate) struct PreparedKeys {
     access: Access,
     own: Vec<pointsman_config::ApiKey>,
+    peers: Vec<Peer>,
     token_group: Option<(String, Location)>,
     set: KeySet,
     stamp: Stamp,
@@ -43,12 +45,12 @@ impl KeySource {
     /// # Errors
     /// All errors in the keys file, or groups that do not exist.
     pub(crate) fn load(file: &Path, config: &Config) -> Result<Self, ConfigError> {
-        let PreparedKeys { access, own, token_group, set, stamp } = prepare(file, config)?;
+        let PreparedKeys { access, own, peers, token_group, set, stamp } = prepare(file, config)?;
         let keys = Keys::default();
         keys.replace(set);
         let file = file.to_owned();
         let (error, removed) = Default::default();
-        Ok(Self { keys, file, access, own, token_group, stamp, error, removed })
+        Ok(Self { keys, file, access, own, peers, token_group, stamp, error, removed })
     }
 
     /// Returns the keys, which change with their source.
@@ -81,9 +83,9 @@ impl KeySource {
 
     /// Applies the keys of a changed configuration.
     pub(crate) fn apply(&mut self, prepared: PreparedKeys) {
-        let PreparedKeys { access, own, token_group, set, stamp } = prepared;
+        let PreparedKeys { access, own, peers, token_group, set, stamp } = prepared;
         (self.access, self.own, self.stamp) = (access, own, stamp);
-        self.token_group = token_group;
+        (self.peers, self.token_group) = (peers, token_group);
         self.install(set);
     }
 
@@ -99,7 +101,8 @@ impl KeySource {
     fn reload(&mut self) {
         // Before it is read: a change meanwhile is found by the next look.
         self.stamp = self.keys_file().and_then(stamp);
-        match read(&self.file, &self.access, &self.own, self.token_group.as_ref()) {
+        let own = (self.own.as_slice(), self.peers.as_slice());
+        match read(&self.file, &self.access, own, self.token_group.as_ref()) {
             Ok(set) => self.install(set),
             Err(error) => self.note(error.to_string()),
         }
@@ -135,19 +138,19 @@ impl KeySource {
 }
 
 fn prepare(file: &Path, config: &Config) -> Result<PreparedKeys, ConfigError> {
-    let (access, own) = (config.access.clone(), config.keys.clone());
+    let (access, own, peers) = (config.access.clone(), config.keys.clone(), config.peers.clone());
     let token_group = token_group(config);
     // Before it is read: a change meanwhile is found by the next look.
     let stamp = access.keys.as_deref().and_then(stamp);
-    let set = read(file, &access, &own, token_group.as_ref())?;
-    Ok(PreparedKeys { access, own, token_group, set, stamp })
+    let set = read(file, &access, (&own, &peers), token_group.as_ref())?;
+    Ok(PreparedKeys { access, own, peers, token_group, set, stamp })
 }
 
 /// Reads the keys. `file` is the configuration, for errors.
 fn read(
     file: &Path,
     access: &Access,
-    own: &[pointsman_config::ApiKey],
+    (own, peers): (&[pointsman_config::ApiKey], &[Peer]),
     token_group: Option<&(String, Location)>,
 ) -> Result<KeySet, ConfigError> {
     let mut set = match &access.keys {
@@ -170,6 +173,7 @@ fn read(
     if let Some((group, location)) = token_group {
         report(location, set.check_group(group));
     }
+    peers.iter().for_each(|peer| set.add_peer(&peer.name, peer.key.reveal()));
     set.set_query_key(access.query_key);
     match unknown.is_empty() {
         true => Ok(set),

@@ -59,6 +59,7 @@ pub(crate) async fn gateway(
             traces: None,
             decisions: 500,
             console: pointsman_gateway::ConsoleSettings::default(),
+            host_name: String::new(),
             nonce: 0,
             started_at: 0,
         },

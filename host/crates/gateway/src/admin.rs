@@ -28,6 +28,7 @@
 //!   POST /decide?endpoint=…&key=…              what would be decided about a request now
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
+//!   GET  /fleet                                what other hosts learn of the lanes
 //!   GET  /usage                                what was used, as JSON or CSV
 //!   GET  /keys?limit=9                         the limits of keys, and what is used of them
 //!   DELETE /conversations?tenant=…            erase what was saved of conversations
@@ -91,7 +92,7 @@ use crate::routes::Routes;
 use crate::served::{Served, ServedSlot};
 use crate::socket::SocketFile;
 use crate::upstream_routes;
-use crate::{listen, status};
+use crate::{fleet_stream, listen, status};
 use pointsman_access::{ApiKey, Keys};
 
 /// Open connections of a listener.
@@ -239,6 +240,9 @@ fn api(gateway: &Gateway, policies: Policies) -> Router {
         .route("/status", only("GET, HEAD", get(status::full_status)))
         .route("/metrics", only("GET, HEAD", get(status::metrics)))
         .with_state(Arc::clone(gateway.status()));
+    let fleet_routes = Router::new()
+        .route("/fleet", only("GET", get(fleet_stream::for_operators)))
+        .with_state(Arc::clone(&gateway.status().fleet_stream));
     let usage_routes = Router::new()
         .route("/usage", only("GET, HEAD", get(usage::usage)))
         .with_state(Arc::clone(gateway.pipeline().meter.usage()));
@@ -254,6 +258,7 @@ fn api(gateway: &Gateway, policies: Policies) -> Router {
         .merge(state::routes())
         .with_state(policies)
         .merge(host_routes)
+        .merge(fleet_routes)
         .merge(usage_routes)
         .merge(conversation_routes)
         .merge(lanes::routes().with_state(Arc::clone(gateway.status())))

@@ -49,6 +49,10 @@ pub(crate) enum RouteError {
     EndpointNotAllowed(Endpoint),
     #[error("this key may not be used on this address")]
     ListenerNotAllowed,
+    #[error("only the key of another host may be used here; see `[[peers]]`")]
+    PeerKeyRequired,
+    #[error("the key of another host may only be used for requests and for /fleet")]
+    PeerNotAllowed,
     #[error(transparent)]
     Token(TokenRefusal),
     #[error("expected content type `{expected}`, found {}", content_type(.given.as_deref()))]
@@ -232,6 +236,8 @@ impl RouteError {
             Self::Guarded(_) => ErrorCode::GuardRefused,
             Self::EndpointNotAllowed(_) => ErrorCode::EndpointNotAllowed,
             Self::ListenerNotAllowed => ErrorCode::ListenerNotAllowed,
+            Self::PeerKeyRequired => ErrorCode::PeerKeyRequired,
+            Self::PeerNotAllowed => ErrorCode::PeerNotAllowed,
             Self::Token(refusal) => ErrorCode::of_token(*refusal),
             Self::Limited(refusal) => ErrorCode::from(refusal),
             Self::ContentType { .. } => ErrorCode::UnsupportedMediaType,
@@ -351,6 +357,8 @@ impl RouteError {
             | Self::Guarded(_)
             | Self::EndpointNotAllowed(_)
             | Self::ListenerNotAllowed
+            | Self::PeerKeyRequired
+            | Self::PeerNotAllowed
             | Self::InvalidHead(_)
             | Self::UnknownLane(_)
             | Self::LaneNotLoaded(_)

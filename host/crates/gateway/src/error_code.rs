@@ -81,6 +81,10 @@ error_codes! {
     /// The API key may not be used on the address.
     ListenerNotAllowed = "listener_not_allowed", FORBIDDEN, "invalid_request_error",
         retry_after: false;
+    /// Only the keys of other hosts may read what this host tells of its lanes.
+    PeerKeyRequired = "peer_key_required", FORBIDDEN, "invalid_request_error", retry_after: false;
+    /// The keys of other hosts are for requests and for `/fleet` only.
+    PeerNotAllowed = "peer_not_allowed", FORBIDDEN, "invalid_request_error", retry_after: false;
     /// The token is not valid: malformed, not signed by the issuer, or for another service.
     InvalidToken = "invalid_token", UNAUTHORIZED, "invalid_request_error", retry_after: false;
     /// The token has expired.

@@ -22,6 +22,7 @@ use crate::drain::Drain;
 use crate::fair_permits::FairPermits;
 use crate::feed::Feed;
 use crate::finished::RequestObserver;
+use crate::fleet_stream::FleetStream;
 use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
 use crate::idle::ConnectionPool;
@@ -159,6 +160,12 @@ impl Gateway {
             stop: drain.stopping().clone(),
             log: parts.log,
             audit: parts.audit,
+            fleet_stream: Arc::new(FleetStream::new(
+                (fleet.clone(), settings.host_name.clone()),
+                keys.clone(),
+                drain.stopping().clone(),
+                Arc::clone(&metrics),
+            )),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         };
         let gauges = (metrics.body_bytes.clone(), metrics.spool_bytes.clone());

@@ -45,6 +45,7 @@ mod failure;
 mod fair_permits;
 mod feed;
 mod finished;
+mod fleet_stream;
 mod gateway;
 mod guard;
 mod guard_error;

@@ -81,6 +81,7 @@ pub struct GatewayMetrics {
     pub(crate) body_bytes: Gauge,
     pub(crate) spool_bytes: Gauge,
     pub(crate) tenants: TenantMetrics,
+    pub(crate) fleet_readers: Gauge,
     connections: Gauge,
     refused: Family<RefusedLabels, Counter>,
     answered: Counter,
@@ -104,6 +105,7 @@ impl GatewayMetrics {
             body_bytes: Gauge::default(),
             spool_bytes: Gauge::default(),
             tenants: TenantMetrics::default(),
+            fleet_readers: Gauge::default(),
             connections: Gauge::default(),
             refused: Family::default(),
             answered: Counter::default(),
@@ -135,6 +137,11 @@ impl GatewayMetrics {
             "pointsman_connections",
             "Open connections of clients and operators",
             self.connections.clone(),
+        );
+        registry.register(
+            "pointsman_fleet_readers",
+            "Readers of what this host tells other hosts of its lanes",
+            self.fleet_readers.clone(),
         );
         registry.register(
             "pointsman_refused_connections",

@@ -21,10 +21,13 @@ use crate::response::{allowed, error, only, unknown_path};
 use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
 use crate::upstream_routes::{self, Access};
-use crate::{health, native, ollama, once, paths, responses, status};
+use crate::{fleet_stream, health, native, ollama, once, paths, responses, status};
 
 /// The header that gets a key of the query.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The paths that other hosts may use besides the endpoints.
+const PATHS_OF_PEERS: [&str; 4] = ["/fleet", "/health", "/livez", "/readyz"];
 
 /// What a listener serves.
 pub(crate) enum Routes {
@@ -120,8 +123,15 @@ impl ClientRoutes {
         }
         match endpoint {
             Some(endpoint) => self.at_endpoint(endpoint, request).await,
+            None if self.is_kept_from_peers(&request) => error(request, RouteError::PeerNotAllowed),
             None => call(&self.others, request).await,
         }
+    }
+
+    /// Returns true if another host may not send a request, which is not one for an endpoint.
+    fn is_kept_from_peers(&self, request: &Request) -> bool {
+        !PATHS_OF_PEERS.contains(&request.uri().path())
+            && self.pipeline.keys.is_peer(request.headers())
     }
 
     async fn at_endpoint(&self, endpoint: Endpoint, request: Request) -> Response {
@@ -183,6 +193,9 @@ fn console_path(request: &Request, listener: &ListenerSettings) -> Option<String
 /// `native`.
 fn others(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str>) -> Router {
     let stop = host.stop.clone();
+    let fleet_routes = Router::new()
+        .route("/fleet", only("GET", get(fleet_stream::for_peers)))
+        .with_state(Arc::clone(&host.fleet_stream));
     let host_routes = Router::new()
         .route("/health", only("GET, HEAD", get(health::health)))
         .route("/livez", only("GET, HEAD", get(status::live)))
@@ -205,6 +218,7 @@ fn others(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str
         .with_state(pipeline)
         .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
         .merge(host_routes)
+        .merge(fleet_routes)
         .fallback(unknown_path)
 }
 

@@ -203,6 +203,8 @@ pub struct Settings {
     pub decisions: usize,
     /// Where the console is served.
     pub console: ConsoleSettings,
+    /// The name of this host for other hosts; may be empty. Stays that of the start.
+    pub host_name: String,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

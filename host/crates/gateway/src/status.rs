@@ -31,6 +31,7 @@ use crate::audit_log::AuditLog;
 use crate::error::RouteError;
 use crate::exposition::Exposition;
 use crate::feed::Feed;
+use crate::fleet_stream::FleetStream;
 use crate::memory_status::{groups, lane_memory, machine};
 use crate::response::{check_result, error, json, typed};
 use crate::rights;
@@ -51,6 +52,8 @@ pub(crate) struct StatusSources {
     pub(crate) log: Feed,
     /// What operators have done.
     pub(crate) audit: AuditLog,
+    /// What other hosts learn of the lanes.
+    pub(crate) fleet_stream: Arc<FleetStream>,
     /// Limits the event streams of operators.
     pub(crate) event_streams: Arc<Semaphore>,
 }

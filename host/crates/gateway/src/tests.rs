@@ -154,6 +154,7 @@ fn settings() -> Settings {
         responses: ResponseLimits::default(),
         console: crate::ConsoleSettings::default(),
         traces: None,
+        host_name: "host".to_owned(),
         nonce: 0,
         decisions: 100,
         started_at: 0,
