@@ -2,4 +2,6 @@
 //! `cargo xtask test --scale`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod fleet_streams;
+
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
