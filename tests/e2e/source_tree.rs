@@ -356,6 +356,7 @@ fn crate_dependencies_point_one_way() {
             "gateway",
             vec!["access", "domain", "files", "fleet", "openai", "peers", "record", "store"],
         ),
+        ("shared", vec![]),
         ("store", vec!["files"]),
         ("access", vec!["domain", "files", "settings", "store"]),
         ("settings", vec!["domain", "files", "spec"]),

@@ -1,1 +1,49 @@
-//! State and counters that hosts share in Redis.
+//! State that hosts share in Redis or Valkey: counters and values that are used without waiting.
+//!
+//! ```text
+//!   add, put, get ──> memory of this host ──thread, every 50 ms──> one round trip: a script for
+//!                          ▲                                       each bucket of keys
+//!                          └───────── totals and newer values ─────────┘
+//! ```
+//!
+//! A caller never waits for the store, and an unavailable store refuses nothing: changes are kept,
+//! and merged once it is back.
+//!
+//! **Counters.** Each replica has a field of its own in a counter, which is its whole contribution
+//! and not a difference. So a round that is sent again counts once, and a store that has lost its
+//! data gets it back from the replicas that are running. If a counter has ended or was removed
+//! meanwhile, only what was not confirmed before is added to the one that follows.
+//!
+//! **Values.** The last writer wins, by a timestamp that never goes back at a replica. A removal
+//! is a write, which is remembered for an hour.
+//!
+//! **Rounds.** The store remembers the number of the last round of each replica. A round that was
+//! given up and is executed late, after a later one, changes nothing.
+
+mod backoff;
+mod batch;
+mod bucket;
+mod connection;
+mod counter;
+mod entry;
+mod namespace;
+mod overshoot;
+mod replica;
+mod replicator;
+mod script;
+mod settings;
+mod stamp;
+mod status;
+mod usage;
+mod value;
+mod worker;
+
+pub use self::entry::{Entry, EntryValue};
+pub use self::namespace::Namespace;
+pub use self::overshoot::overshoot;
+pub use self::replicator::{Replicator, StartError};
+pub use self::settings::{Address, Settings, SettingsError};
+pub use self::status::Status;
+
+#[cfg(test)]
+mod tests;
