@@ -14,8 +14,12 @@ mod ask;
 mod budget;
 mod calendar;
 mod excess;
+mod figures;
 mod limit_use;
 mod refusal;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,6 +36,7 @@ pub use self::ask::Ask;
 pub use self::budget::BudgetRow;
 pub use self::limit_use::LimitUse;
 pub use self::refusal::Refusal;
+pub use self::shared::{SharedCounter, SharedCounters};
 use self::table::{Ended, Table, Used};
 use crate::identity::Identity;
 use crate::moment::Moment;
@@ -83,8 +88,14 @@ impl Accounts {
     /// Returns accounts that have used the same, and on which nothing counts for these.
     #[must_use]
     pub fn copy(&self) -> Arc<Self> {
-        let table = self.table.lock().clone();
+        let table = self.table.lock().detached();
         Arc::new(Self { table: Mutex::new(table) })
+    }
+
+    /// Counts requests, tokens and budgets together with other hosts, before the first request.
+    /// Requests in flight and in queues are those of this host.
+    pub fn share(&self, counters: Arc<dyn SharedCounters>) {
+        self.table.lock().share(counters);
     }
 
     /// Returns what is left of the limits of a key.
@@ -174,7 +185,7 @@ impl Admission {
             // Rounded up: a response with one token is not one without any.
             let output = u64::from(used.output.div_ceil(choices.max(1)));
             let used = Used { tokens, engine, ended: Some(Ended { duration, output }) };
-            accounts.table.lock().settle(&identity.accounts, charge, used);
+            accounts.table.lock().settle(&identity.accounts, charge, used, Some(now));
         }
     }
 }
@@ -184,7 +195,7 @@ impl Drop for Admission {
         self.stop_waiting();
         if let Some(Open { accounts, identity, charge, .. }) = self.open.take() {
             let used = Used { tokens: charge.tokens, engine: Duration::ZERO, ended: None };
-            accounts.table.lock().settle(&identity.accounts, charge, used);
+            accounts.table.lock().settle(&identity.accounts, charge, used, None);
         }
     }
 }

@@ -31,7 +31,9 @@ mod time;
 mod tokens;
 mod usage;
 
-pub use self::accounts::{Accounts, Admission, Ask, BudgetRow, LimitUse, Refusal};
+pub use self::accounts::{
+    Accounts, Admission, Ask, BudgetRow, LimitUse, Refusal, SharedCounter, SharedCounters,
+};
 pub use self::activity::{Activity, KeyActivity, LastRefusal};
 pub use self::edit::{EditError, KeysFile, NewKey};
 pub use self::groups::{Definitions, Grants, GroupSpec, KeySpec, TenantSpec};

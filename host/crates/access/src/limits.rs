@@ -41,6 +41,15 @@ pub struct Limits {
     pub budgets: Vec<Budget>,
 }
 
+impl Limits {
+    /// Returns true if there is a limit that hosts can count together.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.requests_per_minute.is_some()
+            || self.tokens_per_minute.is_some()
+            || !self.budgets.is_empty()
+    }
+}
+
 /// What may be used in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use pointsman_domain::{Allowance, Remaining};
 
-use super::budget::Spent;
+use super::budget::{Spent, Used};
 use super::excess::Excess;
+use super::figures::Figures;
 use super::limit_use::LimitUse;
-use super::window::{Window, step_of, time_until};
+use super::shared::{Shared, SharedCounters};
+use super::window::{Windows, step_of, time_until};
 use crate::limits::{AccountId, Limit, Limits, Period};
 use crate::moment::Moment;
 
@@ -24,7 +26,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// changed ones apply at once.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
-    window: Window,
+    window: Windows,
     in_flight: u32,
     waiting: u32,
     /// In the order of [`PERIODS`]; `None` without a budget for the period.
@@ -35,6 +37,8 @@ pub(super) struct Account {
     duration: Duration,
     /// Its budgets have changed since they were stored.
     pub(super) is_dirty: bool,
+    /// The counters that other hosts see; `None` if it has no request, or hosts share nothing.
+    shared: Option<Box<Shared>>,
 }
 
 /// A request that was counted.
@@ -48,13 +52,14 @@ pub(super) struct Charge {
 impl Default for Account {
     fn default() -> Self {
         Self {
-            window: Window::default(),
+            window: Windows::default(),
             in_flight: 0,
             waiting: 0,
             budgets: [None; 3],
             output: FIRST_OUTPUT,
             duration: Duration::ZERO,
             is_dirty: false,
+            shared: None,
         }
     }
 }
@@ -72,6 +77,42 @@ impl Account {
             let spent = self.budgets[index_of(budget.period)].get_or_insert_default();
             spent.advance(budget.period, now.unix_ms);
         }
+    }
+
+    /// Counts what other hosts have used, of an account that is as of now.
+    pub(super) fn refresh(
+        &mut self,
+        counters: &dyn SharedCounters,
+        id: &AccountId,
+        limits: &Limits,
+        now: Moment,
+    ) {
+        if !limits.are_shared() {
+            return;
+        }
+        let shared = self.shared.get_or_insert_default();
+        if limits.requests_per_minute.is_some() || limits.tokens_per_minute.is_some() {
+            shared.refresh_windows(counters, id, &mut self.window, now);
+        }
+        for budget in &limits.budgets {
+            let index = index_of(budget.period);
+            let Some(spent) = &mut self.budgets[index] else { continue };
+            let (bounds, known) = ((spent.start, spent.end), (spent.own(), spent.others));
+            let period = (index, budget.period);
+            spent.others = shared.refresh_budget(counters, id, period, bounds, known, now);
+        }
+    }
+
+    /// Closes the counters that other hosts see, unless there were requests of late.
+    pub(super) fn close_idle(&mut self, now: Moment) {
+        if self.in_flight == 0 && self.shared.as_ref().is_some_and(|shared| shared.is_idle(now)) {
+            self.shared = None;
+        }
+    }
+
+    /// Returns the account without the counters that other hosts see.
+    pub(super) fn detached(&self) -> Self {
+        Self { shared: None, ..self.clone() }
     }
 
     /// Returns how a request exceeds the limits.
@@ -117,12 +158,20 @@ impl Account {
 
     /// Counts a request.
     pub(super) fn charge(&mut self, limits: &Limits, charge: Charge) {
-        self.window.add(step_of(charge.at.running), charge.tokens);
+        self.window.own.add(step_of(charge.at.running), charge.tokens);
         self.in_flight += 1;
+        let used = Figures { requests: 1, tokens: signed(charge.tokens), engine_ms: 0 };
+        if let Some(shared) = &mut self.shared {
+            shared.add_to_windows(used);
+        }
         for budget in &limits.budgets {
-            if let Some(spent) = &mut self.budgets[index_of(budget.period)] {
+            let index = index_of(budget.period);
+            if let Some(spent) = &mut self.budgets[index] {
                 spent.requests += 1;
                 spent.reserved = spent.reserved.saturating_add(charge.tokens);
+                if let Some(shared) = &self.shared {
+                    shared.add_to_budget(index, spent.start, used);
+                }
             }
         }
     }
@@ -136,16 +185,26 @@ impl Account {
         tokens: u64,
         engine: Duration,
     ) {
-        self.window.correct(step_of(charge.at.running), charge.tokens, tokens);
+        let tokens_more = signed(tokens).saturating_sub(signed(charge.tokens));
+        let more = Figures { tokens: tokens_more, ..Figures::default() };
+        let counts = self.window.own.correct(step_of(charge.at.running), charge.tokens, tokens);
+        if let Some(shared) = self.shared.as_mut().filter(|_| counts) {
+            shared.add_to_windows(more);
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         for budget in &limits.budgets {
             // It counts in the period in which it was accepted.
-            let spent = self.budgets[index_of(budget.period)].as_mut();
+            let index = index_of(budget.period);
+            let spent = self.budgets[index].as_mut();
             if let Some(spent) = spent.filter(|spent| spent.contains(charge.at.unix_ms)) {
                 spent.reserved = spent.reserved.saturating_sub(charge.tokens);
                 spent.tokens = spent.tokens.saturating_add(tokens);
                 let engine = u64::try_from(engine.as_millis()).unwrap_or(u64::MAX);
                 spent.engine_ms = spent.engine_ms.saturating_add(engine);
+                if let Some(shared) = &self.shared {
+                    let used = Figures { engine_ms: signed(engine), ..more };
+                    shared.add_to_budget(index, spent.start, used);
+                }
             }
         }
     }
@@ -188,7 +247,7 @@ impl Account {
         };
         let budgets = limits.budgets.iter().filter_map(|budget| {
             let (limit, spent) = (budget.tokens?, self.budgets[index_of(budget.period)]?);
-            let used = spent.tokens.saturating_add(spent.reserved);
+            let used = spent.used().tokens;
             Some(left(limit, used, spent.rest_ms(now.unix_ms)))
         });
         let requests = limits.requests_per_minute.map(u64::from);
@@ -220,11 +279,11 @@ impl Account {
         for budget in &limits.budgets {
             let spent = self.budgets[index_of(budget.period)].unwrap_or_default();
             let (period, end) = (budget.period, Some(spent.end));
-            let tokens = spent.tokens.saturating_add(spent.reserved);
-            let seconds = spent.engine_ms / 1000;
+            let Used { requests, tokens, engine_ms } = spent.used();
+            let seconds = engine_ms / 1000;
             uses.extend([
                 limit_use(Limit::TokenBudget(period), budget.tokens, tokens, end),
-                limit_use(Limit::RequestBudget(period), budget.requests, spent.requests, end),
+                limit_use(Limit::RequestBudget(period), budget.requests, requests, end),
                 limit_use(Limit::EngineBudget(period), budget.engine_seconds, seconds, end),
             ]);
         }
@@ -243,6 +302,11 @@ impl Account {
                 spent.tokens = spent.tokens.saturating_add(used.tokens);
                 spent.requests = spent.requests.saturating_add(used.requests);
                 spent.engine_ms = spent.engine_ms.saturating_add(used.engine_ms);
+                // That host has told it by the shared counters as well.
+                spent.others = spent.others.minus(used.own()).max(Figures::default());
+                if let Some(shared) = &mut self.shared {
+                    shared.take_over(index_of(period), used.own());
+                }
             }
             // Of a period that is over.
             Some(spent) if spent.start > used.start => {}
@@ -276,6 +340,10 @@ fn index_of(period: Period) -> usize {
         Period::Week => 1,
         Period::Month => 2,
     }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

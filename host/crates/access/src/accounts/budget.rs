@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calendar;
 use super::excess::Excess;
+use super::figures::Figures;
 use crate::limits::{AccountId, Budget, Limit, Period};
 
 /// What an account has used in a period, as it is stored.
@@ -30,7 +31,8 @@ impl BudgetRow {
     pub(super) fn into_spent(self) -> (AccountId, Period, Spent) {
         let Self { account, period, start_unix_ms: start, tokens, requests, engine_ms } = self;
         let (_, end) = calendar::bounds(period, start);
-        (account, period, Spent { start, end, tokens, reserved: 0, requests, engine_ms })
+        let spent = Spent { start, end, tokens, requests, engine_ms, ..Spent::default() };
+        (account, period, spent)
     }
 
     /// Returns what was used since an earlier row of the same account and period; all of it if
@@ -62,9 +64,36 @@ pub(super) struct Spent {
     pub(super) reserved: u64,
     pub(super) requests: u64,
     pub(super) engine_ms: u64,
+    /// What other hosts have used and reserved, as far as it is known. Never less than zero.
+    pub(super) others: Figures,
+}
+
+/// What was used of a budget by all hosts, with what requests in flight are expected to use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
+    pub(super) engine_ms: u64,
 }
 
 impl Spent {
+    /// Returns what this host has used, with what requests in flight are expected to use.
+    pub(super) fn own(&self) -> Figures {
+        let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        let tokens = signed(self.tokens.saturating_add(self.reserved));
+        Figures { requests: signed(self.requests), tokens, engine_ms: signed(self.engine_ms) }
+    }
+
+    /// Returns what all hosts have used.
+    pub(super) fn used(&self) -> Used {
+        let sum = |own: u64, others: i64| own.saturating_add(u64::try_from(others).unwrap_or(0));
+        Used {
+            requests: sum(self.requests, self.others.requests),
+            tokens: sum(self.tokens.saturating_add(self.reserved), self.others.tokens),
+            engine_ms: sum(self.engine_ms, self.others.engine_ms),
+        }
+    }
+
     /// Begins a new period if that of the budget is not the current one.
     pub(super) fn advance(&mut self, period: Period, unix_ms: u64) {
         if !self.contains(unix_ms) {
@@ -91,12 +120,12 @@ impl Spent {
             let max = max.filter(|max| used.saturating_add(asked) > *max)?;
             Some(Excess { limit, max, asked, after: (asked <= max).then_some(rest) })
         };
-        let used = self.tokens.saturating_add(self.reserved);
+        let used = self.used();
         // What a request takes of the engine's time is not known before its end.
-        let seconds = self.engine_ms / 1000;
+        let seconds = used.engine_ms / 1000;
         let excesses = [
-            over(Limit::TokenBudget(period), budget.tokens, used, tokens),
-            over(Limit::RequestBudget(period), budget.requests, self.requests, 1),
+            over(Limit::TokenBudget(period), budget.tokens, used.tokens, tokens),
+            over(Limit::RequestBudget(period), budget.requests, used.requests, 1),
             over(Limit::EngineBudget(period), budget.engine_seconds, seconds, 1),
         ];
         excesses.into_iter().flatten().reduce(Excess::longer)

@@ -1,5 +1,6 @@
 //! All accounts, by what they are for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -11,6 +12,7 @@ use super::budget::BudgetRow;
 use super::excess::Excess;
 use super::limit_use::LimitUse;
 use super::refusal::Refusal;
+use super::shared::SharedCounters;
 use crate::limits::{AccountId, AccountLimits, Limits};
 use crate::moment::Moment;
 
@@ -39,7 +41,7 @@ pub(super) struct Ended {
     pub(super) output: u64,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
     /// The names in the keys are those of the configuration, or of an issuer that it trusts.
     accounts: HashMap<AccountId, Account>,
@@ -49,6 +51,8 @@ pub(super) struct Table {
     /// lock, so that one may come after a later one.
     latest: Moment,
     swept: Duration,
+    /// What hosts count together; `None` if each host counts for itself.
+    counters: Option<Arc<dyn SharedCounters>>,
 }
 
 impl Table {
@@ -64,6 +68,9 @@ impl Table {
         let excesses = accounts.iter().filter_map(|AccountLimits { id, limits }| {
             let account = self.accounts.entry_ref(id).or_default();
             account.advance(limits, now);
+            if let Some(counters) = &self.counters {
+                account.refresh(&**counters, id, limits, now);
+            }
             Some((id, account.excess(limits, charge)?))
         });
         refuse_longest(excesses)?;
@@ -117,15 +124,30 @@ impl Table {
             return;
         }
         self.swept = now.running;
-        self.accounts.retain(|_, account| !account.is_idle(now));
+        self.accounts.retain(|_, account| {
+            account.close_idle(now);
+            !account.is_idle(now)
+        });
         if self.accounts.len() < self.accounts.capacity() / 4 {
             self.accounts.shrink_to_fit();
         }
     }
 
-    pub(super) fn settle(&mut self, accounts: &[AccountLimits], charge: Charge, used: Used) {
+    /// `now` is when the request ended; `None` for the latest point in time that was seen.
+    pub(super) fn settle(
+        &mut self,
+        accounts: &[AccountLimits],
+        charge: Charge,
+        used: Used,
+        now: Option<Moment>,
+    ) {
+        let now = self.advance(now.unwrap_or(self.latest));
         for AccountLimits { id, limits } in accounts {
             if let Some(account) = self.accounts.get_mut(id) {
+                if let Some(counters) = &self.counters {
+                    account.advance(limits, now);
+                    account.refresh(&**counters, id, limits, now);
+                }
                 account.settle(limits, charge, used.tokens, used.engine);
                 if let Some(Ended { duration, output }) = used.ended {
                     account.learn(duration, output);
@@ -178,6 +200,9 @@ impl Table {
     fn advanced(&mut self, id: &AccountId, limits: &Limits, now: Moment) -> Option<&Account> {
         let account = self.accounts.get_mut(id)?;
         account.advance(limits, now);
+        if let Some(counters) = &self.counters {
+            account.refresh(&**counters, id, limits, now);
+        }
         Some(account)
     }
 
@@ -211,6 +236,22 @@ impl Table {
         // A clock that has not been set yet does not begin a new period.
         self.latest.unix_ms = self.latest.unix_ms.max(spent.start);
         self.accounts.entry(account).or_default().restore(period, spent);
+    }
+
+    /// Counts together with other hosts from now on.
+    pub(super) fn share(&mut self, counters: Arc<dyn SharedCounters>) {
+        self.counters = Some(counters);
+    }
+
+    /// Returns a copy that no other host sees.
+    pub(super) fn detached(&self) -> Self {
+        let accounts = self.accounts.iter();
+        Self {
+            accounts: accounts.map(|(id, account)| (id.clone(), account.detached())).collect(),
+            dirty: self.dirty.clone(),
+            counters: None,
+            ..*self
+        }
     }
 
     pub(super) fn count(&self) -> usize {

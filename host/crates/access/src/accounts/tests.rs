@@ -180,7 +180,7 @@ fn check_retry(
     }
     let excess = |ms: u64| {
         // On a copy: a point in time in the future would be the latest one from then on.
-        let copy = accounts.table.lock().clone();
+        let copy = accounts.table.lock().detached();
         let copy = Arc::new(Accounts { table: parking_lot::Mutex::new(copy) });
         copy.admit(key, ask(asked), at(ms)).err().map(|refusal| refusal.limit)
     };
