@@ -194,6 +194,7 @@ async fn run(
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
+        shared: None,
         drain: drain.clone(),
     });
     if let Some(observer) = source.observer {

@@ -75,6 +75,7 @@ pub(crate) async fn gateway(
         log: pointsman_gateway::Feed::default(),
         audit: pointsman_gateway::AuditLog::default(),
         metrics: GatewayMetrics::register(&mut registry),
+        shared: None,
         registry,
         store: Store::open(Options {
             path: None,

@@ -69,6 +69,8 @@ pub(crate) enum RouteError {
     IdempotencyKeyReused,
     #[error("the request with this `Idempotency-Key` is in progress, and too long to be joined")]
     IdempotencyKeyInUse,
+    #[error("the request with this `Idempotency-Key` {why}; host `{}` has it", excerpt(.host))]
+    IdempotencyKeyElsewhere { host: String, why: &'static str },
     #[error(
         "unsupported content encoding `{}`: expected one of {}", excerpt(.0), ContentEncoding::NAMES
     )]
@@ -105,6 +107,8 @@ pub(crate) enum RouteError {
     UnknownResponse { id: String },
     #[error("no earlier response with the id `{}`", excerpt(.id))]
     UnknownPreviousResponse { id: String },
+    #[error("host `{}` has the response with the id `{}`", excerpt(.host), excerpt(.id))]
+    ResponseElsewhere { id: String, host: String },
     #[error("no item with the id `{}`", excerpt(.id))]
     UnknownItem { id: String },
     #[error("{max} responses of this tenant are executed in the background already")]
@@ -261,6 +265,7 @@ impl RouteError {
             },
             Self::IdempotencyKeyReused => ErrorCode::IdempotencyKeyReused,
             Self::IdempotencyKeyInUse => ErrorCode::IdempotencyKeyInUse,
+            Self::IdempotencyKeyElsewhere { .. } => ErrorCode::IdempotencyKeyElsewhere,
             Self::IdempotencyKey => ErrorCode::InvalidRequest,
             Self::InvalidHead(_) | Self::InvalidCommandBody | Self::VersionNotAllowed(_) => {
                 ErrorCode::InvalidRequest
@@ -274,6 +279,7 @@ impl RouteError {
             Self::InvalidEnginePath => ErrorCode::InvalidRequest,
             Self::ModelManagement => ErrorCode::NotSupported,
             Self::UnknownPreviousResponse { .. } => ErrorCode::PreviousResponseNotFound,
+            Self::ResponseElsewhere { .. } => ErrorCode::ResponseElsewhere,
             Self::TooManyBackground { .. } => ErrorCode::TooManyBackground,
             Self::Store(_) => ErrorCode::StoreUnavailable,
             Self::Rejected { .. } => return None,
@@ -337,6 +343,7 @@ impl RouteError {
             | Self::SpoolFull
             | Self::TooManyRequests
             | Self::IdempotencyKeyInUse
+            | Self::IdempotencyKeyElsewhere { .. }
             | Self::TooManyBackground { .. }
             | Self::Store(_) => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
@@ -368,6 +375,7 @@ impl RouteError {
             | Self::ModelManagement
             | Self::UnknownPath { .. }
             | Self::UnknownResponse { .. }
+            | Self::ResponseElsewhere { .. }
             | Self::UnknownItem { .. }
             | Self::UnknownCommand(_)
             | Self::InvalidCommandBody

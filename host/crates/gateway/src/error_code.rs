@@ -117,6 +117,9 @@ error_codes! {
     /// The original with this `Idempotency-Key` is in progress, and too long to be joined.
     IdempotencyKeyInUse = "idempotency_key_in_use", CONFLICT, "invalid_request_error",
         retry_after: true;
+    /// Another host executes the request with this `Idempotency-Key`, or has its response.
+    IdempotencyKeyElsewhere = "idempotency_key_elsewhere", CONFLICT, "invalid_request_error",
+        retry_after: true;
     /// The content type is not `application/json`, or `multipart/form-data` for endpoints that
     /// take files.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE,
@@ -152,6 +155,9 @@ error_codes! {
         retry_after: false;
     /// The response that `previous_response_id` names does not exist, or is not the client's.
     PreviousResponseNotFound = "previous_response_not_found", NOT_FOUND, "invalid_request_error",
+        retry_after: false;
+    /// Another host keeps the response, which the message names.
+    ResponseElsewhere = "response_elsewhere", NOT_FOUND, "invalid_request_error",
         retry_after: false;
     /// A limit per minute of the key, its group or its tenant is reached; the message says which.
     RateLimitExceeded = "rate_limit_exceeded", TOO_MANY_REQUESTS, "rate_limit_error",

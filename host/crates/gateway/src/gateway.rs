@@ -37,6 +37,7 @@ use crate::responses::Responses;
 use crate::routes::{ClientRoutes, Routes};
 use crate::served::{Served, ServedSlot};
 use crate::settings::{AdvisorSlot, ConsoleSettings, ListenerSettings, Settings, StatusPart};
+use crate::shared_store::SharedHosts;
 use crate::status::{self, StatusSources};
 use crate::upload::Uploads;
 use pointsman_access::{Accounts, Keys, UsageBook};
@@ -79,6 +80,8 @@ pub struct GatewayParts {
     ///
     /// [`response_namespace`]: crate::response_namespace
     pub store: Store,
+    /// What hosts know together of requests; `None` if this host is the only one.
+    pub shared: Option<SharedHosts>,
     /// The phases of the shutdown, which the caller begins.
     pub drain: Drain,
 }
@@ -171,8 +174,10 @@ impl Gateway {
         let gauges = (metrics.body_bytes.clone(), metrics.spool_bytes.clone());
         let uploads = Uploads::new(&settings, gauges, drain.stopping().clone());
         let connections = ConnectionPool::new(settings.connections.max);
-        let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone());
-        let responses = Arc::new(Responses::new(&parts.store, &settings.responses));
+        let idempotency = Idempotency::new(&settings.idempotency, drain.stopping().clone())
+            .shared_with(parts.shared.clone());
+        let responses = Responses::new(&parts.store, &settings.responses);
+        let responses = Arc::new(responses.shared_with(parts.shared));
         let decisions = Decisions::new(settings.decisions);
         let pipeline = Pipeline {
             settings,

@@ -21,6 +21,7 @@ use pointsman_access::Identity;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::claim::{Claim, Claimed};
 use self::execution::Execution;
 pub(crate) use self::execution::Failed;
 pub(crate) use self::fingerprint::Fingerprint;
@@ -28,8 +29,12 @@ use self::reader::Reader;
 use self::table::{Found, OnEnd, Table};
 use crate::error::RouteError;
 use crate::settings::IdempotencySettings;
+use crate::shared_store::SharedHosts;
 
 mod buffer;
+mod claim;
+#[cfg(test)]
+mod claim_tests;
 mod execution;
 mod fingerprint;
 mod memory;
@@ -49,8 +54,11 @@ pub(crate) struct Idempotency {
     table: Arc<Table>,
     tasks: TaskTracker,
     grace: Duration,
+    keep: Duration,
     /// Cancelled when the host stops: nothing goes on without a client.
     stop: CancellationToken,
+    /// Other hosts that get requests with the same keys; `None` if there are none.
+    shared: Option<SharedHosts>,
 }
 
 /// What follows for a request with a key.
@@ -68,7 +76,7 @@ pub(crate) enum Begun {
 pub(crate) struct First {
     execution: Arc<Execution>,
     reader: Reader,
-    key: [u8; 32],
+    fingerprint: Fingerprint,
     /// Is to be set if the response fails after its head.
     pub(crate) failed: Failed,
 }
@@ -86,7 +94,13 @@ impl Joined {
 impl Idempotency {
     pub(crate) fn new(settings: &IdempotencySettings, stop: CancellationToken) -> Self {
         let table = Arc::new(Table::new(settings));
-        Self { table, tasks: TaskTracker::new(), grace: settings.grace, stop }
+        let IdempotencySettings { grace, keep, .. } = *settings;
+        Self { table, tasks: TaskTracker::new(), grace, keep, stop, shared: None }
+    }
+
+    /// Returns the same requests, of which other hosts may have the first one.
+    pub(crate) fn shared_with(self, shared: Option<SharedHosts>) -> Self {
+        Self { shared, ..self }
     }
 
     /// Returns the same requests with changed settings.
@@ -96,7 +110,9 @@ impl Idempotency {
             table: Arc::clone(&self.table),
             tasks: self.tasks.clone(),
             grace: settings.grace,
+            keep: settings.keep,
             stop: self.stop.clone(),
+            shared: self.shared.clone(),
         }
     }
 
@@ -128,34 +144,68 @@ impl Idempotency {
         fingerprint: Fingerprint,
         identity: &Arc<Identity>,
     ) -> Result<Begun, RouteError> {
-        let key = fingerprint.key;
         Ok(match self.table.find_or_start(fingerprint, identity)? {
             Found::Joined(reader) => Begun::Joined(Joined(reader)),
             Found::Started(execution, reader) => {
                 let failed = execution.failed();
-                Begun::First(First { execution, reader, key, failed })
+                Begun::First(First { execution, reader, fingerprint, failed })
             }
             Found::Untracked => Begun::Untracked,
         })
     }
 
-    /// Executes the first request with a key, and returns the response to its client. `work` goes
-    /// on without the client for the grace time.
-    pub(crate) async fn run(
+    /// Executes the first request with a key, and returns the response to its client. What `work`
+    /// returns goes on without the client for the grace time. It is given the error with which the
+    /// request ends if another host executes it.
+    pub(crate) async fn run<W>(
         &self,
         first: First,
-        work: impl Future<Output = Response> + Send + 'static,
-    ) -> Response {
-        let First { execution, reader, key, .. } = first;
-        let (table, grace, stop) = (Arc::clone(&self.table), self.grace, self.stop.clone());
+        work: impl FnOnce(Option<RouteError>) -> W + Send + 'static,
+    ) -> Response
+    where
+        W: Future<Output = Response> + Send + 'static,
+    {
+        let First { execution, reader, fingerprint, .. } = first;
+        let this = self.clone();
         drop(self.tasks.spawn(async move {
             // Dropped also if the work panics, and after the work.
+            let (table, key) = (Arc::clone(&this.table), fingerprint.key);
             let _end = OnEnd::new(table, key, Arc::clone(&execution));
+            let mut claim = None;
             tokio::select! {
-                () = execution.drive(work) => {}
-                () = execution.abandoned(grace, &stop) => {}
+                () = this.drive(&execution, fingerprint, &mut claim, work) => {}
+                () = execution.abandoned(this.grace, &this.stop) => {}
+            }
+            if let Some(claim) = claim {
+                claim.end(&execution, this.keep).await;
             }
         }));
         reader.response(false).await
+    }
+
+    /// Executes a request, unless another host does.
+    async fn drive<W: Future<Output = Response>>(
+        &self,
+        execution: &Execution,
+        fingerprint: Fingerprint,
+        claim: &mut Option<Claim>,
+        work: impl FnOnce(Option<RouteError>) -> W,
+    ) {
+        let claimed = match &self.shared {
+            None => Claimed::Execute(None),
+            Some(shared) => claim::claim(shared, fingerprint, execution.rights()).await,
+        };
+        match claimed {
+            Claimed::Execute(None) => execution.drive(work(None)).await,
+            Claimed::Execute(Some(claimed)) => {
+                let claim = claim.insert(claimed);
+                tokio::select! {
+                    () = execution.drive(work(None)) => {}
+                    () = claim.renew() => {}
+                }
+            }
+            Claimed::Replay(response) => execution.drive(std::future::ready(response)).await,
+            Claimed::Refused(error) => execution.drive(work(Some(error))).await,
+        }
     }
 }

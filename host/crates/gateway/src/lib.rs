@@ -88,6 +88,7 @@ mod routes;
 mod serve;
 mod served;
 mod settings;
+mod shared_store;
 mod socket;
 mod status;
 mod stream;
@@ -118,6 +119,7 @@ pub use self::settings::{
     AdvisorSlot, ConnectionSettings, ConsoleSettings, HealthRule, IdempotencySettings,
     ListenerSettings, ResponseModel, Settings, SpoolSettings, StatusPart,
 };
+pub use self::shared_store::{SharedCall, SharedHosts, SharedStore, StoreAway};
 pub use self::socket::{ListenerCopy, SocketError, SocketFile};
 pub use self::tls::{Tls, TlsError, TlsFiles};
 pub use self::trace_context::{

@@ -65,9 +65,12 @@ async fn serve_once(
         }
         Begun::First(first) => {
             let failed = Some(Arc::clone(&first.failed));
-            let arrived = Arrived { id, parts, body, failed };
-            let work = execute(Arc::clone(&pipeline), endpoint, arrived);
-            pipeline.idempotency.run(first, work).await
+            let idempotency = pipeline.idempotency.clone();
+            let work = move |error: Option<RouteError>| {
+                let body = error.map_or(body, Incoming::Failed);
+                execute(pipeline, endpoint, Arrived { id, parts, body, failed })
+            };
+            idempotency.run(first, work).await
         }
     }
 }

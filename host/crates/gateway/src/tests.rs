@@ -230,6 +230,7 @@ impl TestGateway {
             metrics: GatewayMetrics::register(&mut registry),
             registry,
             store: store(),
+            shared: None,
             drain: Drain::default(),
         };
         configure(&mut parts);

@@ -113,6 +113,13 @@ impl Buffer {
         self.is_joinable
     }
 
+    /// Returns the whole response; `None` if it is not complete, or not all of it is held.
+    pub(super) fn whole(&self) -> Option<(Head, Bytes)> {
+        let is_whole = self.is_joinable && self.end == Some(End::Complete);
+        let chunks = self.chunks.iter().flat_map(|chunk| chunk.iter().copied());
+        self.head.clone().filter(|_| is_whole).map(|head| (head, chunks.collect()))
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -165,6 +165,16 @@ impl Execution {
         (is_whole && !has_failed && !may_be_cured(status)).then(|| buffer.bytes())
     }
 
+    /// Returns the rights by which the request is served.
+    pub(super) fn rights(&self) -> &Rights {
+        &self.identity.rights
+    }
+
+    /// Returns the whole response; `None` if it is not complete, or not all of it is held.
+    pub(super) fn whole(&self) -> Option<(Head, Bytes)> {
+        self.buffer.lock().whole()
+    }
+
     /// Gives back the memory of a running execution: what is kept is limited otherwise.
     pub(super) fn release_charge(&self) {
         self.buffer.lock().release_charge();

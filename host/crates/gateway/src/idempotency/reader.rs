@@ -17,7 +17,7 @@ use super::execution::Execution;
 use crate::error::RouteError;
 
 /// The header of a response that was not made for this request.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A reader of a response, from its beginning.
 pub(super) struct Reader {

@@ -97,7 +97,7 @@ fn keys_are_visible_ascii() {
 async fn retry_gets_the_response_of_its_original() {
     let idempotency = idempotency();
     let work = async { chunks(200, vec!["one ".into(), "two".into()]) };
-    let mut response = idempotency.run(first(&idempotency, 1), work).await;
+    let mut response = idempotency.run(first(&idempotency, 1), |_| work).await;
     assert!(!response.headers().contains_key("idempotent-replayed"));
     let frame = response.body_mut().frame().await.unwrap().unwrap();
     assert_eq!(frame.into_data().unwrap(), "one ");
@@ -127,7 +127,7 @@ async fn failures_are_not_kept() {
         let first = first(&idempotency, key);
         first.failed.store(flag, Ordering::Relaxed);
         let work = async move { chunks(status, vec!["text".into()]) };
-        assert_eq!(whole(idempotency.run(first, work).await).await, b"text");
+        assert_eq!(whole(idempotency.run(first, |_| work).await).await, b"text");
         sleep(SECOND).await;
         let again = idempotency.begin(fingerprint(key, 0), &Arc::default()).unwrap();
         assert_eq!(matches!(again, Begun::Joined(_)), is_kept, "{status}");
@@ -138,7 +138,12 @@ async fn failures_are_not_kept() {
 async fn request_without_clients_ends_after_the_grace_time() {
     let idempotency = idempotency();
     let work = || async { chunks(200, vec![Bytes::from_static(b"x"); 60]) };
-    let response = idempotency.run(first(&idempotency, 1), work()).await;
+    let response = idempotency
+        .run(first(&idempotency, 1), {
+            let work = work();
+            |_| work
+        })
+        .await;
     drop(response);
     sleep(9 * SECOND).await;
     // A retry within the grace time keeps it alive, and has all of it from the beginning.
@@ -152,7 +157,12 @@ async fn request_without_clients_ends_after_the_grace_time() {
     assert_eq!(idempotency.table.entries(), (0, 0));
     assert_eq!(idempotency.table.running_bytes(), 0);
     // If the host stops, nothing goes on without a client.
-    let response = idempotency.run(first(&idempotency, 2), work()).await;
+    let response = idempotency
+        .run(first(&idempotency, 2), {
+            let work = work();
+            |_| work
+        })
+        .await;
     drop(response);
     idempotency.stop.cancel();
     sleep(SECOND).await;
@@ -167,7 +177,12 @@ async fn long_response_cannot_be_joined() {
         let chunk = chunk.clone();
         move || async move { chunks(200, vec![chunk; 8]) }
     };
-    let original = idempotency.run(first(&idempotency, 1), (work.clone())()).await;
+    let original = idempotency
+        .run(first(&idempotency, 1), {
+            let work = (work.clone())();
+            |_| work
+        })
+        .await;
     let slow = joined(&idempotency, 1).await;
     let mut body = original.into_body();
     // One client takes all that arrives, and does not wait for the other one.
@@ -179,7 +194,12 @@ async fn long_response_cannot_be_joined() {
     assert!(slow.into_body().collect().await.is_err(), "too far behind");
     // After its client has left, a retry begins anew.
     drop(body);
-    let again = idempotency.run(first(&idempotency, 1), work()).await;
+    let again = idempotency
+        .run(first(&idempotency, 1), {
+            let work = work();
+            |_| work
+        })
+        .await;
     assert_eq!(whole(again).await.len(), 8 << 20);
     sleep(20 * SECOND).await;
     assert_eq!(idempotency.table.entries(), (0, 0));
@@ -194,7 +214,7 @@ async fn one_tenant_cannot_fill_the_table() {
         let begun = idempotency.begin(fingerprint(key, 0), &of_tenant(tenant)).unwrap();
         let Begun::First(first) = begun else { panic!("joined") };
         let work = async { chunks(200, vec![Bytes::from(vec![b'x'; 3 << 10])]) };
-        whole(idempotency.run(first, work).await).await;
+        whole(idempotency.run(first, |_| work).await).await;
         sleep(SECOND).await;
     };
     run(0, "quiet").await;
@@ -319,7 +339,7 @@ async fn client(idempotency: Arc<Idempotency>, known: AllKnown, key: u8, mut ran
             Begun::First(first) => {
                 let failed = Arc::clone(&first.failed);
                 let work = execute(known, key, failed, random.clone());
-                idempotency.run(first, work).await
+                idempotency.run(first, |_| work).await
             }
             Begun::Joined(joined) => joined.response().await,
             Begun::Untracked => panic!("the table is not full"),
@@ -385,7 +405,7 @@ async fn key_with_fewer_rights_does_not_join() {
     let Ok(Begun::First(first)) = idempotency.begin(fingerprint(1, 0), &both) else {
         panic!("not the first one")
     };
-    let response = idempotency.run(first, async { chunks(200, vec!["x".into()]) }).await;
+    let response = idempotency.run(first, |_| async { chunks(200, vec!["x".into()]) }).await;
     let narrowed = || idempotency.begin(fingerprint(1, 0), &with_models(&["b"]));
     // While it runs, and when it is kept.
     assert!(matches!(narrowed(), Ok(Begun::Untracked)));

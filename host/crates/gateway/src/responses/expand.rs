@@ -177,8 +177,12 @@ impl Responses {
         let (mut next, mut lane) = (Some(id.to_owned()), None);
         let mut bytes = 0;
         while let Some(id) = next.take() {
-            let unknown = || RouteError::UnknownPreviousResponse { id: id.clone() };
-            let stored = self.get(&id, owner).await?.ok_or_else(unknown)?;
+            let Some(stored) = self.get(&id, owner).await? else {
+                return Err(match self.host_of(&id, owner).await {
+                    Some(host) => RouteError::ResponseElsewhere { id, host },
+                    None => RouteError::UnknownPreviousResponse { id },
+                });
+            };
             if stored.is_pending() {
                 let expected = "a response that is complete";
                 return Err(BadRequest::invalid("previous_response_id", expected).into());

@@ -108,7 +108,10 @@ async fn find(
     // may execute it.
     let was_live = pipeline.responses.is_live(&id) || pipeline.drain.has_predecessor();
     let Some(mut stored) = pipeline.responses.get(&id, &owner).await? else {
-        return Err(RouteError::UnknownResponse { id });
+        return Err(match pipeline.responses.host_of(&id, &owner).await {
+            Some(host) => RouteError::ResponseElsewhere { id, host },
+            None => RouteError::UnknownResponse { id },
+        });
     };
     if stored.is_pending() && !was_live {
         stored.response = failed(stored.response, "server_error", "the host was stopped");

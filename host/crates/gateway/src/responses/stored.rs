@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::turn::{Owner, Turn, TurnSlot};
 use crate::error::RouteError;
+use crate::shared_store::{SharedHosts, hex};
 
 /// The name of the namespace.
 const NAMESPACE: &str = "responses";
@@ -96,6 +97,9 @@ pub(crate) struct Responses {
     /// Their tasks.
     pub(super) tasks: TaskTracker,
     max_background: AtomicUsize,
+    max_age: Duration,
+    /// Other hosts, which may keep a response that this one does not have.
+    shared: Option<SharedHosts>,
 }
 
 struct Live {
@@ -110,7 +114,14 @@ impl Responses {
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             max_background: AtomicUsize::new(limits.max_background),
+            max_age: limits.max_age,
+            shared: None,
         }
+    }
+
+    /// Returns the same responses, of which other hosts learn who keeps them.
+    pub(crate) fn shared_with(self, shared: Option<SharedHosts>) -> Self {
+        Self { shared, ..self }
     }
 
     /// Changes the maximum number of responses of a tenant in the background at a time.
@@ -120,13 +131,32 @@ impl Responses {
 
     /// Returns a response of this owner. `None` for an unknown id and for one of another owner.
     pub(super) async fn get(&self, id: &str, owner: &Owner) -> Result<Option<Stored>, RouteError> {
-        let is_valid = id.starts_with(PREFIX) && id.len() <= MAX_ID;
-        let Some(table) = self.table.clone().filter(|_| is_valid) else { return Ok(None) };
+        let Some(table) = self.table.clone().filter(|_| is_valid(id)) else { return Ok(None) };
         let id = id.to_owned();
         let read = tokio::task::spawn_blocking(move || table.get(&id)).await;
         let read = read.map_err(|error| RouteError::Store(error.to_string()))?;
         let found = read.map_err(|error| RouteError::Store(full(&error)))?;
         Ok(found.filter(|stored| stored.owner == *owner))
+    }
+
+    /// Returns the name of the other host that keeps a response of this owner; `None` also if the
+    /// store does not respond.
+    pub(super) async fn host_of(&self, id: &str, owner: &Owner) -> Option<String> {
+        let shared = self.shared.as_ref().filter(|_| is_valid(id))?;
+        let host = shared.store.get(&shared_key(id, owner)).await.ok()??;
+        // This host has had it, and does not any more.
+        String::from_utf8(host).ok().filter(|host| **host != *shared.host)
+    }
+
+    /// Tells other hosts that this one keeps a response. Does not wait for that.
+    fn tell(&self, turn: &Turn) {
+        let Some(shared) = self.shared.clone() else { return };
+        let (key, max_age) = (shared_key(&turn.id, &turn.owner), self.max_age);
+        self.tasks.spawn(async move {
+            let host = shared.host.as_bytes().to_vec();
+            // If the store is away, other hosts do not know the response.
+            shared.store.claim(&key, host, max_age).await.ok();
+        });
     }
 
     /// Registers a response that is executed in the background, and stores that it is pending.
@@ -203,7 +233,9 @@ impl Responses {
             input: turn.input.clone(),
             response,
         };
-        table.put(&turn.id, number_of(&turn.owner), &stored)
+        table.put(&turn.id, number_of(&turn.owner), &stored)?;
+        self.tell(turn);
+        Ok(())
     }
 }
 
@@ -211,6 +243,18 @@ impl fmt::Debug for Responses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Responses").field("live", &self.live.lock().len()).finish_non_exhaustive()
     }
+}
+
+fn is_valid(id: &str) -> bool {
+    id.starts_with(PREFIX) && id.len() <= MAX_ID
+}
+
+/// Returns the key under which hosts know who keeps a response. Only the owner of the response
+/// learns that.
+fn shared_key(id: &str, owner: &Owner) -> String {
+    let tenant = owner.tenant.as_deref().unwrap_or_default();
+    let digest = Sha256::new_with_prefix(owner.key.to_be_bytes()).chain_update(tenant);
+    format!("response/{id}/{}", hex(&digest.finalize()[..16]))
 }
 
 /// Returns a response that has failed.
