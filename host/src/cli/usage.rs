@@ -1,5 +1,7 @@
 //! Arguments of `pointsman usage`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use crate::cli::policy::HostTarget;
@@ -24,6 +26,10 @@ pub(crate) struct Usage {
     /// Only this tenant.
     #[arg(long, value_name = "NAME")]
     pub(crate) tenant: Option<String>,
+    /// Add the report of another host, as `pointsman usage --format json` prints it there for the
+    /// same time and columns. Can be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) with: Vec<PathBuf>,
     /// Output format.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use http::Method;
-use pointsman_access::{Moment, UsageBook, UsageError, UsageQuery, UsageSettings};
+use pointsman_access::{Moment, UsageBook, UsageError, UsageQuery, UsageReport, UsageSettings};
 use pointsman_report::table::{aligned, clean};
 use pointsman_store::{OpenError, Options, Store};
 use serde_json::Value;
@@ -14,6 +14,9 @@ use crate::cli::usage::{Format, Usage};
 use crate::output;
 use crate::policy::{ClientError, HostClient, percent_encoded};
 use crate::store::FILE;
+
+/// Maximum size of a report of another host in bytes.
+const MAX_REPORT: u64 = 64 << 20;
 
 /// The reason why the store of a host cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +37,13 @@ pub(crate) fn usage(options: &Usage) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
     let called = runtime.block_on(client.call_text(Method::GET, &path(options), String::new()));
-    let text = match (called, &options.target.address.config) {
-        (Err(ClientError::NotRunning { .. }), Some(config)) => {
-            from_store(config, &query, options.format)?
-        }
+    let mut text = match (called, &options.target.address.config) {
+        (Err(ClientError::NotRunning { .. }), Some(config)) => from_store(config, &query, options)?,
         (called, _) => called?,
     };
+    if !options.with.is_empty() {
+        text = with_others(&text, options)?;
+    }
     output::print(&match options.format {
         Format::Csv => text,
         Format::Json => format!("{:#}\n", parse(&text)?),
@@ -51,6 +55,22 @@ fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(text).context("the host did not send JSON")
 }
 
+/// Adds the reports of other hosts to one that is JSON. Returns it as CSV if that is wanted.
+fn with_others(text: &str, options: &Usage) -> Result<String> {
+    let read = |text: &str| UsageReport::from_json(&serde_json::from_str(text).ok()?);
+    let mut report = read(text).context("the host did not send a report")?;
+    for path in &options.with {
+        let text = pointsman_files::read_regular_text(path, MAX_REPORT)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        let other = read(&text).with_context(|| format!("{}: not a report", path.display()))?;
+        report.merge(other).with_context(|| format!("cannot add {}", path.display()))?;
+    }
+    Ok(match options.format {
+        Format::Csv => report.to_csv(),
+        Format::Json | Format::Table => report.to_json().to_string(),
+    })
+}
+
 fn query(options: &Usage) -> Result<UsageQuery, UsageError> {
     let Usage { from, to, by, tenant, .. } = options;
     let now = Moment::now(Duration::ZERO).unix_ms;
@@ -59,7 +79,8 @@ fn query(options: &Usage) -> Result<UsageQuery, UsageError> {
 
 fn path(options: &Usage) -> String {
     let Usage { from, to, by, tenant, format, .. } = options;
-    let format = if *format == Format::Csv { "csv" } else { "json" };
+    let is_csv = *format == Format::Csv && options.with.is_empty();
+    let format = if is_csv { "csv" } else { "json" };
     let mut path = format!("/usage?format={format}&by={}", percent_encoded(by));
     for (name, value) in [("from", from), ("to", to), ("tenant", tenant)] {
         if let Some(value) = value {
@@ -70,7 +91,7 @@ fn path(options: &Usage) -> String {
 }
 
 /// Reads the store of a host that is not running.
-fn from_store(config: &Path, query: &UsageQuery, format: Format) -> Result<String> {
+fn from_store(config: &Path, query: &UsageQuery, options: &Usage) -> Result<String> {
     let dir = pointsman_config::find_state_dir(config)?.ok_or(NoUsage::NoState)?;
     let path = dir.join(FILE);
     if !path.is_file() {
@@ -79,9 +100,9 @@ fn from_store(config: &Path, query: &UsageQuery, format: Format) -> Result<Strin
     let options = Options { path: Some(path), namespaces: Vec::new(), on_loss: Box::new(|_| {}) };
     let store = Store::open(options).map_err(|source| NoUsage::Store { source })?;
     let report = UsageBook::new(store, UsageSettings::default()).report(query)?;
-    Ok(match format {
-        Format::Csv => report.to_csv(),
-        Format::Json | Format::Table => report.to_json().to_string(),
+    Ok(match options.format {
+        Format::Csv if options.with.is_empty() => report.to_csv(),
+        Format::Csv | Format::Json | Format::Table => report.to_json().to_string(),
     })
 }
 

@@ -10,7 +10,7 @@ use super::row::RowKey;
 const HOUR_SECONDS: u64 = 3600;
 
 /// Maximum number of rows of a report, which bounds its memory.
-const MAX_GROUPS: usize = 100_000;
+pub(super) const MAX_GROUPS: usize = 100_000;
 
 /// By what usage is added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,9 @@ pub enum UsageError {
     /// The report would have too many rows.
     #[error("more than {MAX_GROUPS} rows: choose fewer columns in `by`, or a shorter time")]
     TooManyRows,
+    /// A report of another host that cannot be added.
+    #[error("the report is of another time, or has other columns in `by`")]
+    OtherReport,
     /// The store cannot be read.
     #[error("cannot read the store of the usage")]
     Store(#[from] pointsman_store::StoreError),

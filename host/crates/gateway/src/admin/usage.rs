@@ -72,6 +72,7 @@ fn refused(error: &UsageError) -> AdminError {
         | UsageError::UnknownColumn(_)
         | UsageError::RepeatedColumn(_)
         | UsageError::EmptyRange
+        | UsageError::OtherReport
         | UsageError::TooManyRows => ErrorCode::InvalidRequest,
         UsageError::Store(_) => ErrorCode::StoreUnavailable,
     };
