@@ -132,7 +132,8 @@ impl Reloader {
         let mut watched = Watched::new(move |event| {
             wake.send(Wake::Changed(event)).ok(); // Fails only while the host stops.
         });
-        let source = Source::new(file, text);
+        let mut source = Source::new(file, text);
+        source.set_endpoints(config.pick.as_ref().and_then(|pick| pick.endpoints.as_deref()));
         watch(&mut watched, &source, &keys, config);
         let mut watcher = ConfigWatcher {
             source,

@@ -12,7 +12,7 @@ use pointsman_settings::{Code, Diagnostic};
 
 use super::plan::Plan;
 use super::policies::{OnScanned, PolicyLoader};
-use super::source::{Candidate, Source, parse};
+use super::source::{Candidate, Source};
 use super::status::{ConfigStatus, LastReload, ReloadMetrics, ReloadResult};
 use super::target::Target;
 use super::watched::{FileEvent, Watched};
@@ -185,7 +185,8 @@ impl ConfigWatcher {
         self.keys.apply(keys);
         self.poll_interval = config.policies.poll_interval;
         self.watch(&config);
-        self.source.applied(candidate);
+        let endpoints = config.pick.as_ref().and_then(|pick| pick.endpoints.as_deref());
+        self.source.applied(candidate, endpoints);
         self.report(plan, &applied);
         let mut chain = config.policies.chain;
         chain.store.clone_from(&self.store);
@@ -218,7 +219,7 @@ impl ConfigWatcher {
     fn plan(&self, text: Option<String>) -> Outcome {
         let generation = self.status.lock().generation;
         let candidate = match text {
-            Some(text) => Ok(Candidate { stamp: None, table: parse(&text), text }),
+            Some(text) => Ok(Candidate::from_text(text)),
             None => self.source.read().map_err(|error| error.to_string()),
         };
         let checked = candidate.and_then(|candidate| {
@@ -300,7 +301,9 @@ enum Looked {
 
 /// Watches the files and the policies of a configuration.
 pub(super) fn watch(watched: &mut Watched, source: &Source, keys: &KeySource, config: &Config) {
-    let files: Vec<_> = std::iter::once(source.file()).chain(keys.keys_file()).collect();
+    let endpoints = config.pick.as_ref().and_then(|pick| pick.endpoints.as_deref());
+    let files = std::iter::once(source.file()).chain(keys.keys_file()).chain(endpoints);
+    let files: Vec<_> = files.collect();
     let policies = &config.policies;
     let of_policies = policies.chain.policies.iter().map(|policy| policy.dir.clone());
     watched.watch(&files, of_policies.chain([policies.dir.clone()]));

@@ -152,6 +152,8 @@ pub const EFFECTS: &[KeyGroup] = &[
     group("admin", Effect::Now, &["decisions"]),
     group("admin", Effect::Handover, &["socket", "listen", "token-env", "token-file"]),
     group("console", Effect::Now, &["enabled", "client-listener"]),
+    group("pick", Effect::Now, &["max-wait", "endpoints"]),
+    group("pick", Effect::Restart, &["listen", "max-streams"]),
     group("queue", Effect::Now, &["per-lane", "total", "max-wait", "aging"]),
     group(
         "switching",

@@ -31,13 +31,15 @@ pub(super) struct Place<'a> {
     pub(super) taken: &'a [u16],
     /// Conversations outlive the unloading of their lane.
     pub(super) conversations: bool,
+    /// There are lanes in another file.
+    pub(super) are_elsewhere: bool,
 }
 
 /// Reads all lanes. Returns `None` only if an error was
 /// reported.
 pub(super) fn read(root: &Section<'_>, groups: &[GroupSpec], place: Place<'_>) -> Option<Lanes> {
     let sections = root.sections("lanes");
-    if sections.is_empty() {
+    if sections.is_empty() && !place.are_elsewhere {
         root.error_at(
             "lanes",
             Code::MissingKey

@@ -7,6 +7,7 @@ mod guards;
 mod memory;
 mod models;
 mod peers;
+mod pick;
 mod schema;
 mod security_page;
 mod tokens;

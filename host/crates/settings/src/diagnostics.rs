@@ -43,6 +43,8 @@ pub enum Code {
     CutOff,
     /// The lane can never be loaded into its group's memory.
     OutOfMemory,
+    /// A proxy cannot reach the engine of the lane.
+    NotPickable,
 }
 
 impl Code {
@@ -62,6 +64,7 @@ impl Code {
             Self::Unavailable => "unavailable",
             Self::CutOff => "cut_off",
             Self::OutOfMemory => "out_of_memory",
+            Self::NotPickable => "not_pickable",
         }
     }
 
