@@ -279,6 +279,7 @@ impl World<'_> {
             switching: plan.switching,
             has_fallback: *step + 1 < plan.steps.len()
                 && plan.triggers_fallback(Trigger::QueueTimeout),
+            has_begun: false,
         };
         self.tickets.push(request);
         self.dispatch(Event::Arrived(enqueue));

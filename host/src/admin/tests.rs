@@ -28,7 +28,8 @@ fn next(code: Code) -> Option<Code> {
         Code::UnknownName => Some(Code::Unavailable),
         Code::Unavailable => Some(Code::CutOff),
         Code::CutOff => Some(Code::OutOfMemory),
-        Code::OutOfMemory => None,
+        Code::OutOfMemory => Some(Code::NotPickable),
+        Code::NotPickable => None,
     }
 }
 

@@ -155,6 +155,7 @@ impl DispatcherBench {
             deadline: LONG + Duration::from_millis(self.tickets * 7919 % 600_000),
             switching: Switching::Allow,
             has_fallback: false,
+            has_begun: false,
         }
     }
 

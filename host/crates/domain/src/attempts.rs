@@ -59,6 +59,9 @@ pub struct SlotRequest {
     pub switching: Switching,
     /// True if the request can fall back to another lane.
     pub has_fallback: bool,
+    /// True if the engine has the request already: it gets a slot of a ready lane at once, even if
+    /// all are in use.
+    pub has_begun: bool,
 }
 
 impl SlotRequest {
@@ -73,6 +76,7 @@ impl SlotRequest {
             deadline: now.saturating_add(self.max_wait),
             switching: self.switching,
             has_fallback: self.has_fallback,
+            has_begun: self.has_begun,
         }
     }
 }
@@ -175,6 +179,15 @@ impl AttemptCursor {
         self.attempts_left > 0 && self.started < self.plan.steps.len()
     }
 
+    /// Returns the planned lanes that follow if the engine of the current one cannot be reached and
+    /// no policy says otherwise, as far as they get the same request.
+    pub fn next_lanes(&self) -> impl Iterator<Item = LaneId> {
+        let falls_back = self.plan.triggers_fallback(Trigger::ConnectError);
+        let left = if falls_back { self.attempts_left } else { 0 };
+        let steps = self.plan.steps[self.started..].iter().take(left);
+        steps.filter(|step| step.edits == self.step().edits).map(|step| step.lane)
+    }
+
     /// Returns the request for a slot of the current lane. `tenant` is the flow unless the plan
     /// names another one. That one has the tenant's share as well: policies order a key's requests
     /// within what the host grants it. `left` is the time left for the whole request and caps the
@@ -197,6 +210,7 @@ impl AttemptCursor {
             max_wait: plan.max_wait.min(left),
             switching: plan.switching,
             has_fallback: self.has_next() && falls_back,
+            has_begun: false,
         }
     }
 
@@ -301,6 +315,25 @@ mod tests {
 
     fn retry(lane: u32) -> Recovery {
         Recovery::Retry(FallbackStep { lane: LaneId(lane), edits: Vec::new() })
+    }
+
+    #[test]
+    fn next_lanes_are_those_that_a_lost_connection_leads_to_with_the_same_request() {
+        let edited = |lane: u32| Step {
+            lane: LaneId(lane),
+            edits: vec![crate::advice::Edit::CapOutputTokens(1)],
+            context: 0,
+        };
+        let mut plan = plan(&[0, 1, 2, 3]);
+        plan.steps[2] = edited(2);
+        let lanes = |cursor: &AttemptCursor| cursor.next_lanes().collect::<Vec<_>>();
+        let mut cursor = AttemptCursor::new(plan.clone(), 8).unwrap();
+        assert_eq!(lanes(&cursor), [LaneId(1), LaneId(3)]);
+        cursor.after(GONE, Recovery::Planned, true);
+        assert_eq!(lanes(&cursor), [LaneId(3)]);
+        assert_eq!(lanes(&AttemptCursor::new(plan.clone(), 2).unwrap()), [LaneId(1)]);
+        plan.on = Triggers::NONE;
+        assert_eq!(lanes(&AttemptCursor::new(plan, 8).unwrap()), []);
     }
 
     #[test]

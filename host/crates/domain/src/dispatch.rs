@@ -239,13 +239,18 @@ impl Dispatcher {
     /// Returns true if the request can have a slot now, false if it has to wait for one, and an
     /// error if it may not wait.
     fn may_wait(&self, enqueue: &Enqueue, now: Duration) -> Result<bool, AcquireError> {
-        let Enqueue { lane: id, flow, weight, deadline, switching, has_fallback, .. } = *enqueue;
+        let Enqueue {
+            lane: id, flow, weight, deadline, switching, has_fallback, has_begun, ..
+        } = *enqueue;
         if self.closed {
             return Err(AcquireError::Closing);
         }
         let Some(lane) = self.lanes.get(id.index()) else { return Err(AcquireError::UnknownLane) };
         if lane.retired {
             return Err(AcquireError::LaneRemoved);
+        }
+        if has_begun && lane.engine == EngineState::Ready {
+            return Ok(true);
         }
         if let Some(mode) = lane.mode().filter(|mode| mode.is_paused()) {
             return Err(AcquireError::Paused(mode));

@@ -104,17 +104,19 @@ impl RequestFlow {
         self.route.as_ref().map_or(&[], |route| &route.cursor.step().edits)
     }
 
+    /// Returns the lanes of the plan that get the same request if the current one is unreachable.
+    pub fn next_lanes(&self) -> impl Iterator<Item = LaneId> {
+        self.route.iter().flat_map(|route| route.cursor.next_lanes())
+    }
+
     /// Returns the number of attempts so far.
     pub fn attempt_count(&self) -> u32 {
-        let attempts = self.route.as_ref().map_or(0, |route| route.earlier.len() + 1);
-        u32::try_from(attempts).unwrap_or(u32::MAX)
+        u32::try_from(self.attempts().count()).unwrap_or(u32::MAX)
     }
 
     /// Returns the attempts so far, in order.
     pub fn attempts(&self) -> impl Iterator<Item = &Attempt> {
-        let earlier = self.route.as_ref().map_or(&[][..], |route| &route.earlier);
-        let last = self.route.as_ref().map(|route| &route.attempt);
-        earlier.iter().chain(last)
+        self.route.iter().flat_map(|route| route.earlier.iter().chain([&route.attempt]))
     }
 
     /// Returns the age at the first byte of the response.

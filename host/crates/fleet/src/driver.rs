@@ -364,6 +364,23 @@ pub struct Description {
 #[derive(Debug, Clone)]
 pub struct EngineSpec(pub(crate) Arc<dyn Driver>);
 
+/// Where an engine is that the host does not run, and what requests to it have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAddress {
+    /// Host and port.
+    pub authority: String,
+    /// Connections have TLS.
+    pub https: bool,
+    /// Prefix of every path outside the API.
+    pub base_path: String,
+    /// The path of the API, which takes the place of `/v1`.
+    pub api_path: String,
+    /// Requests carry a key of the host.
+    pub has_key: bool,
+    /// Requests carry their priority.
+    pub priorities: bool,
+}
+
 impl EngineSpec {
     /// Returns what the engine's driver declares.
     pub fn info(&self) -> &'static DriverInfo {
@@ -384,6 +401,17 @@ impl EngineSpec {
     /// assumed to have.
     pub fn endpoints(&self) -> EndpointSet {
         self.0.endpoints()
+    }
+
+    /// Returns where an engine is that the host does not run; `None` for one that it runs.
+    pub fn external_address(&self) -> Option<ExternalAddress> {
+        if self.run().is_some() {
+            return None;
+        }
+        let Target { https, authority, base_path, api_path, key, priorities, .. } =
+            self.0.target(0);
+        let has_key = key.is_some();
+        Some(ExternalAddress { authority, https, base_path, api_path, has_key, priorities })
     }
 
     /// Returns the interval between readiness probes of an external engine.

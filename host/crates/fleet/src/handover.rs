@@ -69,6 +69,7 @@ impl ForeignRequest {
             max_wait: Duration::from_millis(self.max_wait_ms),
             switching: self.switching,
             has_fallback: self.has_fallback,
+            has_begun: false,
         }
     }
 }

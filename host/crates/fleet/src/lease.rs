@@ -10,6 +10,7 @@ use pointsman_domain::{Endpoint, PromptHasher, PromptHashes, ServedPrompt, Servi
 
 use crate::conversations::{ConversationPrompt, Placed};
 use crate::message::Grant;
+use crate::proxied::{self, Proxying};
 use crate::request_body::RequestBody;
 use crate::upstream::{EngineBody, EngineError};
 use crate::upstream_api::UpstreamApi;
@@ -129,15 +130,45 @@ impl Lease {
         headers: HeaderMap,
         body: impl Into<RequestBody>,
     ) -> Result<Response<EngineBody>, EngineError> {
-        let mut headers = headers;
-        let Grant { target, upstream, abort, priority, .. } = &self.grant;
+        let headers = self.with_priority(headers);
+        let Grant { target, upstream, .. } = &self.grant;
+        self.unless_evicted(upstream.forward(target, method, path, headers, body.into())).await
+    }
+
+    /// Lets a proxy send a request in the host's place, and returns the response that it receives.
+    ///
+    /// # Errors
+    /// As [`Lease::send`]; also if the proxy has used another endpoint, or ends the exchange.
+    pub async fn send_by_proxy(
+        &self,
+        proxying: Proxying<'_>,
+        path: &str,
+        headers: HeaderMap,
+        body: impl Into<RequestBody>,
+    ) -> Result<Response<EngineBody>, EngineError> {
+        let sent = (self.with_priority(headers), body.into());
+        let Grant { target, upstream, .. } = &self.grant;
+        self.unless_evicted(proxied::forward(upstream, target, proxying, path, sent)).await
+    }
+
+    /// Adds the priority for an engine that orders its own queue.
+    fn with_priority(&self, mut headers: HeaderMap) -> HeaderMap {
+        let Grant { target, priority, .. } = &self.grant;
         if target.priorities && *priority != 0 {
             // vLLM serves lower numbers first, so the sign is flipped; i64 because -i32::MIN
             // overflows.
             headers.insert(VLLM_PRIORITY, (-i64::from(*priority)).into());
         }
-        let response = pin!(upstream.forward(target, method, path, headers, body.into()));
-        match abort {
+        headers
+    }
+
+    /// Awaits a response, unless the lane is evicted and its drain timeout expires.
+    async fn unless_evicted(
+        &self,
+        response: impl Future<Output = Result<Response<EngineBody>, EngineError>>,
+    ) -> Result<Response<EngineBody>, EngineError> {
+        let response = pin!(response);
+        match &self.grant.abort {
             None => response.await,
             Some(abort) => match abort.run_until_cancelled(response).await {
                 Some(response) => Ok(response?.map(|body| body.abort_on(abort))),

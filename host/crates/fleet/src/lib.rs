@@ -54,6 +54,8 @@ mod proc_stat;
 mod process;
 mod progress;
 mod proof;
+mod proxied;
+mod proxied_body;
 mod reconfigure;
 mod request_body;
 mod scrape;
@@ -73,8 +75,8 @@ pub use self::conversations::{
 };
 pub use self::diagnosis::{Diagnosis, diagnose};
 pub use self::driver::{
-    ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
-    LaneDefaults,
+    ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, ExternalAddress, LaneBasics,
+    LaneContext, LaneDefaults,
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::{DRIVERS, vllm};
@@ -106,6 +108,10 @@ pub use self::process::{
     AdoptableEngine, AfterCrash, Frame, FrameReceiver, KeeperSpec, OutgoingFrame, StateDir,
     StateDirError, keeper_main,
 };
+pub use self::proxied::{
+    ProxiedRequest, ProxiedResponse, ProxyAttempt, ProxyExchange, ProxySide, Proxying,
+};
+pub use self::proxied_body::{ProxiedBody, ProxiedSender, ProxyGone, proxied_body};
 pub use self::reconfigure::LaneChange;
 pub use self::request_body::{RequestBody, Segment};
 pub use self::spec::{

@@ -101,6 +101,7 @@ pub(super) const REQUEST: SlotRequest = SlotRequest {
     max_wait: Duration::from_secs(60),
     switching: pointsman_domain::Switching::Allow,
     has_fallback: false,
+    has_begun: false,
 };
 pub(super) const LIMITS: QueueLimits = QueueLimits { per_lane: 1000, total: 1000 };
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Either, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -25,6 +25,7 @@ use crate::activity::{InFlightGuard, Phase, is_data};
 use crate::content_encoding::{ContentEncoding, DecodedBody, decode};
 use crate::driver::{Driver, Target};
 use crate::proof::{Mismatch, Proof, Reuse, is_provable, names_other, names_this, set_engine_id};
+use crate::proxied_body::ProxiedBody;
 use crate::request_body::RequestBody;
 use crate::spec::Timeouts;
 use crate::tls;
@@ -127,7 +128,7 @@ impl Upstream {
             Some(sent) => sent?,
             None => return Err(EngineError::Hung),
         };
-        let response = decoded(response).await;
+        let response = decoded(response.map(Either::Left)).await;
         Ok(response.map(|body| EngineBody::new(body, self.timeouts.idle, in_flight, proof)))
     }
 
@@ -217,7 +218,7 @@ impl Upstream {
     }
 }
 
-fn request(
+pub(crate) fn request(
     target: &Target,
     method: Method,
     path: &str,
@@ -243,7 +244,7 @@ fn request(
 
 /// Decodes the body of a response. Engines are asked for identity, but proxies in front of some
 /// compress all the same. A body that the host cannot decode stays as it is, with its header.
-async fn decoded(response: Response<Incoming>) -> Response<DecodedBody<Incoming>> {
+pub(crate) async fn decoded<B: Body>(response: Response<B>) -> Response<DecodedBody<B>> {
     let (mut head, body) = response.into_parts();
     let encoding = ContentEncoding::of_message(&head.headers).unwrap_or_default();
     if encoding.is_some() {
@@ -273,7 +274,7 @@ fn client_error(error: hyper_util::client::legacy::Error) -> EngineError {
 /// The body of an engine's response.
 #[derive(Debug)]
 pub struct EngineBody {
-    incoming: DecodedBody<Incoming>,
+    incoming: DecodedBody<Either<Incoming, ProxiedBody>>,
     idle_timeout: Duration,
     /// When data arrived last, or the client took it; comments of a stream do not count.
     last_data: Instant,
@@ -291,8 +292,8 @@ pub struct EngineBody {
 }
 
 impl EngineBody {
-    fn new(
-        incoming: DecodedBody<Incoming>,
+    pub(crate) fn new(
+        incoming: DecodedBody<Either<Incoming, ProxiedBody>>,
         idle_timeout: Duration,
         in_flight: InFlightGuard,
         proof: Option<Proof>,

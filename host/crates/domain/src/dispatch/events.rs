@@ -123,6 +123,8 @@ pub struct Enqueue {
     pub switching: Switching,
     /// True if the request has a fallback, which it uses rather than wait in vain.
     pub has_fallback: bool,
+    /// True if the engine has the request already.
+    pub has_begun: bool,
 }
 
 /// An effect that the dispatcher requests.

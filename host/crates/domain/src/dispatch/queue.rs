@@ -34,7 +34,7 @@ pub(super) struct Waiter {
 
 impl Waiter {
     pub(super) fn new(enqueue: &Enqueue, since: Duration) -> Self {
-        let Enqueue { ticket, lane: _, priority, flow, weight, deadline, switching, has_fallback } =
+        let Enqueue { ticket, priority, flow, weight, deadline, switching, has_fallback, .. } =
             *enqueue;
         // A flow without any weight would never have a turn.
         let weight = weight.max(1);

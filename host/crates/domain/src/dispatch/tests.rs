@@ -129,6 +129,7 @@ impl DispatcherHarness {
             deadline: self.now + s(1000),
             switching: Switching::Allow,
             has_fallback: false,
+            has_begun: false,
         };
         change(&mut enqueue);
         self.on(Event::Arrived(enqueue));
@@ -224,6 +225,22 @@ fn request_waits_or_falls_back_by_estimated_wait() {
     assert_eq!(harness.take_log()[0], "reject 2: timed-out 20000ms");
     harness.arrive_with(A, |enqueue| (enqueue.deadline, enqueue.has_fallback) = (s(45), true));
     assert_eq!(harness.take_log(), Vec::<String>::new(), "the lane is only 10 s away now");
+}
+
+#[test]
+fn request_that_has_begun_gets_a_slot_of_a_ready_lane_even_if_all_are_in_use() {
+    let mut harness = DispatcherHarness::exclusive_lanes(1);
+    harness.arrive(A);
+    harness.finish_load(A);
+    harness.take_log();
+    harness.arrive(A);
+    assert_eq!(harness.take_log(), Vec::<String>::new());
+    let begun = harness.arrive_with(A, |enqueue| enqueue.has_begun = true);
+    assert_eq!(harness.take_log(), [format!("grant {begun} A")]);
+    harness.release(begun);
+    assert_eq!(harness.take_log(), Vec::<String>::new(), "one request is still running");
+    harness.release(1);
+    assert_eq!(harness.take_log(), ["grant 2 A"]);
 }
 
 #[test]

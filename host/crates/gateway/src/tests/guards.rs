@@ -379,6 +379,7 @@ async fn attempt_on_a_forbidden_lane_is_refused_by_its_own_check() {
         max_wait: std::time::Duration::from_secs(1),
         switching: Switching::Allow,
         has_fallback: false,
+        has_begun: false,
     };
     let acquire = |lane| {
         let ticketed = (pipeline.fleet.ticket(), slot_request(lane));

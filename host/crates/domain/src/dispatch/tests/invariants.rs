@@ -400,6 +400,7 @@ impl Model {
                     deadline,
                     switching,
                     has_fallback,
+                    has_begun: false,
                 }))
             }
             Step::Cancel(which) => {
@@ -573,6 +574,7 @@ proptest! {
                 deadline: s(1000),
                 switching: Switching::Allow,
                 has_fallback: false,
+                has_begun: false,
             }), s(0), &mut effects);
             for effect in effects {
                 let Effect::Reject { ticket: rejected, refusal } = effect else { continue };
