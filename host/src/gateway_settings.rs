@@ -9,7 +9,7 @@ use pointsman_config::{Config, Listener};
 use pointsman_domain::PlanLimits;
 use pointsman_gateway::{
     ConnectionSettings, ConsoleSettings, Cors, HealthRule, IdempotencySettings, ListenerSettings,
-    ResponseLimits, ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
+    ProxyLanes, ResponseLimits, ResponseModel, Settings, SpoolSettings, raise_descriptor_limit,
 };
 
 use crate::telemetry;
@@ -24,7 +24,16 @@ pub(crate) fn at_start(
     // Random, from the keys that the standard library draws for each process.
     let nonce = RandomState::new().hash_one(());
     let max = raise_descriptor_limit();
-    make(config, state_dir, Fixed { max_connections: max, responses, nonce, started_at })
+    let fixed = Fixed { max_connections: max, responses, nonce, started_at };
+    make(config, state_dir, fixed)
+}
+
+/// Returns the settings of a picker that starts, from those of a host with the configuration.
+pub(crate) fn of_picker(config: &Config, settings: Settings) -> Settings {
+    let lanes = Some(Arc::new(ProxyLanes::from_spec(&config.fleet)));
+    let max_wait = config.pick.as_ref().map_or(settings.plan.max_wait, |pick| pick.max_wait);
+    let plan = PlanLimits { max_wait, ..settings.plan };
+    Settings { proxy_lanes: lanes, plan, ..settings }
 }
 
 /// Returns the settings of a changed configuration. What cannot change is that of `first`, the
@@ -37,7 +46,8 @@ pub(crate) fn changed(config: &Config, state_dir: Option<&Path>, first: &Setting
         nonce: first.nonce,
         started_at: first.started_at,
     };
-    make(config, state_dir, fixed)
+    let settings = make(config, state_dir, fixed);
+    if first.proxy_lanes.is_some() { of_picker(config, settings) } else { settings }
 }
 
 /// What stays as it is until the host ends.
@@ -89,6 +99,7 @@ fn make(config: &Config, state_dir: Option<&Path>, fixed: Fixed) -> Settings {
             client_listener: config.console.client_listener,
         },
         host_name: config.fleet.peering.name.clone(),
+        proxy_lanes: None,
         nonce: fixed.nonce,
         started_at: fixed.started_at,
     }

@@ -60,6 +60,7 @@ pub(crate) async fn gateway(
             decisions: 500,
             console: pointsman_gateway::ConsoleSettings::default(),
             host_name: String::new(),
+            proxy_lanes: None,
             nonce: 0,
             started_at: 0,
         },

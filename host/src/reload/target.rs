@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pointsman_access::{UsageBook, UsageSettings};
 use pointsman_config::{Config, KeyChange};
 use pointsman_fleet::{Fleet, FleetSpec, LaneChange};
-use pointsman_gateway::{Gateway, GatewayConfig, Settings};
+use pointsman_gateway::{Gateway, GatewayConfig, ProxyLanes, Settings};
 use pointsman_record::{Recorder, StartError};
 use tokio::runtime::Handle;
 
@@ -90,6 +90,7 @@ impl Target {
             tracing::warn!("{warning}");
         }
         self.gateway.add_guards(&config.guards);
+        self.gateway.add_proxy_lanes(&ProxyLanes::from_spec(&spec));
         self.runtime.block_on(self.fleet.reconfigure(spec.clone()));
         self.spec = spec;
         let state_dir = self.spec.state_dir.as_deref();

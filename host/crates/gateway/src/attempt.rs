@@ -26,6 +26,7 @@ use crate::decision::apply;
 use crate::engine_status::{MAX_ERROR_BODY, attempt_error, check_status, declined, is_for_client};
 use crate::failure::AttemptError;
 use crate::policy_threads::LARGE_BODY;
+use crate::proxying::Proxied;
 use crate::request_tracker::RequestTracker;
 use crate::rewrite::{Rewrite, WantedRewrite};
 use crate::settings::ResponseModel;
@@ -66,6 +67,10 @@ pub(crate) async fn attempt(
     names: ResponseModel,
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
     tracker.record_attempt();
+    let slot_request = match &tracker.proxy {
+        Some(proxy) => proxy.slot_request(tracker.lane_name(), slot_request)?,
+        None => slot_request,
+    };
     let lease = tracker.acquire(fleet, slot_request).await?;
     // Boxed, because its state takes some kilobytes that a queued request does not need yet.
     Box::pin(send(tracker, lease, request, names)).await
@@ -83,6 +88,7 @@ async fn send(
     let lane = lease.lane_name().to_owned();
     tracker.note_engine(&lease, lease.engine_model(request.model()));
     let trace = tracker.trace_headers();
+    let proxy = tracker.proxied(&request);
     let Some((lease, timeout)) = tracker.grant(lease, request.streaming()) else {
         // Never: a request that waits accepts a slot.
         return Err(AttemptError::Acquire(AcquireError::Closing));
@@ -92,7 +98,8 @@ async fn send(
     let slot = place(lease, &sent_request).await;
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
-        let received = first_byte(lease, &sent_request, (lane.clone(), &trace), names, sent);
+        let (lane, proxy) = (lane.clone(), proxy.as_ref());
+        let received = first_byte(lease, &sent_request, (lane, proxy, &trace), names, sent);
         let received = pin!(received);
         let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
@@ -101,7 +108,8 @@ async fn send(
     let sent = sent_request.body_for_engine(model, lease.asks_stream_usage(), slot);
     let adds_usage = sent.adds_usage;
     let mut response = receive(sent).await?;
-    if adds_usage && refuses_usage(&response) {
+    // A proxy sends a request once.
+    if adds_usage && proxy.is_none() && refuses_usage(&response) {
         tracing::warn!(
             "the engine does not accept `stream_options`, sending the request again; set \
              `stream-usage = false` for this lane"
@@ -198,7 +206,7 @@ fn refuses_usage(response: &EngineResponse) -> bool {
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-    (lane, trace): (String, &Option<TraceHeaders>),
+    (lane, proxy, trace): (String, Option<&Proxied>, &Option<TraceHeaders>),
     names: ResponseModel,
     sent: EngineRequestBody,
 ) -> Result<EngineResponse, AttemptError> {
@@ -207,7 +215,10 @@ async fn first_byte(
     let wanted = WantedRewrite::new(request, names, sent.adds_usage);
     let (content_type, body) = typed_body(sent);
     let headers = headers_for_engine(request, content_type, trace.as_ref());
-    let response = lease.send(&path, headers, body).await?;
+    let response = match proxy {
+        None => lease.send(&path, headers, body).await?,
+        Some(proxy) => lease.send_by_proxy(proxy.proxying(&lane), &path, headers, body).await?,
+    };
     let (head, mut body) = check_status(lease, response).await?.into_parts();
     let (status, headers) = (head.status, head.headers);
     if status.is_success() && is_observable_stream(&headers) {

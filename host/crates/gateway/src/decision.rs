@@ -28,7 +28,7 @@ use crate::request_tracker::{Observed, RequestTracker};
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
-use crate::{guard, paths, rights, upload};
+use crate::{guard, paths, proxying, rights, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -197,6 +197,7 @@ pub(crate) async fn accept_from(
     let request = request.with_constraint(constraint);
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
     let fleet = guard::restricted(fleet, &request);
+    let fleet = proxying::restricted(fleet, &parts.extensions, &request)?;
     let fleet = bound(fleet, turn, endpoint);
     check_model(&request, &fleet, &listener, &identity.rights)?;
     check_translation(&request, &fleet)?;

@@ -114,7 +114,7 @@ impl Drain {
     }
 
     /// Returns the token that is cancelled when the listeners close.
-    pub(crate) fn closing(&self) -> &CancellationToken {
+    pub fn closing(&self) -> &CancellationToken {
         &self.close
     }
 

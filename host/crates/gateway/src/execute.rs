@@ -52,6 +52,7 @@ async fn execute(
     tracker: &mut RequestTracker,
 ) -> Result<EngineResponse, RouteError> {
     let mut slot_request = decision.slot_request;
+    let mut earlier = None;
     loop {
         let (fleet, names) = (&pipeline.fleet, pipeline.settings.response_model);
         let request = &decision.request;
@@ -66,7 +67,9 @@ async fn execute(
                     None => return Ok(responding(decision, response)),
                 }
             }
-            Err(error) => slot_request = recover(pipeline, decision, tracker, error).await?,
+            Err(error) => {
+                slot_request = recover(pipeline, decision, tracker, error, &mut earlier).await?;
+            }
         }
     }
 }
@@ -79,7 +82,8 @@ fn responding(decision: &RoutingDecision, response: EngineResponse) -> EngineRes
     response
 }
 
-/// Returns the slot that the attempt after a failed one needs.
+/// Returns the slot that the attempt after a failed one needs. `earlier` is the error of the last
+/// attempt that was made: those that a proxy cannot make do not hide it.
 ///
 /// # Errors
 /// If there is no further attempt; the error is the one for the client.
@@ -88,6 +92,7 @@ async fn recover(
     decision: &RoutingDecision,
     tracker: &mut RequestTracker,
     error: AttemptError,
+    earlier: &mut Option<RouteError>,
 ) -> Result<SlotRequest, RouteError> {
     let lane = tracker.lane_name().to_owned();
     pipeline.metrics.attempted(&lane, error.label());
@@ -95,9 +100,15 @@ async fn recover(
     let action = tracker.on(event);
     let action = next_action(pipeline, decision, tracker, action).await;
     let next_lane = matches!(action, Action::Acquire(_)).then(|| tracker.lane_name());
+    let is_unmade = matches!(error, AttemptError::NotProxied);
     tracing::info!(result = error.result().label(), next_lane, error = %error, "attempt failed");
     match action {
-        Action::Acquire(slot_request) => Ok(slot_request),
+        Action::Acquire(slot_request) => {
+            if !is_unmade {
+                *earlier = Some(RouteError::Attempt { lane, error });
+            }
+            Ok(slot_request)
+        }
         Action::End(End { answer: Some(ErrorAnswer::Rejected { policy, rejection }), .. }) => {
             Err(rejected(decision, policy, rejection))
         }
@@ -106,7 +117,10 @@ async fn recover(
         | Action::Advise
         | Action::Send { .. }
         | Action::Recover(_)
-        | Action::Respond => Err(RouteError::Attempt { lane, error }),
+        | Action::Respond => {
+            let earlier = earlier.take().filter(|_| is_unmade);
+            Err(earlier.unwrap_or(RouteError::Attempt { lane, error }))
+        }
     }
 }
 
@@ -185,7 +199,10 @@ async fn consult(
 ) -> Action {
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
-    let fleet = guard::restricted(fleet, &decision.request);
+    let mut fleet = guard::restricted(fleet, &decision.request);
+    if let Some(proxy) = &tracker.proxy {
+        fleet = proxy.restricted(fleet);
+    }
     let lanes_left = Some(Arc::clone(&decision.lanes_left));
     let facts = Facts { lanes_left, ..facts(&decision.request, tracker) };
     let trace = tracker.trace();

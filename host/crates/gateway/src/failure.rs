@@ -35,6 +35,9 @@ pub(crate) enum AttemptError {
     /// The attempt would break a guard of the operator, and is not made.
     #[error(transparent)]
     Guard(GuardError),
+    /// A proxy sends the request, and cannot send it to this lane, or not any more.
+    #[error("the proxy cannot send the request to this lane")]
+    NotProxied,
     /// The client has too many requests that wait for a slot.
     #[error("{refusal}")]
     QueueLimit {
@@ -111,7 +114,7 @@ impl AttemptError {
         Ok(match self {
             Self::Acquire(error) | Self::QueueLimit { denied: error, .. } => return Err(error),
             // The next planned step follows.
-            Self::Guard(_) => return Err(&AcquireError::UnknownLane),
+            Self::Guard(_) | Self::NotProxied => return Err(&AcquireError::UnknownLane),
             Self::Engine(error) => engine_failure(error),
             Self::Status { status, .. } | Self::KeyRefused { status } => {
                 EngineFailure::Status(status.as_u16())
@@ -135,6 +138,7 @@ impl AttemptError {
     pub(crate) fn label(&self) -> &'static str {
         match (self, self.trigger()) {
             (Self::Guard(_), _) => "guard",
+            (Self::NotProxied, _) => "not-proxied",
             (_, Some(trigger)) => AttemptResult::from(trigger).label(),
             (Self::Unsupported { .. } | Self::Untranslatable(_), None) => "unsupported",
             (_, None) => "closing",
@@ -157,6 +161,7 @@ impl AttemptError {
             | Self::ErrorEvent { said } => Some(said),
             Self::Acquire(_)
             | Self::Guard(_)
+            | Self::NotProxied
             | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
@@ -181,6 +186,7 @@ impl AttemptError {
             | Self::Unsupported { .. }
             | Self::Acquire(_)
             | Self::Guard(_)
+            | Self::NotProxied
             | Self::QueueLimit { .. }
             | Self::Engine(_)
             | Self::Untranslatable(_)
@@ -207,6 +213,7 @@ impl AttemptError {
                 AcquireError::Closing => ErrorCode::Stopping,
             },
             Self::Guard(_) => ErrorCode::GuardViolation,
+            Self::NotProxied => ErrorCode::NoLaneAvailable,
             Self::QueueLimit { refusal, .. } => ErrorCode::from(&**refusal),
             Self::Engine(error) => engine_code(error),
             Self::Status { status, .. } => {
@@ -252,6 +259,7 @@ impl AttemptError {
             }
             Self::Engine(_)
             | Self::Guard(_)
+            | Self::NotProxied
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Untranslatable(_)

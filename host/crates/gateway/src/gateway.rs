@@ -33,6 +33,7 @@ use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::PolicyThreads;
 use crate::protocols::Protocols;
+use crate::proxy_lanes::ProxyLanes;
 use crate::responses::Responses;
 use crate::routes::{ClientRoutes, Routes};
 use crate::served::{Served, ServedSlot};
@@ -230,8 +231,23 @@ impl Gateway {
         let mut all = settings.guards.0.clone();
         all.extend(guards.0.iter().filter(|guard| !settings.guards.0.contains(guard)).cloned());
         settings.guards = Arc::new(Guards(all));
+        self.change_settings(settings);
+    }
+
+    /// Adds lanes that a proxy reaches to those known, until the configuration to which they belong
+    /// is applied: the first request for one of them may come before that. Without effect unless a
+    /// proxy sends the requests.
+    pub fn add_proxy_lanes(&self, lanes: &ProxyLanes) {
+        let mut settings = self.pipeline().settings.clone();
+        if let Some(known) = &settings.proxy_lanes {
+            settings.proxy_lanes = Some(Arc::new(known.with(lanes)));
+            self.change_settings(settings);
+        }
+    }
+
+    fn change_settings(&self, settings: Settings) {
         let listeners = self.listeners.lock().settings.clone();
-        let recorder = pipeline.recorder.clone();
+        let recorder = self.pipeline().recorder.clone();
         self.reconfigure(GatewayConfig { settings, recorder, listeners });
     }
 
@@ -314,6 +330,11 @@ impl Gateway {
     /// Returns what the status pages show, which the admin API serves as well.
     pub(crate) fn status(&self) -> &Arc<StatusSources> {
         &self.status
+    }
+
+    /// Returns the phases of the shutdown.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// Returns what the requests of clients need now.

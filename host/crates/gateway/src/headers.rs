@@ -90,6 +90,10 @@ const CLIENT_PREFIXES: [&str; 3] = ["x-ratelimit-", "openai-version", "openai-mo
 /// the host's own.
 const OF_RATE_LIMITS: [&str; 2] = ["retry-after-ms", "x-should-retry"];
 
+/// Marks a response that is an engine's.
+#[derive(Debug, Clone, Copy)]
+pub struct FromEngine;
+
 /// The length that an engine announced for a body whose length changes on its way to the client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EngineLength(pub(crate) u64);

@@ -71,11 +71,14 @@ mod once;
 mod pace;
 mod paths;
 mod peer;
+mod picking;
 mod pipeline;
 mod policy_threads;
 mod preview;
 mod protocols;
+mod proxy_lanes;
 mod proxy_protocol;
+mod proxying;
 mod queue_place;
 mod recording;
 mod request_id;
@@ -113,7 +116,10 @@ pub use self::error_code::ErrorCode;
 pub use self::feed::Feed;
 pub use self::finished::{FinishedRequest, RequestObserver};
 pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};
+pub use self::headers::FromEngine;
 pub use self::metrics::GatewayMetrics;
+pub use self::picking::Picker;
+pub use self::proxy_lanes::ProxyLanes;
 pub use self::responses::{ResponseLimits, response_namespace};
 pub use self::settings::{
     AdvisorSlot, ConnectionSettings, ConsoleSettings, HealthRule, IdempotencySettings,

@@ -13,6 +13,7 @@ use crate::decision::Incoming;
 use crate::error::RouteError;
 use crate::idempotency::{Begun, Fingerprint};
 use crate::pipeline::Pipeline;
+use crate::proxying::ProxyContext;
 use crate::request_tracker::request_span;
 use crate::serve::{self, Arrived};
 use crate::settings::ListenerSettings;
@@ -27,6 +28,11 @@ pub(crate) async fn serve(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
+    if parts.extensions.get::<Arc<ProxyContext>>().is_some() {
+        // The host has the response only while the proxy passes it on, and keeps none.
+        let arrived = Arrived { id, parts, body: Incoming::Body(body), failed: None };
+        return serve::serve(pipeline, endpoint, arrived).await;
+    }
     let body = match pipeline.idempotency.key(&parts.headers) {
         Ok(None) => Incoming::Body(body),
         Ok(Some(key)) => {

@@ -50,6 +50,7 @@ use crate::in_flight::InFlight;
 use crate::metering::{Meter, Metering, PathRequest};
 use crate::metrics::GatewayMetrics;
 use crate::pipeline::Pipeline;
+use crate::proxying::ProxyContext;
 use crate::recording::Recording;
 use crate::settings::AdvisorHandle;
 
@@ -75,6 +76,8 @@ pub(crate) struct RequestTracker {
     /// The policies that took part in the decision; `None` before it.
     attribution: Option<Arc<Attribution>>,
     pub(crate) guard: RequestGuard,
+    /// Sends the request; `None` if the host does.
+    pub(crate) proxy: Option<Arc<ProxyContext>>,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -127,6 +130,7 @@ impl RequestTracker {
             metering: Metering::default(),
             attribution: None,
             guard,
+            proxy: parts.extensions.get().cloned(),
             topology: None,
             failed: None,
             details: Details::new(pipeline, parts),

@@ -82,6 +82,22 @@ impl ClientRoutes {
         }
     }
 
+    /// Creates the routes for requests that a proxy sends to the engines: the endpoints, and what
+    /// the host knows of the models.
+    pub(crate) fn for_proxy(
+        pipeline: Arc<Pipeline>,
+        host: &StatusSources,
+        listener: Arc<ListenerSettings>,
+    ) -> Self {
+        let others = Router::new()
+            .route("/v1/models", only("GET, HEAD", get(models)))
+            .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
+            .with_state(Arc::clone(&pipeline))
+            .fallback(unknown_path);
+        let stop = host.stop.clone();
+        Self { pipeline, stop, listener, is_native: false, console: None, encoders: None, others }
+    }
+
     /// Serves one request.
     pub(crate) async fn serve(&self, request: Request) -> Response {
         let mut request = with_key_in_header(&self.pipeline.keys, request);

@@ -109,7 +109,9 @@ async fn respond(
     let interval: Duration = pipeline.settings.keep_alive;
     // Lines of JSON have no comments, and Ollama's clients wait as long as a load takes.
     let has_comments = tracker.error_form() != ErrorForm::Ollama;
-    if interval.is_zero() || !decision.request.streaming() || !has_comments {
+    // A proxy that sends the request has nothing to send to the client yet.
+    let is_proxied = tracker.proxy.is_some();
+    if is_proxied || interval.is_zero() || !decision.request.streaming() || !has_comments {
         let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
         return stream::into_response(ExecutionResult { result, decision, tracker });
     }

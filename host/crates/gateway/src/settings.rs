@@ -10,6 +10,7 @@ use pointsman_domain::{Advisor, Guards, PlanLimits};
 
 use crate::cors::Cors;
 use crate::paths;
+use crate::proxy_lanes::ProxyLanes;
 use crate::responses::ResponseLimits;
 use crate::trace_context::TraceSettings;
 
@@ -205,6 +206,8 @@ pub struct Settings {
     pub console: ConsoleSettings,
     /// The name of this host for other hosts; may be empty. Stays that of the start.
     pub host_name: String,
+    /// The lanes to which a proxy sends requests; `None` if the host sends them.
+    pub proxy_lanes: Option<Arc<ProxyLanes>>,
     /// A secret number, from which and from the request's id the seed of a decision is derived: so
     /// the clients, which may choose ids, do not choose seeds.
     pub nonce: u64,

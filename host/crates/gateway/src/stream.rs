@@ -19,7 +19,7 @@ use crate::attempt::EngineResponse;
 use crate::error_response;
 use crate::execute::ExecutionResult;
 use crate::failure::{cause_of, engine_code, engine_failure};
-use crate::headers::{self, ATTEMPTS, EngineLength, LANE, to_header_value};
+use crate::headers::{self, ATTEMPTS, EngineLength, FromEngine, LANE, to_header_value};
 use crate::request_tracker::{Failure, RequestTracker};
 use crate::rewrite::Rewrite;
 use crate::unwatched::Unwatched;
@@ -51,6 +51,7 @@ pub(crate) fn into_response(done: ExecutionResult) -> Response {
     let mut response = Response::new(Body::new(InSpan::new(span, body)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    response.extensions_mut().insert(FromEngine);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     if let Some(length) = length {
         response.extensions_mut().insert(EngineLength(length));

@@ -8,6 +8,7 @@ mod health;
 mod http_layer;
 mod limits;
 mod listener;
+mod picking;
 mod protocols;
 mod reconfigure;
 mod recovery;
@@ -130,6 +131,7 @@ impl Engines {
 /// for another model.
 pub(crate) struct TestGateway {
     pub(crate) gateway: Gateway,
+    spec: FleetSpec,
     drain: Drain,
     engines: Arc<Engines>,
     _fleet: FleetTasks,
@@ -155,6 +157,7 @@ fn settings() -> Settings {
         console: crate::ConsoleSettings::default(),
         traces: None,
         host_name: "host".to_owned(),
+        proxy_lanes: None,
         nonce: 0,
         decisions: 100,
         started_at: 0,
@@ -236,7 +239,7 @@ impl TestGateway {
         configure(&mut parts);
         let drain = parts.drain.clone();
         let gateway = Gateway::new(parts);
-        Self { gateway, drain, engines, _fleet: fleet_tasks, engine_tasks, _engines: tasks }
+        Self { gateway, spec, drain, engines, _fleet: fleet_tasks, engine_tasks, _engines: tasks }
     }
 
     /// Returns the routes for clients.

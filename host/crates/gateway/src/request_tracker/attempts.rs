@@ -2,9 +2,11 @@
 
 use pointsman_domain::SlotRequest;
 use pointsman_fleet::{Fleet, Lease};
+use pointsman_openai::Request;
 
 use super::RequestTracker;
 use crate::failure::AttemptError;
+use crate::proxying::Proxied;
 
 impl RequestTracker {
     /// Waits for a slot.
@@ -22,5 +24,14 @@ impl RequestTracker {
         self.in_flight.set_ticket(ticket);
         let admission = self.metering.admission();
         self.guard.acquire(fleet, (ticket, slot_request), admission).await
+    }
+
+    /// Returns what a proxy does that sends the current attempt of `request`; `None` if the host
+    /// sends it.
+    pub(crate) fn proxied(&self, request: &Request) -> Option<Proxied> {
+        let context = self.proxy.clone()?;
+        let topology = self.topology.as_deref()?;
+        let fallbacks = context.fallbacks(&self.flow, topology, request);
+        Some(Proxied { context, fallbacks })
     }
 }
