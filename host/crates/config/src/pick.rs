@@ -32,7 +32,7 @@ pub(super) fn read(root: &Section<'_>, folder: &Path, max_wait: Duration) -> Opt
     let section = root.section("pick");
     let pick = Pick {
         listen: section.parsed("listen", address).unwrap_or(DEFAULT_LISTEN),
-        max_wait: section.positive_duration("max-wait", max_wait).min(max_wait),
+        max_wait: section.duration("max-wait", max_wait).min(max_wait),
         max_streams: section.integer("max-streams", 1..=100_000, 4096),
         endpoints: section.string("endpoints").map(|path| folder.join(path)),
     };

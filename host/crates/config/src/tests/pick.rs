@@ -26,7 +26,7 @@ fn section_has_defaults_and_is_not_needed() {
 fn lanes_that_a_proxy_cannot_reach_are_rejected() {
     let name = EXTERNAL.replace("10.0.0.1:8000", "gpu-1:8000");
     let port = EXTERNAL.replace("10.0.0.1:8000", "10.0.0.1");
-    for lane in [LANE, &name, &port] {
+    for lane in [OWN, &name, &port] {
         let errors = errors(&format!("[pick]\n{lane}"));
         assert!(errors[0].ends_with("lanes[0].engine [not_pickable]"), "{errors:?}");
     }
@@ -36,6 +36,10 @@ fn lanes_that_a_proxy_cannot_reach_are_rejected() {
         Code::InvalidValue,
     );
 }
+
+/// A lane that the host starts.
+const OWN: &str =
+    "[[lanes]]\nname = \"own\"\n[lanes.engine]\ndriver = \"llama-cpp\"\ncommand = [\"x\"]\n";
 
 /// Returns the result for a configuration with this file of endpoints, and its path.
 fn with_endpoints(text: &str, lanes: &str) -> (Result<Config, Vec<Diagnostic>>, String) {
@@ -66,7 +70,8 @@ fn errors_in_the_file_of_endpoints_name_their_place() {
     assert!(error.message.contains(&place) && error.message.contains("[wrong_type]"), "{error:?}");
     let (result, _) = with_endpoints(EXTERNAL, EXTERNAL);
     assert_eq!(result.unwrap_err()[0].code, Code::Duplicate);
-    let (result, _) = with_endpoints(LANE, EXTERNAL);
+    let named = EXTERNAL.replace("10.0.0.1:8000", "gpu-1:8000").replace("\"a\"", "\"b\"");
+    let (result, _) = with_endpoints(&named, EXTERNAL);
     let codes: Vec<Code> = result.unwrap_err().iter().map(|error| error.code).collect();
     assert!(codes.contains(&Code::NotPickable), "{codes:?}");
     let missing = format!("[pick]\nendpoints = \"none.toml\"\n{EXTERNAL}");
