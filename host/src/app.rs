@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use futures_util::future::{join_all, join3};
+use futures_util::future::{join, join_all, join3};
 use parking_lot::Mutex;
 use pointsman_fleet::{Fleet, FleetMetrics, FleetSpec, FleetTasks, StateDir};
 use pointsman_gateway::{
@@ -23,6 +23,7 @@ use crate::cli::Serve;
 use crate::handover::{self, Inheritance, Served, StartedAs, TakeOver};
 use crate::key_source::KeySource;
 use crate::listeners::{self, Bound};
+use crate::pick::{self, PickListener, Role};
 use crate::records::Records;
 use crate::reload::{ReloadMetrics, Reloaded, Reloader, Target};
 use crate::running::{Running, Signals};
@@ -45,12 +46,13 @@ const WORKER_STACK: usize = 4 << 20;
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves until a signal stops the host.
-pub(crate) fn serve(options: &Serve) -> Result<()> {
+pub(crate) fn serve(options: &Serve, role: Role) -> Result<()> {
     let (begun, started_as) = (Instant::now(), StartedAs::note());
     // Before other files are opened.
     let activated = if options.take_over { Sockets::default() } else { Sockets::activated() };
     let text = Config::source(&options.config)?;
     let config = Config::from_source(&text, &options.config)?;
+    role.check(&options.config, &config)?;
     // Dropped last, which writes the last lines.
     let log = telemetry::start(&config, options.log.as_deref())?;
     let mut registry = Registry::default();
@@ -67,7 +69,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
     let main = runtime.block_on(async move {
         let mut tasks = JoinSet::new();
         let log = log_control;
-        let source = Source { text, log, log_feed, observer, begun, started_as, activated };
+        let source = Source { role, text, log, log_feed, observer, begun, started_as, activated };
         tasks.spawn(async move { start(config, &options, source, registry).await });
         tasks.join_next().await
     });
@@ -79,6 +81,7 @@ pub(crate) fn serve(options: &Serve) -> Result<()> {
 
 /// What a reload needs besides the configuration.
 struct Source {
+    role: Role,
     /// The text of the configuration.
     text: String,
     log: LogControl,
@@ -121,7 +124,9 @@ async fn run(
         }
         None => source.activated,
     };
-    let listeners = listeners::open(options, &config.server.listeners, &mut sockets).await?;
+    let picks = pick::open(source.role, options, &config).await?;
+    let of_clients = source.role.listeners(&config);
+    let listeners = listeners::open(options, of_clients, &mut sockets).await?;
     // Clients are answered from here on, unless the host before still does that.
     let mut early = EarlyConnections::default();
     let load = load_policies(&config.policies, PolicyMetrics::register(&mut registry));
@@ -177,7 +182,10 @@ async fn run(
         upgrades: upgrades.clone(),
     };
     let drain = Drain::default();
-    let settings = gateway_settings::at_start(&config, spec.state_dir.as_deref(), responses);
+    let mut settings = gateway_settings::at_start(&config, spec.state_dir.as_deref(), responses);
+    if picks.is_some() {
+        settings = gateway_settings::of_picker(&config, settings);
+    }
     let gateway = Gateway::new(GatewayParts {
         settings: settings.clone(),
         keys: tokens.added_to(keys),
@@ -225,6 +233,7 @@ async fn run(
     };
     reloader.start(reloaded).context("failed to spawn the reload threads")?;
     let addresses: Vec<_> = listeners.iter().map(|bound| bound.address.clone()).collect();
+    let addresses = [addresses, picks.iter().map(PickListener::address).collect()].concat();
     let (mut server, mut predecessors) = (JoinSet::new(), JoinSet::new());
     let report_serving = take_over.as_ref().map(TakeOver::serving);
     if let (Some(take_over), Some(handed)) = (take_over, handed) {
@@ -239,10 +248,12 @@ async fn run(
     }
     let backend: Arc<dyn PolicyAdmin> = Arc::new(backend);
     operators.offer_console(&gateway, &backend);
-    let watched = fleet.clone();
+    let (watched, closing) = (fleet.clone(), drain.clone());
     server.spawn(async move {
         let operators = operators.serve(&gateway, backend);
-        let serve = join3(serve_clients(&gateway, listeners), operators, early.finish());
+        let clients =
+            join(serve_clients(&gateway, listeners), pick::serve(picks, &gateway, closing));
+        let serve = join3(clients, operators, early.finish());
         let watchdog = service_manager::feed_watchdog(&watched);
         let background = join3(tokens.refresh(), watchdog, std::future::pending::<()>());
         tokio::select! { _ = serve => {}, _ = background => {} }

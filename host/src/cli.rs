@@ -35,6 +35,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start the engines of a configuration and serve the OpenAI API.
     Serve(Serve),
+    /// Choose the engines for the requests of Envoy, which sends them there: an endpoint picker.
+    Pick(Serve),
     /// Check a configuration and load its policies, without starting anything.
     Check(Check),
     /// Check whether this system can run engines, and say what to do if it cannot.
@@ -118,7 +120,8 @@ pub(crate) enum SchemaKind {
 pub(crate) struct Serve {
     /// Configuration file (TOML).
     pub(crate) config: PathBuf,
-    /// Listen on this address instead of `server.listen`; port 0 picks a free port.
+    /// Listen on this address instead of `server.listen`, or `pick.listen` for `pick`; port 0 picks
+    /// a free port.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
     /// Write the bound ports of all TCP listeners to this file, one per line.

@@ -24,6 +24,7 @@ mod lane_command;
 mod listeners;
 mod memory;
 mod output;
+mod pick;
 mod policy;
 mod policy_state;
 mod records;
@@ -57,6 +58,7 @@ use clap::Parser as _;
 use pointsman_policy::{AddressSpace, CompileArgs, Metering};
 
 use crate::cli::{Cli, Command, CompilePolicy};
+use crate::pick::Role;
 
 /// Exit code for an invalid configuration or policy (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: u8 = 78;
@@ -65,7 +67,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let success = |()| ExitCode::SUCCESS;
     let result = match cli.command {
-        Command::Serve(serve) => app::serve(&serve).map(success),
+        Command::Serve(serve) => app::serve(&serve, Role::Host).map(success),
+        Command::Pick(serve) => app::serve(&serve, Role::Picker).map(success),
         Command::Check(check) => check::check(&check).map(success),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Health(options) => health_command::health(&options).map(success),
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
             let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<listeners::InvalidTls>()
+                || error.is::<pick::NotPicker>()
                 || error.is::<reload_command::RejectedConfig>()
                 || error.is::<policy::PolicyLoadError>()
                 || error.is::<pointsman_simulate::ExperimentError>()

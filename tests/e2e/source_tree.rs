@@ -346,6 +346,7 @@ fn crate_dependencies_point_one_way() {
         ("openai", vec!["domain"]),
         ("otlp", vec![]),
         ("peers", vec!["domain"]),
+        ("pick", vec!["fleet"]),
         ("spec", vec!["domain"]),
         ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "peers", "settings"]),

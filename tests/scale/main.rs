@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fleet_streams;
+mod envoy;
+mod pick;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");

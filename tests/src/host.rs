@@ -104,12 +104,21 @@ impl Host {
         env: &[(&str, &str)],
         filter: &str,
     ) -> Self {
-        Self::launch(program, dir, config, env, &["--listen", "127.0.0.1:0", "--log", filter])
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--log", filter];
+        Self::launch(program, dir, config, env, &arguments)
+    }
+
+    /// Starts an endpoint picker, and waits until it listens. The port is that of its service for
+    /// the proxy.
+    pub fn start_picker(program: &Path, dir: TempDir, config: &str) -> Self {
+        let arguments =
+            ["pick", "--listen", "127.0.0.1:0", "--log", "debug,hyper_util=info,h2=info"];
+        Self::launch(program, dir, config, &[], &arguments)
     }
 
     /// Starts a host that listens where its configuration says, and waits until it listens.
     pub fn start_as_configured(program: &Path, dir: TempDir, config: &str) -> Self {
-        Self::launch(program, dir, config, &[], &["--log", "debug,hyper_util=info"])
+        Self::launch(program, dir, config, &[], &["serve", "--log", "debug,hyper_util=info"])
     }
 
     fn launch(
@@ -124,7 +133,7 @@ impl Host {
         let log = dir.path().join("log");
         let port_file = dir.path().join("port");
         let mut command = Command::new(program);
-        command.arg("serve").args(arguments).arg(&file);
+        command.args(arguments).arg(&file);
         command.arg("--port-file").arg(&port_file);
         command.env("XDG_STATE_HOME", dir.path().join("state")).envs(env.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
