@@ -7,11 +7,12 @@ use toml::{Table, Value};
 use crate::effects::{Effect, effect_of};
 
 /// The lists of tables, each with the keys that tell its entries apart.
-const LISTS: [(&str, &[&str]); 8] = [
+const LISTS: [(&str, &[&str]); 9] = [
     ("listeners", &["address"]),
     ("keys", &["tenant", "env", "file"]),
     ("policies.chain", &["name"]),
     ("policies.signers", &["name"]),
+    ("registries", &["host"]),
     ("guards", &["name"]),
     ("models", &["name"]),
     ("groups", &["name"]),

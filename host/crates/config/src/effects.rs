@@ -171,6 +171,9 @@ pub const EFFECTS: &[KeyGroup] = &[
         Effect::Now,
         &[
             "name",
+            "source",
+            "follow",
+            "follow-interval",
             "weight",
             "on-error",
             "on-open",
@@ -189,6 +192,21 @@ pub const EFFECTS: &[KeyGroup] = &[
         &["duration", "max-faults", "max-slow", "control", "outcomes"],
     ),
     group("policies.signers", Effect::Now, &["name", "file"]),
+    group(
+        "registries",
+        Effect::Now,
+        &[
+            "host",
+            "mirrors",
+            "ca",
+            "plain-http",
+            "token-host",
+            "username-env",
+            "username-file",
+            "password-env",
+            "password-file",
+        ],
+    ),
     group(
         "guards",
         Effect::Now,

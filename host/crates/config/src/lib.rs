@@ -23,6 +23,7 @@ mod peers;
 mod pick;
 mod policies;
 mod records;
+mod registries;
 mod responses;
 mod schema;
 mod server;
@@ -38,6 +39,7 @@ use pointsman_domain::{Guards, PlanLimits};
 use pointsman_fleet::FleetSpec;
 use pointsman_settings::{
     Diagnostic, Location, Override, Secrets, Section, folder_of, read_expanded, rules,
+    Code, Diagnostic, Override, Secrets, Section, folder_of, read_expanded, rules,
 };
 use pointsman_spec::ChainSpec;
 
@@ -57,6 +59,7 @@ pub use self::log::{
 };
 pub use self::peers::Peer;
 pub use self::pick::Pick;
+pub use self::policies::PolicyLocation;
 pub use self::responses::Responses;
 pub use self::schema::schema;
 pub use self::server::{Idempotency, ResponseModel, Server};
@@ -132,15 +135,6 @@ pub struct Policies {
     pub locations: Vec<(String, PolicyLocation)>,
 }
 
-/// Where a policy of the chain is in the file, for errors that only appear when it is loaded.
-#[derive(Debug)]
-pub struct PolicyLocation {
-    /// Its entry in the chain.
-    pub entry: Location,
-    /// Its `config`, or its entry if it has none.
-    pub config: Location,
-}
-
 impl Config {
     /// Reads and validates a file.
     ///
@@ -205,7 +199,9 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let console = console::read(&root.section("console"), &admin);
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
-    let policies = policies::read(root.section("policies"), folder, state_dir.as_deref());
+    let registries = registries::read(root, folder);
+    let policies =
+        policies::read(root.section("policies"), folder, state_dir.as_deref(), registries);
     let guards = guards::read(root);
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let responses = responses::read(&root.section("responses"));

@@ -3,18 +3,33 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::folders::default_cache;
-use super::{Policies, PolicyLocation};
 use pointsman_domain::OnConflict;
 use pointsman_files::read_regular_text;
-use pointsman_settings::{Code, Section, chain};
-use pointsman_spec::{ChainSpec, PublicKey};
+use pointsman_settings::{Code, Location, PolicyPlace, Section, chain};
+use pointsman_spec::{ChainSpec, PublicKey, RegistrySettings};
+
+use super::folders::default_cache;
+use super::{Policies, registries};
 
 /// Maximum size of a file with a public key in bytes.
 const MAX_KEY_BYTES: u64 = 64 << 10;
 
+/// Where a policy of the chain is in the file, for errors that only appear when it is loaded.
+#[derive(Debug)]
+pub struct PolicyLocation {
+    /// Its entry in the chain.
+    pub entry: Location,
+    /// Its `config`, or its entry if it has none.
+    pub config: Location,
+}
+
 /// Reads the section. `state` is the state directory.
-pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) -> Policies {
+pub(super) fn read(
+    section: Section<'_>,
+    folder: &Path,
+    state: Option<&Path>,
+    registries: Vec<RegistrySettings>,
+) -> Policies {
     let dir = folder.join(section.string("dir").unwrap_or("policies"));
     let cache = match section.string("cache") {
         Some(cache) => Some(folder.join(cache)),
@@ -32,7 +47,15 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
         Some((name, PolicyLocation { entry, config }))
     };
     let locations = entries.iter().filter_map(location).collect();
-    let chain = chain(&entries, |_, name| Some(dir.join(name)));
+    let artifacts = registries::cache(state, cache.as_deref());
+    let place = |entry: &Section<'_>, name: &str| match entry.string("source") {
+        Some(_) => registries::read_source(entry, artifacts.as_deref()),
+        None => {
+            registries::refuse_surplus(entry);
+            Some(PolicyPlace::from(dir.join(name)))
+        }
+    };
+    let chain = chain(&entries, place);
     let signers: Vec<(String, PublicKey)> = section
         .sections("signers")
         .iter()
@@ -45,7 +68,15 @@ pub(super) fn read(section: Section<'_>, folder: &Path, state: Option<&Path>) ->
     }
     section.report_unknown();
     let store = state.map(|state| state.join("policies"));
-    let chain = ChainSpec { policies: chain, on_conflict, keep, signers, require_signature, store };
+    let chain = ChainSpec {
+        policies: chain,
+        on_conflict,
+        keep,
+        signers,
+        require_signature,
+        store,
+        registries,
+    };
     Policies { cache, dir, poll_interval, chain, locations }
 }
 

@@ -29,6 +29,7 @@ keys = [{ engine-admin = true }]
 groups = [{}]
 models = [{}]
 guards = [{ when = {}, min-priority = 0, max-priority = 0 }]
+registries = [{}]
 lanes = [{ liveness = {}, timeouts = {}, unload-after = "1s", engine = { driver = "external" } }]
 "#;
 

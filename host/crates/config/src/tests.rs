@@ -21,6 +21,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::folders::default_state;
+use pointsman_settings::Code;
+
 use super::*;
 
 fn parse(source: &str) -> Result<Config, Vec<Diagnostic>> {

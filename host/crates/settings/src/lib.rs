@@ -21,7 +21,7 @@ mod variables;
 
 pub use self::diagnostics::{Code, Diagnostic, Diagnostics, FileError, Location, Problem};
 pub use self::overrides::{InvalidPath, Override};
-pub use self::policy::{chain, percentage};
+pub use self::policy::{PolicyPlace, chain, percentage};
 pub use self::rules::rules;
 pub use self::secret::secret;
 pub use self::section::Section;

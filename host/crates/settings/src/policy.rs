@@ -5,22 +5,37 @@ use std::time::Duration;
 
 use pointsman_domain::units;
 use pointsman_spec::{
-    CanaryBy, JudgedOutcome, JudgedOutcomes, LimitError, OnError, PolicySpec, Probation, Rollout,
-    Settings, VersionNumberError, check_deadline, check_memory,
+    CanaryBy, JudgedOutcome, JudgedOutcomes, LimitError, OnError, PolicySource, PolicySpec,
+    Probation, Rollout, Settings, VersionNumberError, check_deadline, check_memory,
 };
 
 use crate::diagnostics::{Code, Problem};
 use crate::section::Section;
 
-/// Reads the policies of a chain. `dir` returns the folder of a policy by its name, or reports an
+/// Where the version of a policy is.
+#[derive(Debug, Clone)]
+pub struct PolicyPlace {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What the host fills the folder from; `None` if the operator does.
+    pub source: Option<PolicySource>,
+}
+
+impl From<PathBuf> for PolicyPlace {
+    fn from(dir: PathBuf) -> Self {
+        Self { dir, source: None }
+    }
+}
+
+/// Reads the policies of a chain. `place` returns where a policy is by its name, or reports an
 /// error.
 pub fn chain(
     sections: &[Section<'_>],
-    dir: impl Fn(&Section<'_>, &str) -> Option<PathBuf>,
+    place: impl Fn(&Section<'_>, &str) -> Option<PolicyPlace>,
 ) -> Vec<PolicySpec> {
     let mut chain: Vec<PolicySpec> = Vec::new();
     for section in sections {
-        let Some(spec) = read_policy(section, &dir) else { continue };
+        let Some(spec) = read_policy(section, &place) else { continue };
         if chain.iter().any(|other| other.name == spec.name) {
             let message = format!("policy \"{}\" is already in the chain", spec.name);
             section.error_at("name", Code::Duplicate.with(message));
@@ -33,7 +48,7 @@ pub fn chain(
 
 fn read_policy(
     section: &Section<'_>,
-    dir: impl Fn(&Section<'_>, &str) -> Option<PathBuf>,
+    place: impl Fn(&Section<'_>, &str) -> Option<PolicyPlace>,
 ) -> Option<PolicySpec> {
     let name = section.required_string("name", "\"cortex\"");
     let is_plain = |name: &str| {
@@ -63,10 +78,12 @@ fn read_policy(
     let probation = read_probation(&section.section("probation"));
     let version = |text: &str| text.parse().map_err(|error: VersionNumberError| error.to_string());
     let min_version = section.parsed("min-version", version);
-    let dir = dir(section, name.unwrap_or_default());
+    let place = place(section, name.unwrap_or_default());
     section.report_unknown();
-    let spec = PolicySpec::new(name?, dir?);
+    let PolicyPlace { dir, source } = place?;
+    let spec = PolicySpec::new(name?, dir);
     Some(PolicySpec {
+        source,
         weight,
         on_error,
         on_open,

@@ -422,7 +422,7 @@ fn read_seeds(root: &Section<'_>) -> Vec<u64> {
 /// Reads `[[policies]]`. Returns `None` if the key is missing.
 fn read_policies(section: &Section<'_>, folder: &Path) -> Option<Vec<PolicySpec>> {
     let dir = |policy: &Section<'_>, _: &str| {
-        Some(folder.join(policy.required_string("dir", "\"../policies/cortex\"")?))
+        Some(folder.join(policy.required_string("dir", "\"../policies/cortex\"")?).into())
     };
     section.has("policies").then(|| chain(&section.sections("policies"), dir))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::judged::JudgedOutcomes;
 use crate::public_key::PublicKey;
+use crate::registry::{PolicySource, RegistrySettings};
 use crate::version_number::VersionNumber;
 
 /// The effect of a failed policy call on the request.
@@ -139,6 +140,8 @@ impl Default for Settings {
 pub struct PolicySpec {
     /// The folder.
     pub dir: PathBuf,
+    /// Where the version in the folder comes from; `None` if the operator fills the folder.
+    pub source: Option<PolicySource>,
     /// The name, which has to be the one in the manifest.
     pub name: String,
     /// The weight of its scores, in thousandths.
@@ -162,6 +165,7 @@ impl PolicySpec {
     pub fn new(name: &str, dir: PathBuf) -> Self {
         Self {
             dir,
+            source: None,
             name: name.to_owned(),
             weight: 1000,
             on_error: OnError::default(),
@@ -190,4 +194,6 @@ pub struct ChainSpec {
     /// The folder of the version store, which preserves the active versions across restarts; `None`
     /// disables it.
     pub store: Option<PathBuf>,
+    /// The registries with settings of their own.
+    pub registries: Vec<RegistrySettings>,
 }

@@ -7,12 +7,18 @@ pub mod encoding;
 mod hook;
 mod judged;
 mod limits;
+mod oci_reference;
 mod public_key;
+mod registry;
 mod version_number;
 
 pub use self::chain::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
 pub use self::hook::Hook;
 pub use self::judged::{JudgedOutcome, JudgedOutcomes};
 pub use self::limits::{LimitError, MAX_DEADLINE, MAX_MEMORY_BYTES, check_deadline, check_memory};
+pub use self::oci_reference::{
+    OciDigest, OciReference, OciVersion, ReferenceError, is_registry_host,
+};
 pub use self::public_key::{KeyError, PublicKey, PublicKeyError};
+pub use self::registry::{PolicySource, RegistryCredentials, RegistrySettings, SourceProblem};
 pub use self::version_number::{VersionNumber, VersionNumberError};

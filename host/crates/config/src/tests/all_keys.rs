@@ -17,7 +17,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
          zzz = 1 }\n\
          probation = { zzz = 1 }\n[[keys]]\nzzz = 1\n[[groups]]\nzzz = 1\n[[models]]\nzzz = 1\n\
-         [[guards]]\nzzz = 1\nwhen = { zzz = 1 }\n",
+         [[guards]]\nzzz = 1\nwhen = { zzz = 1 }\n[[registries]]\nzzz = 1\n",
         &engine("driver = \"vllm\"\n[lanes.engine.backoff]\nzzz = 1\n[lanes.liveness]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\n[lanes.timeouts]\nzzz = 1"),
         &engine("driver = \"llama-cpp\"\ncommand = []"),
@@ -35,7 +35,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
             Some((names, error.message.split_once("expected one of ")?.1))
         })
         .collect();
-    assert_eq!(known.len(), 48, "{errors:#?}");
+    assert_eq!(known.len(), 49, "{errors:#?}");
     let keys = |(table, keys): &(String, &str)| {
         let of = |key: &str| (table.clone(), key.trim_matches('`').to_owned());
         keys.split(", ").map(of).collect::<Vec<_>>()
