@@ -351,6 +351,7 @@ fn crate_dependencies_point_one_way() {
         ("policy", vec!["domain", "files", "spec"]),
         ("fleet", vec!["domain", "files", "peers", "settings"]),
         ("record", vec!["domain", "files"]),
+        ("registry", vec!["files", "fleet", "spec"]),
         ("replay", vec!["domain", "openai", "policy", "record", "report"]),
         ("report", vec!["domain"]),
         (

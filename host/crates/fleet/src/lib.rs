@@ -119,6 +119,7 @@ pub use self::spec::{
 };
 pub use self::status::{LaneStatus, ManualStatus};
 pub use self::switches::{FinishedSwitch, LoadCause};
+pub use self::tls::https_connector;
 pub use self::upstream::{EngineBody, EngineError};
 pub use pointsman_peers::StaleLimits;
 

@@ -1,0 +1,88 @@
+//! Pushes artifacts.
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use pointsman_spec::{OciDigest, OciReference, OciVersion};
+
+use crate::client::{Ask, Client, Endpoint, MAX_SMALL};
+use crate::digest::{digest, verify};
+use crate::error::RegistryError;
+use crate::http_client::Expected;
+use crate::layout::{Artifact, MANIFEST_TYPE};
+
+impl Client {
+    /// Pushes an artifact to the registry, not to its mirrors, and returns its digest. A tag then
+    /// leads to it; a reference with a digest has to be that of the artifact.
+    ///
+    /// # Errors
+    /// If the artifact is not a policy, has another digest, or the registry does not take it.
+    pub async fn push(
+        &self,
+        reference: &OciReference,
+        artifact: &Artifact,
+    ) -> Result<OciDigest, RegistryError> {
+        let packed = artifact.pack()?;
+        let found = digest(&packed.manifest);
+        let version = match reference.version() {
+            OciVersion::Tag(tag) => tag.clone(),
+            OciVersion::Digest(expected) => {
+                verify("manifest", &packed.manifest, expected)?;
+                expected.to_string()
+            }
+        };
+        let (endpoint, repository) = (self.endpoint(reference.host()), reference.repository());
+        for blob in [&packed.config, &artifact.component] {
+            endpoint.push_blob(repository, blob).await?;
+        }
+        let mut ask = endpoint.push_request(Method::PUT, repository);
+        ask.path = format!("/v2/{repository}/manifests/{version}");
+        ask.content_type = Some(MANIFEST_TYPE);
+        ask.body = packed.manifest;
+        let reply = endpoint.ask(&ask).await?;
+        match reply.status {
+            StatusCode::CREATED => Ok(found),
+            status => Err(endpoint.unexpected(&ask, status)),
+        }
+    }
+}
+
+impl Endpoint {
+    fn push_request(&self, method: Method, repository: &str) -> Ask {
+        let timeout = self.timeouts.blob;
+        Ask {
+            method,
+            path: String::new(),
+            scope: format!("repository:{repository}:pull,push"),
+            content_type: None,
+            body: Bytes::new(),
+            expected: Expected { what: "response", max: MAX_SMALL, timeout },
+        }
+    }
+
+    /// Pushes a blob, unless the registry has it.
+    async fn push_blob(&self, repository: &str, blob: &Bytes) -> Result<(), RegistryError> {
+        let digest = digest(blob);
+        let mut ask = self.push_request(Method::HEAD, repository);
+        ask.path = format!("/v2/{repository}/blobs/{digest}");
+        if self.ask(&ask).await?.status == StatusCode::OK {
+            return Ok(());
+        }
+        let mut ask = self.push_request(Method::POST, repository);
+        ask.path = format!("/v2/{repository}/blobs/uploads/");
+        let reply = self.ask(&ask).await?;
+        if reply.status != StatusCode::ACCEPTED {
+            return Err(self.unexpected(&ask, reply.status));
+        }
+        let location = reply.header(header::LOCATION).unwrap_or_default();
+        let path = self.own_path(location)?;
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut ask = self.push_request(Method::PUT, repository);
+        ask.path = format!("{path}{separator}digest={digest}");
+        ask.content_type = Some("application/octet-stream");
+        ask.body = blob.clone();
+        match self.ask(&ask).await?.status {
+            StatusCode::CREATED => Ok(()),
+            status => Err(self.unexpected(&ask, status)),
+        }
+    }
+}
