@@ -25,6 +25,7 @@ use crate::key_source::KeySource;
 use crate::listeners::{self, Bound};
 use crate::pick::{self, PickListener, Role};
 use crate::records::Records;
+use crate::registry::PolicySources;
 use crate::reload::{ReloadMetrics, Reloaded, Reloader, Target};
 use crate::running::{Running, Signals};
 use crate::sockets::Sockets;
@@ -129,7 +130,9 @@ async fn run(
     let listeners = listeners::open(options, of_clients, &mut sockets).await?;
     // Clients are answered from here on, unless the host before still does that.
     let mut early = EarlyConnections::default();
-    let load = load_policies(&config.policies, PolicyMetrics::register(&mut registry));
+    let sources = PolicySources::new(&mut registry);
+    let metrics = PolicyMetrics::register(&mut registry);
+    let load = load_policies(&config.policies, metrics, Arc::clone(&sources));
     let early_listeners = if take_over.is_some() { &[] } else { listeners.as_slice() };
     let mut step = Step { early: &mut early, listeners: early_listeners, signals: &mut signals };
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
@@ -216,6 +219,7 @@ async fn run(
         text: source.text,
         config: &config,
         policies,
+        sources: Arc::clone(&sources),
         keys: key_source,
         target: Target {
             fleet: fleet.clone(),
@@ -249,13 +253,15 @@ async fn run(
     let backend: Arc<dyn PolicyAdmin> = Arc::new(backend);
     operators.offer_console(&gateway, &backend);
     let (watched, closing) = (fleet.clone(), drain.clone());
+    let sources_changed = Arc::clone(&reloader);
     server.spawn(async move {
         let operators = operators.serve(&gateway, backend);
         let clients =
             join(serve_clients(&gateway, listeners), pick::serve(picks, &gateway, closing));
         let serve = join3(clients, operators, early.finish());
         let watchdog = service_manager::feed_watchdog(&watched);
-        let background = join3(tokens.refresh(), watchdog, std::future::pending::<()>());
+        let followed = sources.follow(|| sources_changed.policies_changed());
+        let background = join3(tokens.refresh(), watchdog, followed);
         tokio::select! { _ = serve => {}, _ = background => {} }
     });
     listeners::announce(&addresses, source.begun, options.port_file.as_deref())?;
@@ -323,6 +329,7 @@ impl Step<'_> {
 async fn load_policies(
     config: &pointsman_config::Policies,
     metrics: Arc<PolicyMetrics>,
+    sources: Arc<PolicySources>,
 ) -> Result<Arc<Policies>> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let settings = RuntimeSettings {
@@ -332,7 +339,7 @@ async fn load_policies(
         warm_instances: workers.min(16),
         ..RuntimeSettings::default()
     };
-    let chain = config.chain.clone();
+    let mut chain = config.chain.clone();
     if chain.policies.is_empty() {
         tracing::info!("no policies configured; using built-in routing");
     }
@@ -340,6 +347,7 @@ async fn load_policies(
         let runtime = Runtime::new(settings)?;
         let policies = Policies::new(&runtime, &metrics, Box::new(facts::from_case))
             .context("failed to spawn the policy threads")?;
+        sources.prepare(&mut chain);
         policies.apply(chain);
         Ok(policies)
     };

@@ -31,14 +31,14 @@ impl Chains {
     }
 }
 
-/// Returns what loads policies as the host of a configuration does, to check them: no policy is
-/// loaded yet.
+/// Returns what loads policies as a host does, to check them: no policy is loaded yet. `cache` has
+/// compiled components.
 ///
 /// # Errors
 /// If the runtime of policies cannot be started.
-pub(crate) fn to_check(config: &Config) -> Result<Arc<pointsman_policy::Policies>> {
+pub(crate) fn to_check(cache: Option<PathBuf>) -> Result<Arc<pointsman_policy::Policies>> {
     let settings = RuntimeSettings {
-        cache_dir: config.policies.cache.clone(),
+        cache_dir: cache,
         compiler: Compiler::this_program(),
         allocator: Allocator::OnDemand,
         warm_instances: 1,

@@ -13,7 +13,7 @@ use pointsman_policy::{ChainSpec, Change, InvalidConfig, LoadError, Policies};
 use crate::cli::Check;
 use crate::key_source::KeySource;
 use crate::output::print;
-use crate::{chains, guards, listeners, reload_command, tokens};
+use crate::{chains, guards, listeners, registry, reload_command, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -34,7 +34,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys = KeySource::load(&check.config, &config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
-    let chain = chains::to_check(&config)?;
+    let chain = chains::to_check(config.policies.cache.clone())?;
     let hide = |text| config.variables.iter().fold(text, |text, found| found.hide_in(text));
     let failures: Vec<String> =
         load_policies(&check.config, &config, &chain).into_iter().map(hide).collect();
@@ -83,7 +83,7 @@ pub(crate) fn errors(file: &Path, config: &Config) -> Result<Vec<String>> {
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref());
     let tokens = tokens.err().map(|error| format!("{error:#}"));
     let mut errors: Vec<String> = [keys, tls, tokens].into_iter().flatten().collect();
-    let chain = chains::to_check(config)?;
+    let chain = chains::to_check(config.policies.cache.clone())?;
     errors.extend(load_policies(file, config, &chain));
     Ok(errors)
 }
@@ -107,7 +107,8 @@ pub(crate) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
 fn load_policies(file: &Path, config: &Config, chain: &Policies) -> Vec<String> {
     // Without the store: `check` validates what is in the folders, not what a running host has
     // active.
-    let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    let mut spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    let _pulled = registry::pull_for_check(&mut spec);
     let failed = |(name, change): (String, Change)| match change {
         Change::Failed(error) => Some(describe(file, config, &name, &error)),
         Change::Active(_) | Change::Candidate(_) | Change::Unchanged | Change::Removed => None,

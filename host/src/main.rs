@@ -28,6 +28,7 @@ mod pick;
 mod policy;
 mod policy_state;
 mod records;
+mod registry;
 mod reload;
 mod reload_command;
 mod replay;

@@ -9,6 +9,7 @@ mod formats;
 mod install;
 mod progress;
 pub(crate) mod recorded;
+mod registry;
 mod report;
 mod shadow_table;
 mod table;
@@ -46,6 +47,9 @@ pub(crate) fn policy(command: Policy) -> Result<ExitCode> {
         Policy::Bench(options) => author::bench(&options),
         Policy::Sign { dir, key } => author::sign(&dir, &key),
         Policy::Install(options) => return install::install(&options),
+        Policy::Push { dir, reference, options } => registry::push(&dir, &reference, &options),
+        Policy::Pull { reference, dir, options } => registry::pull(&reference, &dir, &options),
+        Policy::Verify { reference, options } => registry::verify(&reference, &options),
         Policy::List(host) => print_list(&host, Method::GET, "/policies"),
         Policy::Reload(host) => print_list(&host, Method::POST, "/reload"),
         Policy::Show(PolicyTarget { name, host }) => {

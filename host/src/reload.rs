@@ -41,6 +41,7 @@ pub(crate) use self::target::Target;
 use self::watched::{FileEvent, Watched};
 use self::watcher::{ConfigWatcher, watch};
 use crate::key_source::KeySource;
+use crate::registry::PolicySources;
 
 /// What a reload has done, or would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,6 +108,7 @@ pub(crate) struct Reloaded<'a> {
     pub(crate) text: String,
     pub(crate) config: &'a Config,
     pub(crate) policies: Arc<Policies>,
+    pub(crate) sources: Arc<PolicySources>,
     pub(crate) keys: KeySource,
     pub(crate) target: Target,
     pub(crate) metrics: ReloadMetrics,
@@ -126,7 +128,7 @@ impl Reloader {
     /// # Errors
     /// If a thread cannot be spawned.
     pub(crate) fn start(&self, reloaded: Reloaded<'_>) -> std::io::Result<()> {
-        let Reloaded { file, text, config, policies, keys, target, metrics } = reloaded;
+        let Reloaded { file, text, config, policies, sources, keys, target, metrics } = reloaded;
         let Some(woken) = self.woken.lock().take() else { return Ok(()) };
         let wake = self.wake.clone();
         let mut watched = Watched::new(move |event| {
@@ -139,7 +141,7 @@ impl Reloader {
             source,
             target,
             keys,
-            policies: PolicyLoader::start(policies)?,
+            policies: PolicyLoader::start(policies, sources)?,
             poll_interval: config.policies.poll_interval,
             store: config.policies.chain.store.clone(),
             watched,
@@ -148,6 +150,12 @@ impl Reloader {
         };
         let run = move || watcher.run(&woken);
         std::thread::Builder::new().name("reload".into()).spawn(run).map(drop)
+    }
+
+    /// Has the folders of policies scanned soon.
+    pub(crate) fn policies_changed(&self) {
+        let changed = Wake::Changed(FileEvent { is_complete: false });
+        self.wake.send(changed).ok(); // Fails only while the host stops.
     }
 
     /// Triggers a reload without waiting for its result.

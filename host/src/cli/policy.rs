@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use pointsman_build::Template;
+use pointsman_policy::OciReference;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
@@ -59,6 +60,35 @@ pub(crate) enum Policy {
     /// Verify a version of a policy as the host does, put it into the folder from which the host
     /// loads it, and have the host load it.
     Install(Install),
+    /// Push a policy to an OCI registry.
+    Push {
+        /// Folder of the policy.
+        dir: PathBuf,
+        /// Where to push it, for example oci://registry.example.org/team/policy:1.2.0.
+        #[arg(value_name = "oci://HOST/REPOSITORY:TAG")]
+        reference: OciReference,
+        #[command(flatten)]
+        options: RegistryOptions,
+    },
+    /// Pull a policy from an OCI registry into a new folder.
+    Pull {
+        /// The policy.
+        #[arg(value_name = "oci://HOST/REPOSITORY:TAG")]
+        reference: OciReference,
+        /// Folder of the policy, which must not exist.
+        dir: PathBuf,
+        #[command(flatten)]
+        options: RegistryOptions,
+    },
+    /// Verify a policy in an OCI registry as a host does before it activates one: digests, signature,
+    /// limits and golden cases.
+    Verify {
+        /// The policy.
+        #[arg(value_name = "oci://HOST/REPOSITORY:TAG")]
+        reference: OciReference,
+        #[command(flatten)]
+        options: RegistryOptions,
+    },
     /// List the policies of a running host.
     List(HostOptions),
     /// Show details of a policy.
@@ -86,6 +116,17 @@ pub(crate) enum Policy {
     Enable(PolicyTarget),
     /// Reload policies now.
     Reload(HostOptions),
+}
+
+/// How a registry is reached, and how results are printed.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistryOptions {
+    /// Configuration with the registries and the signers, if they are needed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Selects the golden cases to run.
@@ -254,8 +295,9 @@ Examples:
   pointsman policy install policies/mine --config /etc/pointsman/pointsman.toml
   pointsman policy install mine-0.2.0.tar --config /etc/pointsman/pointsman.toml --no-wait")]
 pub(crate) struct Install {
-    /// Folder of the policy, or a tar archive of it, with the signature if it has one.
-    #[arg(value_name = "DIR|FILE.tar")]
+    /// Folder of the policy, a tar archive of it, or a reference to a registry, with the signature if
+    /// it has one.
+    #[arg(value_name = "DIR|FILE.tar|oci://…")]
     pub(crate) source: PathBuf,
     /// Configuration of the host, whose chain has the policy.
     #[arg(long, value_name = "FILE")]

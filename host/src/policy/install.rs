@@ -14,7 +14,7 @@ use http::Method;
 use pointsman_config::Config;
 use pointsman_files::{read_regular, write_atomic};
 use pointsman_policy::{
-    ChainSpec, Change, LoadError, MAX_COMPONENT_BYTES, PolicyFiles, PolicySpec,
+    ChainSpec, Change, LoadError, MAX_COMPONENT_BYTES, OciReference, PolicyFiles, PolicySpec,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,22 +22,30 @@ use tempfile::TempDir;
 use super::author::cannot_load_copy;
 use super::client::ClientError;
 use super::progress::with_progress;
-use crate::chains;
 use crate::cli::policy::{HostAddress, HostOptions, HostTarget, Install};
 use crate::output::print;
+use crate::{chains, registry};
 
 /// Runs the command.
 pub(super) fn install(options: &Install) -> Result<ExitCode> {
     let config = Config::load_without_secrets(&options.config, &[])?;
-    let unpacked = if options.source.is_dir() { None } else { Some(unpack(&options.source)?) };
+    let unpacked = match options.source.to_str() {
+        Some(text) if OciReference::is_reference(text) => Some(pull(&options.config, text)?),
+        _ if options.source.is_dir() => None,
+        _ => Some(unpack(&options.source)?),
+    };
     let source = unpacked.as_ref().map_or(options.source.as_path(), TempDir::path);
-    let PolicyFiles { name, files } =
+    let PolicyFiles { name, files, .. } =
         PolicyFiles::read(source).map_err(cannot_load_copy(source, &options.source))?;
     let links = &config.policies.chain.policies;
     let Some(link) = links.iter().find(|link| link.name == name) else {
         let file = options.config.display();
         bail!("no policy `{name}` in the chain of {file}; add a [[policies.chain]] with this name");
     };
+    if let Some(source) = &link.source {
+        let reference = &source.reference;
+        bail!("policy `{name}` comes from {reference}; push the version there instead");
+    }
     // A link to the folder stays, and leads to the new version.
     let target = fs::canonicalize(&link.dir).unwrap_or_else(|_| link.dir.clone());
     if fs::canonicalize(source).is_ok_and(|source| source == target) {
@@ -58,6 +66,15 @@ pub(super) fn install(options: &Install) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     verdict(options, &name, &version)
+}
+
+/// Pulls a policy from a registry into a temporary folder.
+fn pull(config: &Path, text: &str) -> Result<TempDir> {
+    let reference: OciReference = text.parse().with_context(|| text.to_owned())?;
+    let registries = Config::registries(config)?;
+    let folder = TempDir::new().context("failed to create a temporary folder")?;
+    with_progress("pulling", || registry::fetch(&registries, &reference, folder.path()))?;
+    Ok(folder)
 }
 
 /// Unpacks an archive into a temporary folder.
@@ -94,9 +111,14 @@ fn stage(source: &Path, files: &[PathBuf], target: &Path) -> Result<TempDir> {
 /// Checks a version as the host does before it activates one: limits, signature, minimum version,
 /// the operator's settings, and golden cases. Returns the version with its fingerprint.
 fn verify(config: &Config, link: &PolicySpec, staged: &Path) -> Result<Result<String, LoadError>> {
-    let policies = chains::to_check(config)?;
     let policy = PolicySpec { dir: staged.to_owned(), ..link.clone() };
     let chain = ChainSpec { policies: vec![policy], store: None, ..config.policies.chain.clone() };
+    load(config.policies.cache.clone(), chain)
+}
+
+/// Loads the policy of a chain. Returns the version with its fingerprint.
+pub(super) fn load(cache: Option<PathBuf>, chain: ChainSpec) -> Result<Result<String, LoadError>> {
+    let policies = chains::to_check(cache)?;
     for (_, change) in policies.apply(chain) {
         match change {
             Change::Failed(error) => return Ok(Err(error)),

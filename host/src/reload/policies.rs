@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use pointsman_policy::{ChainSpec, Change, Policies};
 
+use crate::registry::PolicySources;
+
 /// A policy whose version changed, or could not be loaded, and the result.
 pub(super) type PolicyChange = (String, String);
 
@@ -29,9 +31,12 @@ impl PolicyLoader {
     ///
     /// # Errors
     /// If the thread cannot be spawned.
-    pub(super) fn start(policies: Arc<Policies>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        policies: Arc<Policies>,
+        sources: Arc<PolicySources>,
+    ) -> std::io::Result<Self> {
         let (sender, scans) = channel();
-        let run = move || run(&policies, &scans);
+        let run = move || run(&policies, &sources, &scans);
         // Not joined: it may be compiling a policy, which can take minutes.
         std::thread::Builder::new().name("policy-reload".into()).spawn(run)?;
         Ok(Self(sender))
@@ -45,7 +50,7 @@ impl PolicyLoader {
     }
 }
 
-fn run(policies: &Policies, scans: &Receiver<Scan>) {
+fn run(policies: &Policies, sources: &PolicySources, scans: &Receiver<Scan>) {
     while let Ok(first) = scans.recv() {
         // Those that arrived while policies were loaded are one.
         let scan = scans.try_iter().fold(first, |mut scan, next| {
@@ -53,7 +58,11 @@ fn run(policies: &Policies, scans: &Receiver<Scan>) {
             scan.on_scanned.extend(next.on_scanned);
             scan
         });
-        let mut changes = scan.chain.map(|chain| policies.apply(chain)).unwrap_or_default();
+        let apply = |mut chain: ChainSpec| {
+            sources.prepare(&mut chain);
+            policies.apply(chain)
+        };
+        let mut changes = scan.chain.map(apply).unwrap_or_default();
         changes.extend(policies.look());
         let changes: Vec<PolicyChange> =
             changes.iter().map(|(name, change)| (name.clone(), describe(change))).collect();

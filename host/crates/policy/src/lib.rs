@@ -57,8 +57,8 @@ pub use fault::report::FaultReport;
 pub use limits::{MAX_COMPONENT_BYTES, MAX_MANIFEST_BYTES};
 pub use metrics::PolicyMetrics;
 pub use pointsman_spec::{
-    CanaryBy, ChainSpec, JudgedOutcome, JudgedOutcomes, OnError, PolicySpec, Probation, Rollout,
-    Settings,
+    CanaryBy, ChainSpec, JudgedOutcome, JudgedOutcomes, OciDigest, OciReference, OnError,
+    PolicySource, PolicySpec, Probation, RegistrySettings, Rollout, Settings, SourceProblem,
 };
 pub use registry::events::{PolicyEvent, PolicyEventKind};
 pub use registry::fleet_link::FleetLink;
@@ -72,6 +72,7 @@ pub use registry::status::{
 };
 pub use registry::store::StoreError;
 pub use tools::dry_run::{CallStats, DryRunChain, DryRunError, DryRunSession, Hinted};
+pub use tools::interfaces::Interfaces;
 pub use tools::replay::{Replayed, is_transient};
 pub use tools::workbench::{BenchPlan, Measurement, Workbench};
 pub use trial::{ArmCounts, TrialStatus};

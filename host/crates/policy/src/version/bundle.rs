@@ -132,6 +132,10 @@ impl Bundle {
 pub struct PolicyFiles {
     /// The name in the manifest.
     pub name: String,
+    /// The version in the manifest.
+    pub version: String,
+    /// The file of the component.
+    pub component: PathBuf,
     /// The files, relative to the folder. Their names have no folders.
     pub files: Vec<PathBuf>,
 }
@@ -143,7 +147,9 @@ impl PolicyFiles {
     /// If a file is missing, unreadable, too large or invalid; the error names the file.
     pub fn read(dir: &Path) -> Result<Self, LoadError> {
         let bundle = Bundle::read(dir)?;
-        Ok(Self { files: bundle.files(), name: bundle.manifest.name })
+        let files = bundle.files();
+        let Manifest { name, version, file, .. } = bundle.manifest;
+        Ok(Self { name, version, component: file, files })
     }
 }
 

@@ -5,6 +5,7 @@
 //! chain.
 
 use pointsman_files::ReadError;
+use pointsman_spec::{OciReference, PolicySpec, SourceProblem};
 
 use crate::contract::track::Track;
 use crate::contract::types::PolicyError;
@@ -105,6 +106,18 @@ pub enum LoadError {
     /// The sample request or the lanes of a benchmark are invalid.
     #[error("invalid benchmark sample: {0}")]
     Sample(serde_json::Error),
+    /// The version of a registry is not in the cache of the host.
+    #[error(
+        "{reference} is not in the cache of this host: {}; start the host once while the registry \
+         can be reached, or add a mirror of it",
+        .problem.message
+    )]
+    Source {
+        /// What the chain names.
+        reference: OciReference,
+        /// Why it was not pulled.
+        problem: SourceProblem,
+    },
     /// This version was rejected before, and has not changed since.
     #[error("version {version} was rejected: {reason}; change the policy, or promote this version")]
     Rejected {
@@ -147,8 +160,23 @@ impl LoadError {
             Self::DescriptionMismatch { .. } => "description_mismatch",
             Self::Case(error) => error.code(),
             Self::Sample(_) => "sample_invalid",
+            Self::Source { problem, .. } => problem.code,
             Self::Rejected { .. } => "version_rejected",
         }
+    }
+
+    /// Returns the error of a policy whose folder cannot be read: if the host fills the folder and
+    /// has not done so, that is the cause.
+    pub(crate) fn in_folder(self, policy: &PolicySpec) -> Self {
+        let Some(source) = policy.source.as_ref().filter(|_| !policy.dir.exists()) else {
+            return self;
+        };
+        let not_pulled = || SourceProblem {
+            code: self.code(),
+            message: "the host has not pulled it yet".to_owned(),
+        };
+        let problem = source.problem.clone().unwrap_or_else(not_pulled);
+        Self::Source { reference: source.reference.clone(), problem }
     }
 
     /// Returns the configuration error if the policy rejected its configuration, so that a caller

@@ -58,7 +58,7 @@ impl Policies {
     fn load_new_version(&self, policy: &PolicySpec, spec: &ChainSpec) -> Change {
         let bundle = match Bundle::read(&policy.dir) {
             Ok(bundle) => bundle,
-            Err(error) => return Change::Failed(error),
+            Err(error) => return Change::Failed(error.in_folder(policy)),
         };
         // Even if this version is active already: signatures may have become required since.
         if let Err(error) = verify(&bundle, policy, spec) {
