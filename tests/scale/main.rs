@@ -5,5 +5,6 @@
 mod fleet_streams;
 mod envoy;
 mod pick;
+mod registry;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
