@@ -34,7 +34,7 @@ pub(super) fn read_fleet(section: &Section<'_>, folder: &Path) -> Peering {
         degraded: section.positive_duration("stale-after", defaults.degraded),
         down: section.positive_duration("down-after", defaults.down),
     };
-    // The host sends something each second.
+    // The host sends something each 400 ms.
     if stale.degraded < Duration::from_millis(500) {
         section.error_at("stale-after", Code::OutOfRange.with("must be at least 500ms"));
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   event: topology    the host and its lanes: first, and when they change
 //!   event: lanes       states and metrics of the lanes that have changed: at most each 100 ms
-//!   event: heartbeat   each second in which nothing has changed
+//!   event: heartbeat   each 400 ms in which nothing has changed
 //! ```
 //!
 //! The events are made once for all readers, by the first one that asks in an interval; without
@@ -38,9 +38,11 @@ use crate::rights;
 
 /// Minimum time between two events about lanes.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Time without an event after which a heartbeat is sent. Also how often the key of a reader is
-/// checked again.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Time without an event after which a heartbeat is sent: two of them may be late before a reader
+/// takes the host for silent.
+const HEARTBEAT: Duration = Duration::from_millis(400);
+/// How often the key of a reader is checked again.
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Readers at a time.
 const MAX_READERS: usize = 512;
 /// Tells proxies not to hold events back.
@@ -184,7 +186,7 @@ impl Reader {
     }
 
     fn is_revoked(&mut self) -> bool {
-        if self.key_checked.elapsed() < HEARTBEAT {
+        if self.key_checked.elapsed() < KEY_CHECK_INTERVAL {
             return false;
         }
         self.key_checked = Instant::now();
