@@ -30,6 +30,7 @@ mod metrics;
 mod problem;
 mod queue;
 mod reconfigure;
+mod remote;
 mod setup;
 mod switch;
 mod victims;
@@ -46,6 +47,7 @@ pub use self::metrics::Report;
 pub use self::problem::Problem;
 use self::queue::{Queue, Waiter};
 pub use self::reconfigure::{LaneUpdate, Reconfiguration};
+pub use self::remote::RemoteLane;
 pub use self::setup::{Backoff, GroupSetup, LaneSetup, QueueLimits, Residency, Rules};
 use self::switch::Group;
 use crate::advice::Switching;
@@ -128,6 +130,10 @@ impl Dispatcher {
                 self.release(lane, (generation, flow), report, now, effects)
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
+            Event::Remote { lane, remote } => {
+                self.note_remote(lane, remote);
+                self.balance_lane(lane, now, effects);
+            }
             Event::Hinted { lane, hint, until } => {
                 let lanes = self.lanes.get_mut(lane.index());
                 if let Some(hinted) = lanes.filter(|lane| !lane.retired) {
@@ -258,6 +264,7 @@ impl Dispatcher {
         if has_fallback && let Err(retry_in) = lane.check_breaker(now) {
             return Err(AcquireError::CircuitOpen { retry_in });
         }
+        self.may_wait_elsewhere(lane, enqueue, now)?;
         if lane.free_slots(now) > 0 && self.queue.is_empty(id) {
             return Ok(true);
         }
@@ -274,10 +281,7 @@ impl Dispatcher {
             return Err(self.timed_out(id, Duration::ZERO, now));
         }
         if has_fallback {
-            let estimate = self.start_in(id, now);
-            if now.saturating_add(estimate) > deadline {
-                return Err(AcquireError::DeadlineTooEarly { estimate });
-            }
+            self.check_estimate(id, deadline, now)?;
         }
         let (queue, limits) = (&self.queue, self.rules.queue);
         let can_displace = || queue.displaced_by((flow, weight), id, limits).is_some();
@@ -368,6 +372,9 @@ impl Dispatcher {
                 } else if lane.transition(EngineTransition::Lost, now) {
                     lane.on_lost(reason, served, now);
                     self.reject_waiters_of_lost(id, now, effects);
+                } else if external {
+                    // It is still down, for another reason.
+                    lane.problem = Some(reason);
                 }
             }
             EngineEvent::Stopped { asleep } => {

@@ -62,6 +62,9 @@ pub struct LaneInfo {
     pub group: u32,
     /// Relative price of a thousand tokens, in thousandths.
     pub cost_milli: u32,
+    /// The lane is one of another host, which decides about its requests as well.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub is_peer: bool,
 }
 
 /// Statistics of a lane at one time. Units are those of `lane-stat` in the WIT. The serde form
@@ -425,6 +428,7 @@ mod tests {
             slots: 1,
             group: 0,
             cost_milli: 0,
+            is_peer: false,
         }
     }
 

@@ -81,8 +81,8 @@ pub use permit::{
 pub use plan::{Decision, NoLaneReason, Plan, PlanLimits, Step};
 pub use policy_ref::PolicyRef;
 pub use prefix_index::{
-    BLOCK_BYTES, DIGEST_BLOCKS, DigestCursor, DigestPart, FleetKey, MAX_DIGEST, PrefixIndex,
-    PromptHasher, PromptHashes, ServedPrompt,
+    BLOCK_BYTES, CachedPrompts, DIGEST_BLOCKS, DigestCursor, DigestPart, FleetKey, MAX_DIGEST,
+    PrefixIndex, PromptHasher, PromptHashes, ServedPrompt,
 };
 pub use request_flow::{Deadline, RequestFlow};
 pub use tenant_breaker::{BreakerChange, BreakerScope, TenantBreaker, TenantBreakerRules};

@@ -242,6 +242,7 @@ mod tests {
             slots: 1,
             group: 0,
             cost_milli: 0,
+            is_peer: false,
         };
         let topology = Topology::new(1, vec![lane]);
         for (lanes, is_dropped) in [

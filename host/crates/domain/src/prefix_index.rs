@@ -25,6 +25,7 @@
 mod digest;
 mod lane;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -182,12 +183,21 @@ impl PromptHashes {
     }
 }
 
+/// What another host says that the engine of a lane has cached, for prompts that are hashed with a
+/// key which both hosts have.
+pub trait CachedPrompts: fmt::Debug + Send + Sync {
+    /// Returns the estimated number of tokens of a prompt that are cached.
+    fn cached_tokens(&self, prompt: &PromptHashes) -> u32;
+}
+
 /// The prompts that each lane of a topology has served.
 #[derive(Debug)]
 pub struct PrefixIndex {
     hasher: PromptHasher,
     /// By lane id. The lock is only written to when lanes are added.
     lanes: RwLock<Vec<Mutex<LanePrefixes>>>,
+    /// What other hosts say of their lanes.
+    remote: RwLock<HashMap<LaneId, Arc<dyn CachedPrompts>>>,
 }
 
 impl PrefixIndex {
@@ -199,7 +209,7 @@ impl PrefixIndex {
     /// Creates an empty index for this number of lanes. It has digests for other hosts if they have
     /// the same hasher.
     pub fn with_hasher(lanes: usize, hasher: PromptHasher) -> Self {
-        let index = Self { hasher, lanes: RwLock::default() };
+        let index = Self { hasher, lanes: RwLock::default(), remote: RwLock::default() };
         index.grow(lanes);
         index
     }
@@ -255,7 +265,23 @@ impl PrefixIndex {
 
     /// Returns the estimated number of tokens of a prompt in the prefix cache of a lane.
     pub fn cached_tokens(&self, lane: LaneId, prompt: &PromptHashes) -> u32 {
-        self.with_lane(lane, |lane, _| lane.cached_tokens(&prompt.blocks)).unwrap_or(0)
+        let own = self.with_lane(lane, |lane, _| lane.cached_tokens(&prompt.blocks)).unwrap_or(0);
+        if !self.hasher.is_shared() {
+            return own;
+        }
+        let remote = self.remote.read().unwrap_or_else(PoisonError::into_inner);
+        // Requests that were sent from here lately are not in what the other host has said.
+        remote.get(&lane).map_or(own, |remote| own.max(remote.cached_tokens(prompt)))
+    }
+
+    /// Sets what another host says that the engine of a lane has cached; `None` for a lane of this
+    /// host.
+    pub fn set_remote(&self, lane: LaneId, cached: Option<Arc<dyn CachedPrompts>>) {
+        let mut remote = self.remote.write().unwrap_or_else(PoisonError::into_inner);
+        match cached {
+            Some(cached) => drop(remote.insert(lane, cached)),
+            None => drop(remote.remove(&lane)),
+        }
     }
 
     /// Notes that a lane's engine has processed a prompt, which is in its prefix cache now.

@@ -136,6 +136,7 @@ mod tests {
             slots: 1,
             group: 0,
             cost_milli: 0,
+            is_peer: false,
         }
     }
 

@@ -135,6 +135,7 @@ impl LaneDescription {
             slots: self.slots,
             group: 0,
             cost_milli: self.cost_milli,
+            is_peer: true,
         }
     }
 

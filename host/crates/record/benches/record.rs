@@ -31,6 +31,7 @@ fn fleet(lanes: usize) -> Arc<FleetView> {
         slots: 4,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     };
     let topology = Topology::new(1, (0..lanes).map(lane).collect());
     Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))

@@ -60,6 +60,7 @@ fn topology() -> TopologyRecord {
         slots: 8,
         group: 1,
         cost_milli: 500,
+        is_peer: false,
     };
     let lanes = Topology::new(1, names.iter().map(info).collect()).lanes().to_vec();
     let limits = PlanLimits { max_wait: Duration::from_secs(60), max_steps: 5 };

@@ -63,6 +63,7 @@ pub(crate) fn lane(id: u32, name: &str, engine: EngineKind) -> LaneInfo {
         slots: 4,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     }
 }
 

@@ -63,6 +63,7 @@ fn fleet(load: u32) -> Arc<FleetView> {
         slots: 8,
         group: 1,
         cost_milli: 500,
+        is_peer: false,
     };
     let topology = Topology::new(1, names.iter().map(info).collect());
     let mut view = FleetView::idle(Arc::new(topology), LaneState::Ready);

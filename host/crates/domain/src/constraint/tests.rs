@@ -17,6 +17,7 @@ pub(crate) fn lane(name: &str, model: &str, region: &str, engine: EngineKind) ->
         slots: 1,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Dispatcher;
+use super::events::AcquireError;
 use super::lane::Lane;
 use super::switch::{Demand, EvictionScope, Group, permille_of};
 use crate::fleet_view::{LaneId, LaneStat};
@@ -31,7 +32,21 @@ impl Dispatcher {
             est_wait_ms: whole_ms(self.queue_wait(id)),
             ready_in_ms: whole_ms(ready_in),
             displaces,
-            ..LaneStat::idle(id, lane.state(), lane.setup.slots)
+            ..LaneStat::idle(id, lane.state(), lane.slots())
+        }
+    }
+
+    /// Checks that a request would start before its deadline.
+    pub(super) fn check_estimate(
+        &self,
+        id: LaneId,
+        deadline: Duration,
+        now: Duration,
+    ) -> Result<(), AcquireError> {
+        let estimate = self.start_in(id, now);
+        match now.saturating_add(estimate) > deadline {
+            true => Err(AcquireError::DeadlineTooEarly { estimate }),
+            false => Ok(()),
         }
     }
 
@@ -58,11 +73,12 @@ impl Dispatcher {
     /// Returns the estimated wait for a slot once the lane serves.
     fn queue_wait(&self, id: LaneId) -> Duration {
         let Some(lane) = self.lanes.get(id.index()) else { return Duration::ZERO };
-        let free = lane.setup.slots.saturating_sub(lane.running) as usize;
-        match self.queue.waiting(id) {
+        let free = lane.slots().saturating_sub(lane.running) as usize;
+        let wait = match self.queue.waiting(id) {
             queued if queued < free => Duration::ZERO,
-            queued => lane.metrics.wait_for(queued - free.min(queued), lane.setup.slots),
-        }
+            queued => lane.metrics.wait_for(queued - free.min(queued), lane.slots()),
+        };
+        wait.saturating_add(lane.remote.map_or(Duration::ZERO, |remote| remote.est_wait))
     }
 
     /// Returns the estimated time until a lane serves, and the number of requests of other lanes
@@ -75,7 +91,13 @@ impl Dispatcher {
         let elapsed = now.saturating_sub(lane.since);
         let load = lane.load.estimate();
         match lane.engine {
-            EngineState::Ready => (Duration::ZERO, 0),
+            EngineState::Ready => match lane.remote {
+                // What a silent host has said may not hold any more.
+                Some(remote) => {
+                    (remote.ready_in.max(remote.silent.unwrap_or_default()), remote.displaces)
+                }
+                None => (Duration::ZERO, 0),
+            },
             EngineState::Starting => (lane.load.remaining(elapsed), 0),
             EngineState::BackingOff | EngineState::Failed => {
                 (lane.retry_at.saturating_sub(now).saturating_add(load), 0)

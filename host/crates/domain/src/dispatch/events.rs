@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::lane_mode::LaneMode;
 use super::metrics::Report;
 use super::problem::Problem;
+use super::remote::RemoteLane;
 use crate::advice::Switching;
 use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};
@@ -56,6 +57,14 @@ pub enum Event {
         lane: LaneId,
         /// The event.
         news: EngineEvent,
+    },
+    /// What another host says of a lane. Its first [`EngineEvent::Ready`] follows the first of
+    /// these.
+    Remote {
+        /// The lane.
+        lane: LaneId,
+        /// What the other host says.
+        remote: RemoteLane,
     },
     /// A hint about a lane; replaces the previous one.
     Hinted {

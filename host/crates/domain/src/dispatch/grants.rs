@@ -16,7 +16,7 @@ impl Dispatcher {
             if lane.free_slots(now) == 0 {
                 return;
             }
-            let Some(waiter) = self.queue.pop(id, (lane.setup.slots, &lane.holders), now) else {
+            let Some(waiter) = self.queue.pop(id, (lane.slots(), &lane.holders), now) else {
                 return;
             };
             self.grant(&waiter, id, now, effects);

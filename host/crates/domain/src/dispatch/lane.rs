@@ -8,6 +8,7 @@ use super::fairness::SlotHolders;
 use super::lane_mode::LaneMode;
 use super::metrics::LoadMetrics;
 use super::problem::Problem;
+use super::remote::RemoteLane;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
 use crate::breaker::{Breaker, BreakerRules};
@@ -68,6 +69,8 @@ pub(super) struct Lane {
     pub(super) load: DurationEstimate,
     pub(super) stop: DurationEstimate,
     pub(super) breaker: Breaker,
+    /// What another host says of the lane, if it is one of that host.
+    pub(super) remote: Option<RemoteLane>,
     /// The switch that ends with the load of this lane.
     pub(super) pending_switch: Option<Switch>,
     /// The operator has removed the lane: it gets no requests and is not loaded again.
@@ -114,6 +117,7 @@ impl Lane {
             load: DurationEstimate::new(setup.expected_load),
             stop: DurationEstimate::new(EXPECTED_STOP),
             breaker: Breaker::new(&BREAKER),
+            remote: None,
             pending_switch: None,
             retired: false,
             leaving: false,
@@ -145,7 +149,7 @@ impl Lane {
     pub(super) fn free_slots(&self, now: Duration) -> u32 {
         let serves =
             self.engine == EngineState::Ready && self.suspect_until <= now && !self.is_paused();
-        if serves { self.setup.slots.saturating_sub(self.running) } else { 0 }
+        if serves { self.slots().saturating_sub(self.running) } else { 0 }
     }
 
     /// Returns the bytes that the lane holds of its group's budget.
@@ -192,8 +196,12 @@ impl Lane {
     pub(super) fn state(&self) -> LaneState {
         if self.is_paused() {
             LaneState::Down
-        } else if self.engine == EngineState::Ready && self.breaker.is_open() {
+        } else if self.engine == EngineState::Ready
+            && (self.breaker.is_open() || self.silence().is_some())
+        {
             LaneState::Degraded
+        } else if let Some(remote) = self.remote.filter(|_| self.engine == EngineState::Ready) {
+            remote.state
         } else if self.is_recovering() {
             LaneState::Starting
         } else {
@@ -204,6 +212,9 @@ impl Lane {
     /// Returns an error with the remaining time if a request with a fallback may not use the lane.
     /// One request per backoff may, as a probe.
     pub(super) fn check_breaker(&self, now: Duration) -> Result<(), Duration> {
+        if let Some(left) = self.silence() {
+            return Err(left.max(Duration::from_secs(1)));
+        }
         // At least one second: the value becomes a `Retry-After` header in whole seconds.
         self.breaker.check(now).map_err(|left| left.max(Duration::from_secs(1)))
     }

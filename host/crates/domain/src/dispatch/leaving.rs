@@ -173,6 +173,7 @@ impl Lane {
         self.engine = EngineState::Cold;
         self.since = now;
         self.suspect_until = Duration::ZERO;
+        self.remote = None;
         self.begin_generation();
     }
 }

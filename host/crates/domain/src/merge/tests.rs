@@ -19,6 +19,7 @@ fn fleet(lanes: usize) -> FleetView {
         slots: 4,
         group: 0,
         cost_milli: u32::try_from(index).unwrap() * 10,
+        is_peer: false,
     };
     FleetView::idle(Arc::new(Topology::new(1, (0..lanes).map(info).collect())), LaneState::Ready)
 }

@@ -25,6 +25,7 @@ fn fleet(states: &[LaneState]) -> FleetView {
         slots: 4,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     };
     let topology = Arc::new(Topology::new(1, (0..states.len()).map(info).collect()));
     let mut fleet = FleetView::idle(topology, LaneState::Ready);

@@ -65,6 +65,7 @@ fn view_of_a_request_has_its_cached_tokens() {
         slots: 1,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     };
     let lanes = vec![info("a", "m"), info("b", "m"), info("c", "other")];
     let view = Arc::new(FleetView::idle(Arc::new(Topology::new(1, lanes)), LaneState::Ready));

@@ -26,6 +26,11 @@ impl Deadline {
 }
 
 impl RequestFlow {
+    /// Makes the deadline an earlier one.
+    pub fn limit_deadline(&mut self, age: Duration) {
+        self.deadline = Deadline(self.deadline.0.min(age));
+    }
+
     /// Returns the time until the host gives up on the request, at this age of it.
     pub fn time_left(&self, age: Duration) -> Duration {
         self.deadline.left(age)

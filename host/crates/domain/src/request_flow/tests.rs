@@ -46,6 +46,7 @@ fn fleet(lanes: usize) -> FleetView {
         slots: 1,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     };
     let topology = Topology::new(1, (0..lanes).map(info).collect());
     let mut fleet = FleetView::idle(topology.into(), LaneState::Ready);

@@ -34,6 +34,7 @@ pub(crate) fn lane(name: &str) -> LaneInfo {
         slots: 4,
         group: 1,
         cost_milli: 0,
+        is_peer: false,
     }
 }
 

@@ -162,6 +162,7 @@ fn read_lane(section: &Section<'_>, groups: &[(String, u64)]) -> Option<HostLane
         // Policies number groups from 1; 0 means no group.
         group: group.and_then(|(group, _)| u32::try_from(group + 1).ok()).unwrap_or(0),
         cost_milli: section.integer("cost", 0..=1_000_000_000, 0),
+        is_peer: false,
     };
     section.report_unknown();
     name?;

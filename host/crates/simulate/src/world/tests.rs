@@ -145,6 +145,7 @@ fn lane(name: &str, models: &[&str]) -> Lane {
             slots: 8,
             group: 1,
             cost_milli: 0,
+            is_peer: false,
         },
         setup: LaneSetup {
             slots: 8,

@@ -93,6 +93,7 @@ pub(super) fn fleet(case: &CaseFleet, generation: u64) -> FleetView {
         slots: lane.slots,
         group: lane.group,
         cost_milli: lane.cost_milli,
+        is_peer: false,
     };
     let topology = Topology::new(generation, case.lanes.iter().map(info).collect());
     let stat = |(info, lane): (&LaneInfo, &CaseLane)| LaneStat {

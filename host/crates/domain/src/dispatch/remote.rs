@@ -1,0 +1,89 @@
+//! Lanes of other hosts: another dispatcher decides there which lane is loaded, and has a queue of
+//! its own.
+//!
+//! A request is sent there although the lane is not loaded, and waits there. So a slot of such a
+//! lane stands for a request that the other host has, served or waiting; how many these are at most
+//! is the other host's number of slots and what is allowed to wait there.
+
+use std::time::Duration;
+
+use super::Dispatcher;
+use super::events::{AcquireError, Enqueue};
+use super::lane::Lane;
+use super::setup::Residency;
+use crate::advice::Switching;
+use crate::fleet_view::{LaneId, LaneState};
+
+/// What another host says of one of its lanes that accepts requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteLane {
+    /// The state there.
+    pub state: LaneState,
+    /// Maximum number of requests that are there at a time, served or waiting.
+    pub slots: u32,
+    /// Estimated wait in the queue there.
+    pub est_wait: Duration,
+    /// Estimated time until the lane serves there.
+    pub ready_in: Duration,
+    /// Requests of other lanes there that are delayed if the lane is loaded.
+    pub displaces: u32,
+    /// The host has not been heard of for some time: requests with a fallback use that. Holds the
+    /// time after which the host counts as down.
+    pub silent: Option<Duration>,
+}
+
+impl Dispatcher {
+    /// Notes what another host says of a lane. Without effect on lanes of this host.
+    pub(super) fn note_remote(&mut self, id: LaneId, remote: RemoteLane) {
+        let lane = self.lanes.get_mut(id.index());
+        let is_external =
+            |lane: &&mut Lane| !lane.retired && lane.setup.residency == Residency::External;
+        if let Some(lane) = lane.filter(is_external) {
+            lane.remote = Some(remote);
+        }
+    }
+
+    /// Checks whether a request may wait in the queue of another host: the same that is checked of
+    /// one that waits here. Without effect on lanes of this host.
+    pub(super) fn may_wait_elsewhere(
+        &self,
+        lane: &Lane,
+        request: &Enqueue,
+        now: Duration,
+    ) -> Result<(), AcquireError> {
+        if lane.remote.is_none() || !lane.state().can_serve() {
+            return Ok(());
+        }
+        if request.switching == Switching::Never && lane.is_unloaded_there() {
+            return Err(AcquireError::NotLoaded);
+        }
+        match request.has_fallback {
+            true => self.check_estimate(request.lane, request.deadline, now),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Lane {
+    /// Returns the number of requests that the lane serves at a time; for a lane of another host,
+    /// of those that are there.
+    pub(super) fn slots(&self) -> u32 {
+        self.remote.map_or(self.setup.slots, |remote| remote.slots)
+    }
+
+    /// Returns true if a request would make another host load the lane.
+    fn is_unloaded_there(&self) -> bool {
+        self.remote.is_some_and(|remote| match remote.state {
+            LaneState::Unloaded | LaneState::Draining | LaneState::Down => true,
+            LaneState::Starting | LaneState::Ready | LaneState::Degraded => false,
+        })
+    }
+
+    /// Returns the time after which a silent host counts as down; `None` if it is not silent.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.remote.and_then(|remote| remote.silent)
+    }
+}
+
+#[cfg(test)]
+mod tests;
