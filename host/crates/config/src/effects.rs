@@ -296,6 +296,8 @@ pub const EFFECTS: &[KeyGroup] = &[
         &[
             "driver",
             "url",
+            "lane",
+            "queue-there",
             "program",
             "command",
             "directory",

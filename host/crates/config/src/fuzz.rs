@@ -31,6 +31,13 @@ name = "b"
 [lanes.engine]
 driver = "external"
 url = "http://127.0.0.1:1"
+[[lanes]]
+name = "c"
+[lanes.engine]
+driver = "pointsman"
+url = "http://127.0.0.1:2"
+lane = "a"
+queue-there = 1
 "#;
 
 /// Every error of a configuration has a line of the file, and an accepted configuration is within

@@ -246,7 +246,9 @@ fn read_residency(section: &Section<'_>, driver: Option<&DriverInfo>) -> Residen
         Always,
     }
     if let Some(driver) = driver.filter(|driver| !driver.defaults.is_managed) {
-        for key in ["load", "unload-after", "expected-load-time", "liveness"] {
+        let of_peers: &[&str] = if driver.defaults.is_peer { &["slots"] } else { &[] };
+        let keys = ["load", "unload-after", "expected-load-time", "liveness"];
+        for key in keys.iter().chain(of_peers) {
             if section.has(key) {
                 let message = format!(
                     "not allowed with driver \"{}\", whose engine the host does not start",

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::lane_factory::{LaneFactory, SupervisorTasks};
 pub(crate) use self::lane_handle::LaneHandle;
 pub(crate) use self::shared::{SharedActor, Turns};
+use crate::driver::Target;
 use crate::history::LaneHistory;
 use crate::message::{EngineSource, GrantSender, Mailbox, Message};
 use crate::metrics::FleetMetrics;
@@ -105,17 +106,7 @@ impl Actor {
                 if self.lanes.get(lane.index()).is_none_or(|handle| handle.epoch != epoch) {
                     return;
                 }
-                // An engine has nothing cached when it starts or wakes up.
-                self.prefixes.reset(lane, self.prefix_capacity(lane));
-                if let Some(handle) = self.lanes.get_mut(lane.index()) {
-                    handle.target = target;
-                    if event == EngineEvent::Ready {
-                        // A new generation: the token of the last one may have been cancelled.
-                        handle.abort = handle.abort.as_ref().map(|_| CancellationToken::new());
-                    } else {
-                        handle.last_report = None;
-                    }
-                }
+                self.note_engine(lane, &event, target);
                 Event::Engine { lane, news: event }
             }
             Message::EngineReport { source: EngineSource { lane, epoch }, metrics, rates } => {
@@ -125,6 +116,14 @@ impl Actor {
                     self.metrics.engine_report(lane, &metrics);
                 }
                 return;
+            }
+            Message::PeerReport { source: EngineSource { lane, epoch }, report } => {
+                let handle = self.lanes.get_mut(lane.index());
+                let Some(handle) = handle.filter(|handle| handle.epoch == epoch) else { return };
+                let remote = report.remote;
+                self.prefixes.set_remote(lane, Some(Arc::clone(&report.digest)));
+                handle.peer_report = Some(report);
+                Event::Remote { lane, remote }
             }
             Message::Learned { source, card } => {
                 self.learn(source, *card);
@@ -158,6 +157,22 @@ impl Actor {
             }
         };
         self.dispatcher.on(event, now, &mut self.effects);
+    }
+
+    /// Notes what has become of the engine of a lane.
+    fn note_engine(&mut self, lane: LaneId, event: &EngineEvent, target: Option<Arc<Target>>) {
+        // An engine has nothing cached when it starts or wakes up.
+        self.prefixes.reset(lane, self.prefix_capacity(lane));
+        let Some(handle) = self.lanes.get_mut(lane.index()) else { return };
+        handle.target = target;
+        if *event == EngineEvent::Ready {
+            // A new generation: the token of the last one may have been cancelled.
+            handle.abort = handle.abort.as_ref().map(|_| CancellationToken::new());
+        } else {
+            handle.last_report = None;
+            handle.peer_report = None;
+            self.prefixes.set_remote(lane, None);
+        }
     }
 
     /// Notes the first byte of the first response after a switch.
@@ -214,6 +229,9 @@ impl Actor {
             let Some(handle) = self.lanes.get(stat.id.index()) else { continue };
             if let Some(report) = &handle.last_report {
                 merge_engine_report(stat, report);
+            }
+            if let Some(report) = &handle.peer_report {
+                report.merge_into(stat);
             }
             let engine = self.dispatcher.engine_state(stat.id).unwrap_or_default();
             let problem = self.dispatcher.problem(stat.id);

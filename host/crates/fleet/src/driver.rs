@@ -15,7 +15,7 @@ use pointsman_settings::Section;
 
 use crate::activity::Activity;
 use crate::conversations::Session;
-use crate::engine_spec::{CommandLine, ProcessSpec, Secret, UnloadMode};
+use crate::engine_spec::{CommandLine, PeerLaneSpec, ProcessSpec, Secret, UnloadMode};
 use crate::launch::{HOST, Launch};
 use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
@@ -47,6 +47,8 @@ pub(crate) struct Target {
     pub(crate) priorities: bool,
     /// The host does not run the engine.
     pub(crate) external: bool,
+    /// The engine is another host, which is told what it has to know of requests.
+    pub(crate) peer: bool,
     /// The requests in flight at this start of the engine.
     pub(crate) activity: Arc<Activity>,
     /// The conversations in its slots, if they are saved and restored.
@@ -79,6 +81,7 @@ impl Target {
             key: None,
             priorities: false,
             external: false,
+            peer: false,
             activity: Arc::default(),
             conversations: None,
         }
@@ -132,6 +135,10 @@ pub(crate) trait Driver: Any + fmt::Debug + Send + Sync {
     /// Returns the address of an engine that was started on `port`.
     fn target(&self, port: u16) -> Target {
         Target::local(port)
+    }
+    /// Returns the lane of another host; `None` for an engine.
+    fn peer(&self) -> Option<&PeerLaneSpec> {
+        None
     }
     /// Returns the readiness paths. The first one that exists decides: a 2xx status means ready.
     fn ready_paths(&self) -> Vec<&str>;
@@ -242,6 +249,8 @@ impl DriverInfo {
 pub struct LaneDefaults {
     /// The host starts and stops the engine.
     pub is_managed: bool,
+    /// The engine is a lane of another host.
+    pub is_peer: bool,
     /// Expected duration of a load, until one has been measured.
     pub expected_load: Duration,
     /// Maximum time without progress while requests are in flight; zero disables the check.
@@ -254,6 +263,7 @@ impl LaneDefaults {
     /// The defaults of an engine that the host starts.
     pub const MANAGED: Self = Self {
         is_managed: true,
+        is_peer: false,
         expected_load: Duration::from_secs(10),
         stall: Duration::from_secs(120),
         probe_interval: Duration::ZERO,
@@ -412,6 +422,11 @@ impl EngineSpec {
             self.0.target(0);
         let has_key = key.is_some();
         Some(ExternalAddress { authority, https, base_path, api_path, has_key, priorities })
+    }
+
+    /// Returns true if the lane is one of another host.
+    pub fn is_peer(&self) -> bool {
+        self.0.peer().is_some()
     }
 
     /// Returns the interval between readiness probes of an external engine.

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod external;
 pub mod llama_cpp;
+pub mod pointsman;
 mod process_section;
 pub mod vllm;
 
@@ -13,7 +14,7 @@ use crate::driver::DriverInfo;
 
 /// All drivers, in the order in which messages name them.
 pub static DRIVERS: &[&DriverInfo] =
-    &[&vllm::DRIVER, &llama_cpp::DRIVER, &command::DRIVER, &external::DRIVER];
+    &[&vllm::DRIVER, &llama_cpp::DRIVER, &command::DRIVER, &external::DRIVER, &pointsman::DRIVER];
 
 #[cfg(test)]
 mod tests {

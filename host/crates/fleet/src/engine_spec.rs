@@ -45,6 +45,29 @@ pub struct ProcessSpec {
     pub backoff: Backoff,
 }
 
+/// Which lane of another host a lane is, and how many requests may wait there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerLaneSpec {
+    /// The valid URL below which the paths of the host are.
+    pub(crate) url: String,
+    /// That host's key for this one.
+    pub(crate) key: Option<Secret>,
+    /// PEM of certificates to trust in addition to the system's.
+    pub(crate) ca: Option<Vec<u8>>,
+    /// The name of the lane there.
+    pub(crate) lane: String,
+    /// Maximum number of requests that wait there; `None` for as many as are served there.
+    pub(crate) queue_there: Option<u32>,
+}
+
+impl PeerLaneSpec {
+    /// Returns the maximum number of requests that are there at a time.
+    pub(crate) fn slots(&self, slots_there: u32) -> u32 {
+        // A lane without any slot could not be used.
+        slots_there.saturating_add(self.queue_there.unwrap_or(slots_there)).max(1)
+    }
+}
+
 /// The backoff of an external engine, which the host does not start.
 pub(crate) const NO_BACK_OFF: Backoff = Backoff {
     first: Duration::ZERO,

@@ -24,7 +24,7 @@ use crate::measurements::{Measurements, MemoryReport};
 use crate::memory::Machine;
 use crate::message::{Grant, Mailbox, Message};
 use crate::metrics::FleetMetrics;
-use crate::page_cache::PageCache;
+use crate::peers::new_host_id;
 use crate::process::{StateDir, StateDirError, reap_orphans};
 use crate::reconfigure::LaneChange;
 use crate::spec::{FleetSpec, LaneSpec};
@@ -47,6 +47,7 @@ pub struct Fleet {
     measurements: Measurements,
     history: LaneHistory,
     switches: SwitchObserver,
+    host_id: Arc<str>,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -91,15 +92,14 @@ impl Fleet {
         let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
         let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
         let (view_sender, view) = watch::channel(Arc::new(first));
-        let mailbox = Mailbox::new();
-        let started = Instant::now();
+        let (mailbox, started) = (Mailbox::new(), Instant::now());
         let supervisors = SupervisorTasks::default();
         let (statuses_sender, statuses) = watch::channel(Statuses::default());
-        let shared = shared(spec, metrics, state_dir);
+        let shared = Shared::new(spec, metrics, state_dir);
         let Shared { conversations, logs, stop, state_dir, .. } = shared.clone();
         spawn_housekeeping(&supervisors, &shared);
-        let machine = Arc::new(Machine::new(&spec.machine));
         metrics.measurements.configure(spec);
+        let machine = Arc::new(Machine::new(&spec.machine));
         spawn_sampler(&supervisors, &shared, &machine, statuses.clone());
         let mut dispatcher = dispatcher(spec);
         let mut factory = LaneFactory {
@@ -110,9 +110,7 @@ impl Fleet {
             epochs: 0,
         };
         let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
-        let hasher = spec.peering.prompt_key.as_ref().map(PromptHasher::for_fleet);
-        let prefixes = PrefixIndex::with_hasher(spec.lanes.len(), hasher.unwrap_or_default());
-        let prefixes = Arc::new(prefixes);
+        let prefixes = prefix_index(spec);
         let (history, switches) = (LaneHistory::default(), SwitchObserver::default());
         let actor = Actor {
             dispatcher,
@@ -158,6 +156,7 @@ impl Fleet {
             measurements: metrics.measurements.clone(),
             history,
             switches,
+            host_id: new_host_id(),
         };
         (fleet, tasks)
     }
@@ -171,6 +170,11 @@ impl Fleet {
         // Fails only if the actor has ended: nothing changes then.
         self.mailbox.send(Message::Reconfigure { spec: Box::new(new), reply }).ok();
         response.await.unwrap_or_default()
+    }
+
+    /// Returns the random text by which other hosts know this process.
+    pub fn host_id(&self) -> &str {
+        &self.host_id
     }
 
     /// Returns the current state of the lanes.
@@ -356,18 +360,10 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Returns what all lanes share.
-fn shared(spec: &FleetSpec, metrics: &Arc<FleetMetrics>, state_dir: StateDir) -> Shared {
-    let dir = state_dir.dir();
-    Shared {
-        conversations: Conversations::open(spec.conversations, dir, metrics.conversations.clone()),
-        logs: EngineLogs::default(),
-        metrics: Arc::clone(metrics),
-        stop: CancellationToken::new(),
-        state_dir: state_dir.clone(),
-        secret_variables: spec.secret_variables.as_slice().into(),
-        page_cache: PageCache::default(),
-    }
+/// Returns what the lanes are expected to have cached: nothing yet.
+fn prefix_index(spec: &FleetSpec) -> Arc<PrefixIndex> {
+    let hasher = spec.peering.prompt_key.as_ref().map(PromptHasher::for_fleet);
+    Arc::new(PrefixIndex::with_hasher(spec.lanes.len(), hasher.unwrap_or_default()))
 }
 
 /// Spawns the tasks that belong to no lane.

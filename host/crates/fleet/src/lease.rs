@@ -67,6 +67,16 @@ impl Lease {
         self.grant.target.external
     }
 
+    /// Returns true if the engine is another host.
+    pub fn is_peer(&self) -> bool {
+        self.grant.target.peer
+    }
+
+    /// Returns the priority with which the slot was granted.
+    pub fn priority(&self) -> i32 {
+        self.grant.priority
+    }
+
     /// Returns the host and the port of the engine.
     pub fn authority(&self) -> &str {
         &self.grant.target.authority

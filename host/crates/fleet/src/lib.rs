@@ -46,6 +46,7 @@ mod metrics;
 mod model_card;
 mod model_need;
 mod page_cache;
+mod peer_lane;
 mod peers;
 mod post;
 mod predecessor;

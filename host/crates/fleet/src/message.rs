@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::{
     AcquireError, EngineEvent, Enqueue, FlowId, Generation, LaneCommand, LaneCommandError,
-    LaneHint, Report, Ticket,
+    LaneHint, RemoteLane, Report, Ticket,
 };
-use pointsman_domain::{LaneId, PrefixIndex, Topology, Trigger};
+use pointsman_domain::{CachedPrompts, LaneId, LaneStat, PrefixIndex, Topology, Trigger};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,10 @@ pub(crate) enum Message {
         source: EngineSource,
         card: Box<ModelCard>,
     },
+    PeerReport {
+        source: EngineSource,
+        report: Box<PeerReport>,
+    },
     Commanded(OperatorCommand),
     QueuePositions {
         reply: oneshot::Sender<HashMap<Ticket, usize>>,
@@ -85,6 +89,7 @@ impl Message {
             Self::Engine { .. }
             | Self::EngineReport { .. }
             | Self::Learned { .. }
+            | Self::PeerReport { .. }
             | Self::Commanded(_)
             | Self::QueuePositions { .. }
             | Self::Hinted { .. }
@@ -93,6 +98,20 @@ impl Message {
             | Self::Close => false,
         }
     }
+}
+
+/// What another host says of one of its lanes.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerReport {
+    /// What the dispatcher decides by.
+    pub(crate) remote: RemoteLane,
+    /// The metrics, for which `slots_there` are the slots there, and their age when they were sent.
+    pub(crate) stat: LaneStat,
+    pub(crate) slots_there: u32,
+    /// When the other host sent something last.
+    pub(crate) heard: std::time::Instant,
+    /// What the engine there has probably cached.
+    pub(crate) digest: Arc<dyn CachedPrompts>,
 }
 
 /// A command of an operator for a lane.
@@ -228,6 +247,13 @@ impl EngineReporter {
         let card = Box::new(card);
         // Fails only if the actor has ended; the card is not needed then.
         self.mailbox.send(Message::Learned { source: self.source, card }).ok();
+    }
+
+    /// Reports what another host says of the lane.
+    pub(crate) fn peer_report(&self, report: PeerReport) {
+        let report = Box::new(report);
+        // Fails only if the actor has ended, which needs no reports.
+        self.mailbox.send(Message::PeerReport { source: self.source, report }).ok();
     }
 
     /// Reports the engine's own metrics.

@@ -1,7 +1,7 @@
 //! What is known of the model of a lane besides its names: from the configuration, and from the
 //! engine itself once it has been ready.
 
-use pointsman_domain::EndpointSet;
+use pointsman_domain::{EndpointSet, EngineKind, LaneInfo, LaneNames};
 
 /// What is known of the model of a lane, for lists of models.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +24,45 @@ pub struct ModelCard {
     pub endpoints: Option<EndpointSet>,
     /// The LoRA adapters that the engine has loaded.
     pub adapters: Vec<Adapter>,
+    /// What another host says of the lane, if it is one of that host.
+    pub peer: Option<PeerCard>,
+}
+
+/// The names and the slots that a lane has on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerCard {
+    /// The kind of the engine there.
+    pub engine: EngineKind,
+    /// The models that it lists, without virtual names.
+    pub models: Vec<String>,
+    /// Further names that it answers to.
+    pub names: Vec<String>,
+    /// Names of the engine's model.
+    pub derived: Vec<String>,
+    /// Maximum number of requests that may be there at a time.
+    pub slots: u32,
+}
+
+impl PeerCard {
+    /// Adds the names to those of the configuration, and the slots. Models that the operator wrote
+    /// replace those of the other host.
+    pub(crate) fn complete(&self, info: &mut LaneInfo, configured: &(Vec<String>, LaneNames)) {
+        let (models, names) = configured;
+        info.slots = self.slots;
+        // Guards that keep requests from engines of others hold for those of another host.
+        info.engine = self.engine;
+        let is_default = *models == [info.name.as_str()];
+        if is_default {
+            info.models = united(models, &self.models);
+            info.names.own = united(&names.own, &self.names);
+            info.names.derived = united(&names.derived, &self.derived);
+        }
+    }
+}
+
+fn united(own: &[String], others: &[String]) -> Vec<String> {
+    let new = others.iter().filter(|name| !own.contains(name));
+    own.iter().chain(new).cloned().collect()
 }
 
 /// A LoRA adapter of an engine.
@@ -49,6 +88,7 @@ impl ModelCard {
             vision,
             endpoints,
             adapters,
+            peer,
         } = learned;
         self.root = self.root.or_else(|| root.clone());
         self.owner = self.owner.or_else(|| owner.clone());
@@ -58,6 +98,7 @@ impl ModelCard {
         self.reasoning |= reasoning;
         self.vision |= vision;
         self.endpoints = self.endpoints.or(*endpoints);
+        self.peer = self.peer.or_else(|| peer.clone());
         for adapter in adapters {
             if self.adapters.iter().all(|known| known.name != adapter.name) {
                 self.adapters.push(adapter.clone());

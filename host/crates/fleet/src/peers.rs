@@ -13,6 +13,7 @@ mod reader;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -24,6 +25,12 @@ pub use self::metrics::PeerMetrics;
 use self::reader::Reader;
 use crate::engine_spec::Secret;
 use crate::post::ServiceUrl;
+
+/// Returns a new random text by which other hosts know this process.
+pub(crate) fn new_host_id() -> Arc<str> {
+    // From the keys that the standard library draws for each process.
+    format!("{:016x}", RandomState::new().hash_one(())).into()
+}
 
 /// Another host, and how it is reached.
 #[derive(Debug, Clone)]

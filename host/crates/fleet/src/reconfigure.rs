@@ -111,7 +111,11 @@ fn can_go_on(lane: &str, one: &dyn Driver, other: &dyn Driver) -> bool {
                 && run.port == other_run.port
                 && launch(one) == launch(other)
         }
-        (None, None) => address(&one.target(PORT)) == address(&other.target(PORT)),
+        (None, None) => {
+            // The other settings of a lane of another host say which one it is.
+            let is_peer = one.peer().is_some() || other.peer().is_some();
+            !is_peer && address(&one.target(PORT)) == address(&other.target(PORT))
+        }
         (Some(_), None) | (None, Some(_)) => false,
     }
 }

@@ -151,7 +151,7 @@ impl LaneSpec {
             // Policies number groups from 1; 0 means no group.
             group: self.group.and_then(|group| u32::try_from(group + 1).ok()).unwrap_or(0),
             cost_milli: self.cost_milli,
-            is_peer: false,
+            is_peer: self.engine.is_peer(),
         }
     }
 

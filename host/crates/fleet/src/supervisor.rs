@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use pointsman_domain::LaneId;
 use pointsman_domain::dispatch::EngineEvent;
+use pointsman_peers::StaleLimits;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,9 +39,12 @@ use crate::memory_admission::MemoryReservation;
 use crate::message::{EngineReporter, SupervisorCommand};
 use crate::metrics::FleetMetrics;
 use crate::page_cache::{PageCache, WeightsInUse};
+use crate::peer_lane::{WatchedLane, watch_peer};
+use crate::peers::{PeerEndpoint, Peers};
+use crate::post::ServiceUrl;
 use crate::process::{Process, Stage, StateDir};
 use crate::sleeping::Sleeper;
-use crate::spec::Liveness;
+use crate::spec::{FleetSpec, Liveness};
 use crate::status::LaneStatus;
 use crate::upstream::Upstream;
 use crate::upstream_api::UpstreamApi;
@@ -49,6 +53,9 @@ use crate::upstream_api::UpstreamApi;
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) metrics: Arc<FleetMetrics>,
+    /// The other hosts whose lanes are lanes here, and when they count as silent.
+    pub(crate) peers: Peers,
+    pub(crate) stale_limits: StaleLimits,
     pub(crate) stop: CancellationToken,
     pub(crate) state_dir: StateDir,
     pub(crate) conversations: Conversations,
@@ -58,6 +65,25 @@ pub(crate) struct Shared {
     pub(crate) secret_variables: Arc<[String]>,
     /// The weights in the page cache.
     pub(crate) page_cache: PageCache,
+}
+
+impl Shared {
+    /// Creates what the supervisors of a fleet share.
+    pub(crate) fn new(spec: &FleetSpec, metrics: &Arc<FleetMetrics>, state_dir: StateDir) -> Self {
+        let (dir, counters) = (state_dir.dir(), metrics.conversations.clone());
+        let conversations = Conversations::open(spec.conversations, dir, counters);
+        Self {
+            conversations,
+            logs: EngineLogs::default(),
+            metrics: Arc::clone(metrics),
+            peers: Peers::new(spec.peering.stale, metrics.peers.clone()),
+            stale_limits: spec.peering.stale,
+            stop: CancellationToken::new(),
+            state_dir,
+            secret_variables: spec.secret_variables.as_slice().into(),
+            page_cache: PageCache::default(),
+        }
+    }
 }
 
 /// The connections of a supervisor to the rest of the fleet.
@@ -140,6 +166,16 @@ impl Supervisor {
             return self.handle_commands(&spec).await;
         }
         let Links { upstream, reporter, .. } = &self.links;
+        if let Some(spec) = self.driver.peer() {
+            // Never: the reader of the configuration has checked it.
+            let Ok(url) = ServiceUrl::parse(&spec.url) else { return };
+            let host = PeerEndpoint { url, key: spec.key.clone(), ca: spec.ca.clone() };
+            let limits = self.shared.stale_limits;
+            let lane = WatchedLane { driver: &*self.driver, spec, limits, reporter };
+            let peer = self.shared.peers.watch(&host);
+            self.shared.stop.run_until_cancelled(watch_peer(lane, peer.view())).await;
+            return;
+        }
         let engine = ExternalEngine {
             driver: &*self.driver,
             upstream,

@@ -28,6 +28,7 @@ pub(crate) fn lane(id: u32, name: &str) -> LaneDescription {
         slots: 8,
         group: 1,
         cost_milli: 0,
+        is_peer: false,
     };
     LaneDescription::new(&info, Some("gpu"))
 }

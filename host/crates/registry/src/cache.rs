@@ -122,7 +122,7 @@ impl Cache {
         let mut unused: Vec<PathBuf> = artifacts.filter(is_unused).collect();
         unused.sort_by_key(modified);
         let surplus = unused.len().saturating_sub(MAX_UNUSED);
-        unused.drain(..surplus).try_for_each(|folder| fs::remove_dir_all(folder))
+        unused.drain(..surplus).try_for_each(fs::remove_dir_all)
     }
 }
 

@@ -249,7 +249,9 @@ fn lost_data_comes_back_from_the_replicas_except_what_has_expired() {
     pass(500, &mut store, &mut hosts);
     sync_all(&mut store, &mut hosts);
     let mut third = Host::new(3);
-    (third.total("k"), third.total("short"), third.get("v"));
+    third.total("k");
+    third.total("short");
+    third.get("v");
     third.sync(&mut store);
     let values = (third.total("k"), third.total("short"), third.get("v"));
     assert_eq!(values, (8, 0, Some("text".to_owned())));

@@ -23,6 +23,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
         &engine("driver = \"llama-cpp\"\ncommand = []"),
         &engine("driver = \"command\""),
         &engine("driver = \"external\""),
+        &engine("driver = \"pointsman\""),
     ];
     let errors = parse(&tables.concat()).unwrap_err();
     let known: Vec<(String, &str)> = errors

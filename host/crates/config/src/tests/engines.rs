@@ -319,6 +319,27 @@ fn external_engines_are_not_managed() {
 }
 
 #[test]
+fn lane_of_another_host_has_the_name_and_the_slots_there() {
+    let peer = |more: &str| {
+        format!(
+            "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"pointsman\"\n\
+             url = \"http://10.0.0.2:8080\"\n{more}"
+        )
+    };
+    let same = lane(&peer(""));
+    assert_eq!((same.residency, same.engine_model.as_deref()), (Residency::External, Some("a")));
+    assert!(same.info().is_peer && !lane(LANE).info().is_peer);
+    let other = lane(&peer("lane = \"big\"\nqueue-there = 3"));
+    assert_eq!(other.engine_model.as_deref(), Some("big"));
+    let engine = |key: &str| format!("lanes[0].engine.{key}");
+    assert_rejects(&peer("lane = \"\""), &engine("lane"), Code::InvalidValue);
+    assert_rejects(&peer("queue-there = -1"), &engine("queue-there"), Code::OutOfRange);
+    assert_rejects(&peer("probe-interval = \"1s\""), &engine("probe-interval"), Code::UnknownKey);
+    let slots = peer("").replace("[lanes.engine]", "slots = 4\n[lanes.engine]");
+    assert_rejects(&slots, "lanes[0].slots", Code::Conflict);
+}
+
+#[test]
 fn probe_path_is_below_the_url() {
     let source = |path: &str| {
         LANE.replace("127.0.0.1:1\"", &format!("127.0.0.1:1\"\nprobe-path = \"{path}\""))

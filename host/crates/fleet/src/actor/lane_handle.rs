@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pointsman_domain::{EndpointSet, LaneInfo, Topology, Trigger};
+use pointsman_domain::{EndpointSet, LaneInfo, LaneNames, Topology, Trigger};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Target;
-use crate::message::SupervisorCommand;
+use crate::message::{PeerReport, SupervisorCommand};
 use crate::model_card::ModelCard;
 use crate::scrape::{EngineMetrics, Rates};
 use crate::spec::LaneSpec;
@@ -26,6 +26,8 @@ pub(crate) struct LaneHandle {
     pub(super) engine_model: Option<Arc<str>>,
     /// The maximum sequence length, the endpoints and the card of the configuration.
     pub(super) configured: (u32, Option<EndpointSet>, ModelCard),
+    /// The names and the slots of the configuration.
+    pub(super) configured_names: (Vec<String>, LaneNames),
     /// What the engine has said about its model.
     pub(super) learned: Option<ModelCard>,
     pub(super) fallback_statuses: Arc<BTreeMap<u16, Trigger>>,
@@ -42,6 +44,8 @@ pub(crate) struct LaneHandle {
     pub(super) abort: Option<CancellationToken>,
     /// The last metrics of the engine, and when they were scraped.
     pub(super) last_report: Option<(EngineMetrics, Rates, Instant)>,
+    /// What another host said last of the lane, if it is one of that host.
+    pub(super) peer_report: Option<Box<PeerReport>>,
     /// Who gave the last command of an operator, and when.
     pub(super) commanded: Option<(Arc<str>, SystemTime)>,
     /// The next first byte is the first one after a switch.
@@ -69,6 +73,7 @@ impl LaneHandle {
             name: lane.name.as_str().into(),
             engine_model: lane.engine_model.as_deref().map(Arc::from),
             configured: (lane.max_context, lane.endpoints, lane.engine.card()),
+            configured_names: (lane.models.clone(), lane.names.clone()),
             learned: None,
             fallback_statuses: Arc::new(lane.fallback_statuses.clone()),
             stream_usage: lane.stream_usage,
@@ -80,6 +85,7 @@ impl LaneHandle {
             target: None,
             abort: drain_timeout.map(|_| CancellationToken::new()),
             last_report: None,
+            peer_report: None,
             commanded: None,
             first_after_switch: false,
             load_cause: LoadCause::Configuration,
@@ -100,6 +106,7 @@ impl LaneHandle {
     pub(super) fn configure(&mut self, before: &LaneSpec, lane: &LaneSpec) {
         self.engine_model = lane.engine_model.as_deref().map(Arc::from);
         self.configured = (lane.max_context, lane.endpoints, lane.engine.card());
+        self.configured_names = (lane.models.clone(), lane.names.clone());
         if *self.fallback_statuses != lane.fallback_statuses {
             self.fallback_statuses = Arc::new(lane.fallback_statuses.clone());
         }
@@ -132,6 +139,9 @@ impl LaneHandle {
                 _ => max_context,
             };
             info.endpoints = endpoints.or(card.endpoints).unwrap_or(info.endpoints);
+            if let Some(peer) = &learned.peer {
+                peer.complete(info, &self.configured_names);
+            }
         }
         self.status.send_modify(|status| status.card = card);
     }

@@ -106,6 +106,7 @@ impl Actor {
             Message::Engine { .. }
             | Message::EngineReport { .. }
             | Message::Learned { .. }
+            | Message::PeerReport { .. }
             | Message::Commanded(_)
             | Message::QueuePositions { .. }
             | Message::Hinted { .. }

@@ -261,4 +261,16 @@ kinds! {
         "the external engine is not ready",
         "check that it runs, and `url`",
         [], [];
+    "peer_unreachable":
+        "the other host cannot be reached, or has been silent for longer than `down-after`",
+        "check that it runs, `url`, and that it has the key among its `[[peers]]`",
+        [], [];
+    "peer_lane_missing":
+        "the other host does not have the lane",
+        "correct `lane`, or add the lane there",
+        [], [];
+    "peer_lane_down":
+        "the lane is down on the other host",
+        "see the status of the lane there",
+        [], [];
 }

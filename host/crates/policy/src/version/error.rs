@@ -114,7 +114,7 @@ pub enum LoadError {
     )]
     Source {
         /// What the chain names.
-        reference: OciReference,
+        reference: Box<OciReference>,
         /// Why it was not pulled.
         problem: SourceProblem,
     },
@@ -176,7 +176,7 @@ impl LoadError {
             message: "the host has not pulled it yet".to_owned(),
         };
         let problem = source.problem.clone().unwrap_or_else(not_pulled);
-        Self::Source { reference: source.reference.clone(), problem }
+        Self::Source { reference: Box::new(source.reference.clone()), problem }
     }
 
     /// Returns the configuration error if the policy rejected its configuration, so that a caller

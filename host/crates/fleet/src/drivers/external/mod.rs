@@ -33,9 +33,27 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
+    let server = read_server(section, lane);
+    let probe_interval = section.duration("probe-interval", 5 * SECOND);
+    let reuse = section.bool("reuse-connections", false);
+    let probe_path = section.string("probe-path");
+    if probe_path.is_some_and(|path| !is_probe_path(path)) {
+        let message = "expected a path below `url` with a leading `/`, for example \"/models\"";
+        section.error_at("probe-path", Code::InvalidValue.with(message));
+    }
+    let mut spec = server?.with_reused_connections(reuse);
+    spec.probe_interval = probe_interval.max(MIN_PROBE_INTERVAL);
+    if let Some(path) = probe_path {
+        spec = spec.with_probe_path(path);
+    }
+    Some(EngineConfig::new(spec))
+}
+
+/// Reads how a server is reached: its URL, its key and the certificates to trust. Returns `None`
+/// only if an error was reported.
+pub(super) fn read_server(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<ExternalSpec> {
     let url = section.required_string("url", "\"http://127.0.0.1:8080\"");
     let key = secret(section, "key-env", "key-file", lane.folder).map(Secret::new);
-    let probe_interval = section.duration("probe-interval", 5 * SECOND);
     let authorities = section.string("ca-file").and_then(|file| {
         let path = lane.folder.join(file);
         let read = read_regular(&path, MAX_CERTIFICATES_BYTES);
@@ -44,23 +62,11 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
         })
         .ok()
     });
-    let reuse = section.bool("reuse-connections", false);
-    let probe_path = section.string("probe-path");
-    if probe_path.is_some_and(|path| !is_probe_path(path)) {
-        let message = "expected a path below `url` with a leading `/`, for example \"/models\"";
-        section.error_at("probe-path", Code::InvalidValue.with(message));
-    }
-    let spec = ExternalSpec::try_new(url?, key, probe_interval);
-    match spec.map(|spec| spec.with_reused_connections(reuse)) {
-        Ok(mut spec) => {
-            if let Some(path) = probe_path {
-                spec = spec.with_probe_path(path);
-            }
-            if let Some(pem) = authorities {
-                spec = spec.with_root_certificates(pem);
-            }
-            Some(EngineConfig::new(spec))
-        }
+    match ExternalSpec::try_new(url?, key, MIN_PROBE_INTERVAL) {
+        Ok(spec) => Some(match authorities {
+            Some(pem) => spec.with_root_certificates(pem),
+            None => spec,
+        }),
         Err(error) => {
             section.error_at("url", error.to_string());
             None
@@ -215,6 +221,7 @@ impl Driver for ExternalSpec {
             key,
             priorities: false,
             external: true,
+            peer: false,
             activity: Arc::default(),
             conversations: None,
         }

@@ -160,6 +160,7 @@ impl Driver for Vllm {
             adapters: adapters
                 .map(|(name, path)| Adapter { name: name.clone(), root: public(path) })
                 .collect(),
+            peer: None,
         }
     }
 

@@ -1,0 +1,158 @@
+//! `driver = "pointsman"`: a lane of another host. What is known of it comes from the other host's
+//! `GET /fleet`: see [`crate::peer_lane`].
+
+use std::time::Duration;
+
+use pointsman_domain::EngineKind;
+use pointsman_settings::{Code, Section};
+
+use super::external::{self, ExternalSpec};
+use crate::driver::{
+    Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
+    Target, is_equal,
+};
+use crate::engine_spec::{PeerLaneSpec, ProcessSpec};
+use crate::launch::Launch;
+use crate::post::ServiceUrl;
+use crate::proof::Reuse;
+use crate::tls::TrustedRoots;
+
+/// Maximum number of requests that may be allowed to wait at another host.
+const MAX_QUEUE_THERE: i64 = 10_000;
+
+/// The driver.
+pub static DRIVER: DriverInfo = DriverInfo {
+    key: "pointsman",
+    purpose: Some("a lane of another host"),
+    // That of the engine there is in the topology of that host, and not known here at first.
+    kind: EngineKind::Other,
+    defaults: LaneDefaults {
+        is_managed: false,
+        is_peer: true,
+        stall: Duration::ZERO,
+        ..LaneDefaults::MANAGED
+    },
+    read,
+};
+
+fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
+    let server = external::read_server(section, lane);
+    let name = section.string("lane").unwrap_or(&lane.name).to_owned();
+    if name.is_empty() {
+        let message = "must not be empty; remove it if the lane has the same name there";
+        section.error_at("lane", Code::InvalidValue.with(message));
+    }
+    let queue_there =
+        section.has("queue-there").then(|| section.integer("queue-there", 0..=MAX_QUEUE_THERE, 0));
+    let server = server?;
+    let url = fleet_url(&server);
+    if url.is_none() {
+        let message = "invalid URL: expected for example \"http://10.0.0.2:8080\"";
+        section.error_at("url", Code::InvalidValue.with(message));
+    }
+    let peer = peer_lane(&server, url?, name.clone(), queue_there);
+    let mut engine = EngineConfig::new(PeerSpec { server, peer });
+    // Other hosts know a lane by its name, like a model.
+    engine.names = vec![name];
+    Some(engine)
+}
+
+fn peer_lane(
+    server: &ExternalSpec,
+    url: ServiceUrl,
+    lane: String,
+    queue_there: Option<u32>,
+) -> PeerLaneSpec {
+    let ExternalSpec { key, authorities, .. } = server.clone();
+    PeerLaneSpec { url: url.to_string(), key, ca: authorities, lane, queue_there }
+}
+
+/// Returns the URL below which the paths of the host of an API are.
+fn fleet_url(server: &ExternalSpec) -> Option<ServiceUrl> {
+    let ExternalSpec { https, authority, base_path, .. } = server;
+    let scheme = if *https { "https" } else { "http" };
+    ServiceUrl::parse(&format!("{scheme}://{authority}{base_path}")).ok()
+}
+
+/// A lane of another host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerSpec {
+    /// How the host is reached.
+    pub(crate) server: ExternalSpec,
+    pub(crate) peer: PeerLaneSpec,
+}
+
+impl Driver for PeerSpec {
+    fn info(&self) -> &'static DriverInfo {
+        &DRIVER
+    }
+
+    fn equals(&self, other: &dyn Driver) -> bool {
+        is_equal(self, other)
+    }
+
+    fn run(&self) -> Option<&ProcessSpec> {
+        None
+    }
+
+    fn peer(&self) -> Option<&PeerLaneSpec> {
+        Some(&self.peer)
+    }
+
+    fn prepare(&self, _lane: &str, _port: u16) -> Prepared {
+        Prepared { launch: Launch::default(), warnings: Vec::new() }
+    }
+
+    fn target(&self, port: u16) -> Target {
+        Target { peer: true, ..self.server.target(port) }
+    }
+
+    /// Connections are pooled: the other host does not confuse responses.
+    fn reuse(&self) -> Reuse {
+        Reuse::Always
+    }
+
+    fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
+        self.server.trusted_roots()
+    }
+
+    fn ready_paths(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn model<'a>(&'a self, _lane: &'a str) -> &'a str {
+        &self.peer.lane
+    }
+
+    fn describe(&self, _lane: &LaneContext<'_>) -> Description {
+        Description::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(queue_there: Option<u32>) -> PeerSpec {
+        let server = ExternalSpec::try_new("http://h:1", None, Duration::ZERO).unwrap();
+        let url = fleet_url(&server).unwrap();
+        let peer = peer_lane(&server, url, "a".to_owned(), queue_there);
+        PeerSpec { server, peer }
+    }
+
+    #[test]
+    fn as_many_requests_wait_there_as_are_served_by_default() {
+        let slots = |queue_there, slots| spec(queue_there).peer.slots(slots);
+        assert_eq!(slots(None, 4), 8);
+        assert_eq!(slots(Some(1), 4), 5);
+        assert_eq!(slots(Some(0), 0), 1);
+    }
+
+    #[test]
+    fn host_is_told_more_than_an_engine() {
+        let spec = spec(None);
+        assert_eq!(spec.peer.url, "http://h:1");
+        assert!(spec.target(0).peer && spec.target(0).external);
+        assert!(!spec.server.target(0).peer);
+    }
+}
