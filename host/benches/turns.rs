@@ -56,6 +56,7 @@ fn topology() -> Arc<Topology> {
         slots: *slots,
         group: *group,
         cost_milli: 0,
+        is_peer: false,
     };
     Arc::new(Topology::new(1, lanes.iter().map(info).collect()))
 }

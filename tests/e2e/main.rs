@@ -48,6 +48,7 @@ mod native;
 mod nix_scripts;
 mod ollama;
 mod openai;
+mod peer_lanes;
 mod peers;
 mod policies;
 mod policy_author;

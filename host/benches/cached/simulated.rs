@@ -120,6 +120,7 @@ fn lane(name: &str) -> Lane {
             slots: 8,
             group: 0,
             cost_milli: 0,
+            is_peer: false,
         },
         setup: LaneSetup {
             slots: 8,

@@ -31,11 +31,14 @@ use crate::request_tracker::RequestTracker;
 use crate::rewrite::{Rewrite, WantedRewrite};
 use crate::settings::ResponseModel;
 use crate::trace_context::TraceHeaders;
-use crate::{headers, large_thread, request_id};
+use crate::{headers, idempotency, large_thread, request_id};
 
 /// Maximum number of bytes of a stream that are held until its first event. An event that is
 /// longer than the observer parses counts as one long before.
 const MAX_HELD_BYTES: usize = 2 << 20;
+
+/// The headers of a request that continue its trace, and those that another host gets.
+type Carried = (Option<TraceHeaders>, HeaderMap);
 
 /// An engine's response, of which the first byte has arrived.
 #[derive(Debug)]
@@ -72,13 +75,14 @@ pub(crate) async fn attempt(
         None => slot_request,
     };
     let lease = tracker.acquire(fleet, slot_request).await?;
+    let onward = tracker.onward_headers(fleet, &lease, request);
     // Boxed, because its state takes some kilobytes that a queued request does not need yet.
-    Box::pin(send(tracker, lease, request, names)).await
+    Box::pin(send(tracker, (lease, onward), request, names)).await
 }
 
 async fn send(
     tracker: &mut RequestTracker,
-    lease: Lease,
+    (lease, onward): (Lease, HeaderMap),
     request: &Request,
     names: ResponseModel,
 ) -> Result<(EngineResponse, Option<Declined>), AttemptError> {
@@ -87,7 +91,7 @@ async fn send(
     let request = tracker.guard.enforced(request)?;
     let lane = lease.lane_name().to_owned();
     tracker.note_engine(&lease, lease.engine_model(request.model()));
-    let trace = tracker.trace_headers();
+    let carried = (tracker.trace_headers(), onward);
     let proxy = tracker.proxied(&request);
     let Some((lease, timeout)) = tracker.grant(lease, request.streaming()) else {
         // Never: a request that waits accepts a slot.
@@ -99,7 +103,7 @@ async fn send(
     let end = Instant::now() + timeout;
     let receive = async |sent: EngineRequestBody| {
         let (lane, proxy) = (lane.clone(), proxy.as_ref());
-        let received = first_byte(lease, &sent_request, (lane, proxy, &trace), names, sent);
+        let received = first_byte(lease, &sent_request, (lane, proxy, &carried), names, sent);
         let received = pin!(received);
         let received = tokio::time::timeout_at(end, received).await;
         received.unwrap_or(Err(AttemptError::FirstByteTimeout(timeout)))
@@ -206,7 +210,7 @@ fn refuses_usage(response: &EngineResponse) -> bool {
 async fn first_byte(
     lease: &Lease,
     request: &Request,
-    (lane, proxy, trace): (String, Option<&Proxied>, &Option<TraceHeaders>),
+    (lane, proxy, carried): (String, Option<&Proxied>, &Carried),
     names: ResponseModel,
     sent: EngineRequestBody,
 ) -> Result<EngineResponse, AttemptError> {
@@ -214,7 +218,7 @@ async fn first_byte(
     let path = request.path(lease.is_external());
     let wanted = WantedRewrite::new(request, names, sent.adds_usage);
     let (content_type, body) = typed_body(sent);
-    let headers = headers_for_engine(request, content_type, trace.as_ref());
+    let headers = headers_for_engine(request, content_type, carried);
     let response = match proxy {
         None => lease.send(&path, headers, body).await?,
         Some(proxy) => lease.send_by_proxy(proxy.proxying(&lane), &path, headers, body).await?,
@@ -345,7 +349,7 @@ fn typed_body(sent: EngineRequestBody) -> (HeaderValue, RequestBody) {
 fn headers_for_engine(
     request: &Request,
     content_type: HeaderValue,
-    trace: Option<&TraceHeaders>,
+    (trace, onward): &Carried,
 ) -> HeaderMap {
     let mut headers = headers::for_engine(request.headers());
     headers.insert(header::CONTENT_TYPE, content_type);
@@ -354,5 +358,10 @@ fn headers_for_engine(
     if let Some(trace) = trace {
         trace.replace_in(&mut headers);
     }
+    if !onward.is_empty() {
+        // Attempts on two lanes of another host are two requests there.
+        headers.remove(idempotency::HEADER);
+    }
+    headers.extend(onward.clone());
     headers
 }

@@ -19,6 +19,7 @@ use tracing::Span;
 use crate::attribution::{Attribution, joined};
 use crate::error::{DownLane, RouteError};
 use crate::failure::RETRY_LOST_ENGINE;
+use crate::forwarded::Forwarded;
 use crate::large_thread;
 use crate::models::{endpoint_not_supported, unknown_model};
 use crate::pipeline::Pipeline;
@@ -28,7 +29,7 @@ use crate::request_tracker::{Observed, RequestTracker};
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
-use crate::{guard, paths, proxying, rights, upload};
+use crate::{guard, headers, paths, proxying, rights, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -84,7 +85,8 @@ pub(crate) async fn decide(
     });
     let admitted = admitted.map_err(|error| tracker.refuse(&pipeline.meter, error));
     let (request, fleet) = admitted?;
-    let share = tracker.guard.limit_share(tracker.metering.queue_share());
+    let share = tracker.forwarded.limit_share(tracker.metering.queue_share());
+    let share = tracker.guard.limit_share(share);
     tracker.on(Event::Accepted { tenant: request.tenant(), share });
     let advisor = pipeline.advisor.load_full();
     let facts = facts(&request, tracker);
@@ -119,7 +121,15 @@ pub(crate) async fn decide(
     let decided = Event::Decided { decision, has_recovery: advisor.has_recovery() };
     let action = tracker.on(decided);
     let edited = edited?;
-    let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet)?;
+    let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet);
+    let slot_request = slot_request.map_err(|error| match error {
+        RouteError::NoLane { .. }
+            if tracker.forwarded.keeps_back(&fleet.topology, edited.model()) =>
+        {
+            RouteError::LoopDetected
+        }
+        error => error,
+    })?;
     let lanes_left = merged.lanes.iter().map(|(lane, _)| *lane).collect();
     Ok(RoutingDecision { attribution, lanes_left, advisor, request: edited, slot_request, turn })
 }
@@ -134,6 +144,9 @@ pub(crate) async fn accept(
     tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
     let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
+    let forwarded = Forwarded::read(&identity, &parts.headers, pipeline.fleet.host_id());
+    let identity = forwarded.identity(identity);
+    tracker.set_forwarded(forwarded);
     accept_from(pipeline, endpoint, (id, &identity), parts, body, tracker).await
 }
 
@@ -169,7 +182,7 @@ pub(crate) async fn accept_from(
     if let Some(turn) = turn {
         body = Box::pin(turn.begin(pipeline, body, identity, &mut earlier)).await?;
     }
-    let mut headers = detached(&parts.headers);
+    let mut headers = headers::detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
         // The body has been decoded.
         headers.remove(header::CONTENT_LENGTH);
@@ -187,6 +200,7 @@ pub(crate) async fn accept_from(
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(Arc::new((reservation, earlier)))),
         form,
+        hashed_model: tracker.forwarded.model.clone(),
         ..Head::default()
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
@@ -196,10 +210,10 @@ pub(crate) async fn accept_from(
     tracker.guard.set(constraint.clone());
     let request = request.with_constraint(constraint);
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
-    let fleet = guard::restricted(fleet, &request);
+    let fleet = tracker.forwarded.restricted(guard::restricted(fleet, &request));
     let fleet = proxying::restricted(fleet, &parts.extensions, &request)?;
     let fleet = bound(fleet, turn, endpoint);
-    check_model(&request, &fleet, &listener, &identity.rights)?;
+    check_model(&request, &fleet, &listener, (&identity.rights, &tracker.forwarded))?;
     check_translation(&request, &fleet)?;
     if let Some(turn) = turn {
         turn.accepted(&pipeline.responses)?;
@@ -322,24 +336,6 @@ fn down_lanes(merged: &Merged, view: &FleetView, fleet: &Fleet) -> Vec<DownLane>
         .collect()
 }
 
-/// Copies the headers, which are slices of the connection's read buffer and would keep all of it
-/// alive while the request is queued.
-fn detached(headers: &HeaderMap) -> HeaderMap {
-    // One buffer for all values.
-    let mut values = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
-    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
-        values.extend_from_slice(value.as_bytes());
-        let mut copy = HeaderValue::from_maybe_shared(values.split().freeze()).ok()?;
-        copy.set_sensitive(value.is_sensitive());
-        Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy))
-    };
-    let mut detached = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers.iter().filter_map(copy) {
-        detached.append(name, value);
-    }
-    detached
-}
-
 /// Checks that a request which all lanes would have to translate can be translated: no lane is
 /// loaded for one that cannot. Large requests are checked later, on a thread of their own.
 fn check_translation(request: &Request, fleet: &FleetView) -> Result<(), RouteError> {
@@ -358,7 +354,7 @@ fn check_model(
     request: &Request,
     fleet: &FleetView,
     listener: &ListenerSettings,
-    rights: &Rights,
+    (rights, forwarded): (&Rights, &Forwarded),
 ) -> Result<(), RouteError> {
     let (model, topology) = (request.model(), &fleet.topology);
     if topology.candidates(model).is_empty() {
@@ -376,6 +372,9 @@ fn check_model(
     if topology.candidates_for(model, endpoint).next().is_none() {
         if let Some(refused) = guard::no_lane(topology, request, endpoint) {
             return Err(refused.into());
+        }
+        if forwarded.keeps_back(topology, model) {
+            return Err(RouteError::LoopDetected);
         }
         let refused = rights::lane_not_allowed(topology, model, endpoint);
         let unsupported = || endpoint_not_supported(topology, listener, rights, model, endpoint);

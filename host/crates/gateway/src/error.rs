@@ -103,6 +103,8 @@ pub(crate) enum RouteError {
         .endpoint.path().unwrap_or("this endpoint")
     )]
     EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
+    #[error("the request has been on this or on too many hosts, and no lane of this host serves it")]
+    LoopDetected,
     #[error("no response with the id `{}`", excerpt(.id))]
     UnknownResponse { id: String },
     #[error("no earlier response with the id `{}`", excerpt(.id))]
@@ -284,6 +286,7 @@ impl RouteError {
             Self::Store(_) => ErrorCode::StoreUnavailable,
             Self::Rejected { .. } => return None,
             Self::NoLane { .. } => ErrorCode::NoLaneAvailable,
+            Self::LoopDetected => ErrorCode::LoopDetected,
             Self::Cancelled => ErrorCode::RequestCancelled,
             Self::Stopping => ErrorCode::Stopping,
             Self::BodyTimeout => ErrorCode::RequestTimeout,
@@ -366,6 +369,7 @@ impl RouteError {
             | Self::ListenerNotAllowed
             | Self::PeerKeyRequired
             | Self::PeerNotAllowed
+            | Self::LoopDetected
             | Self::InvalidHead(_)
             | Self::UnknownLane(_)
             | Self::LaneNotLoaded(_)

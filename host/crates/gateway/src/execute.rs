@@ -199,7 +199,8 @@ async fn consult(
 ) -> Action {
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
-    let mut fleet = guard::restricted(fleet, &decision.request);
+    let fleet = guard::restricted(fleet, &decision.request);
+    let mut fleet = tracker.forwarded.restricted(fleet);
     if let Some(proxy) = &tracker.proxy {
         fleet = proxy.restricted(fleet);
     }

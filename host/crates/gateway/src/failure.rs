@@ -216,6 +216,7 @@ impl AttemptError {
             Self::NotProxied => ErrorCode::NoLaneAvailable,
             Self::QueueLimit { refusal, .. } => ErrorCode::from(&**refusal),
             Self::Engine(error) => engine_code(error),
+            Self::Status { status: StatusCode::LOOP_DETECTED, .. } => ErrorCode::LoopDetected,
             Self::Status { status, .. } => {
                 let failure = EngineFailure::Status(status.as_u16());
                 match failure.trigger() == Some(Trigger::Overloaded) {

@@ -98,6 +98,24 @@ pub struct FromEngine;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EngineLength(pub(crate) u64);
 
+/// Copies the headers, which are slices of the connection's read buffer and would keep all of it
+/// alive while the request is queued.
+pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
+    // One buffer for all values.
+    let mut values = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        values.extend_from_slice(value.as_bytes());
+        let mut copy = HeaderValue::from_maybe_shared(values.split().freeze()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy))
+    };
+    let mut detached = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter().filter_map(copy) {
+        detached.append(name, value);
+    }
+    detached
+}
+
 /// Returns the client's headers for an engine. Credentials were removed when the request was
 /// parsed.
 pub(crate) fn for_engine(client: &HeaderMap) -> HeaderMap {

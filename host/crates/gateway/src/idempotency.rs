@@ -44,7 +44,7 @@ mod table;
 mod tests;
 
 /// The header with the key.
-const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// Maximum length of a key in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 

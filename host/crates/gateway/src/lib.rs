@@ -46,6 +46,7 @@ mod fair_permits;
 mod feed;
 mod finished;
 mod fleet_stream;
+mod forwarded;
 mod gateway;
 mod guard;
 mod guard_error;

@@ -45,6 +45,7 @@ pub(crate) use self::span::request_span;
 use crate::attribution::Attribution;
 use crate::decisions::Decisions;
 use crate::error::RouteError;
+use crate::forwarded::Forwarded;
 use crate::guard::RequestGuard;
 use crate::in_flight::InFlight;
 use crate::metering::{Meter, Metering, PathRequest};
@@ -78,6 +79,8 @@ pub(crate) struct RequestTracker {
     pub(crate) guard: RequestGuard,
     /// Sends the request; `None` if the host does.
     pub(crate) proxy: Option<Arc<ProxyContext>>,
+    /// What another host has said of the request. Boxed, because most have none.
+    pub(crate) forwarded: Box<Forwarded>,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -131,6 +134,7 @@ impl RequestTracker {
             attribution: None,
             guard,
             proxy: parts.extensions.get().cloned(),
+            forwarded: Box::default(),
             topology: None,
             failed: None,
             details: Details::new(pipeline, parts),

@@ -179,6 +179,11 @@ async fn accept(
     let id = view.topology.find(lane).ok_or_else(unknown)?;
     let info = view.topology.lane(id).ok_or_else(unknown)?;
     rights::check_engine_paths(&identity.rights, info)?;
+    if info.is_peer {
+        let hint = "ask its host, which has the engine".to_owned();
+        let (model, endpoint) = (lane.to_owned(), Endpoint::Other);
+        return Err(RouteError::EndpointNotSupported { model, endpoint, hint });
+    }
     // What an engine's own paths do is not known, so that guards for any endpoint apply to them.
     let (is_generating, endpoint) = (generates(&parts.method, path), endpoint_of(path));
     let of_guards = Some(endpoint).filter(|endpoint| *endpoint != Endpoint::Other);

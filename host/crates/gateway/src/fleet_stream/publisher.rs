@@ -1,7 +1,6 @@
 //! Makes the events of `GET /fleet`, once for all readers.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -39,8 +38,7 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(fleet: Fleet, name: String) -> Self {
-        // Random, from the keys that the standard library draws for each process.
-        let id = format!("{:016x}", RandomState::new().hash_one(()));
+        let id = fleet.host_id().to_owned();
         let software = env!("CARGO_PKG_VERSION").to_owned();
         Self {
             fleet,
@@ -137,7 +135,7 @@ impl Publisher {
             version: VERSION,
             generation: self.generation,
             host: self.host.clone(),
-            lanes: view.topology.lanes().iter().take(MAX_LANES).map(lane).collect(),
+            lanes: own_lanes(view).take(MAX_LANES).map(lane).collect(),
         })
     }
 
@@ -145,7 +143,7 @@ impl Publisher {
     fn changes(&mut self, view: &FleetView) -> Vec<LaneReport> {
         let mut statuses = None;
         let mut reports = Vec::new();
-        for stat in view.stats().take(MAX_LANES) {
+        for stat in own_lanes(view).filter_map(|lane| view.stat(lane.id)).take(MAX_LANES) {
             let cursor = self.digests.get(&stat.id).copied().unwrap_or_default();
             let digest = self.fleet.prefix_index().digest(stat.id, cursor);
             let same = self.sent.get(&stat.id).is_some_and(|sent| is_same(sent, &stat));
@@ -161,6 +159,11 @@ impl Publisher {
         }
         reports
     }
+}
+
+/// Returns the lanes of this host. Those that it has from others are theirs to tell of.
+fn own_lanes(view: &FleetView) -> impl Iterator<Item = &LaneInfo> {
+    view.topology.lanes().iter().filter(|lane| !lane.is_peer)
 }
 
 /// Returns true if a report would say the same. The age of metrics changes all the time, and a

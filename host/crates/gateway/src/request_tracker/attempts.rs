@@ -1,14 +1,45 @@
 //! What each attempt of a request needs before it is sent.
 
-use pointsman_domain::SlotRequest;
+use http::HeaderMap;
+use pointsman_domain::{RequestView as _, SlotRequest};
 use pointsman_fleet::{Fleet, Lease};
 use pointsman_openai::Request;
 
 use super::RequestTracker;
 use crate::failure::AttemptError;
+use crate::forwarded::{Forwarded, Onward};
 use crate::proxying::Proxied;
 
 impl RequestTracker {
+    /// Notes what another host has said of the request.
+    pub(crate) fn set_forwarded(&mut self, forwarded: Forwarded) {
+        if let Some(deadline) = forwarded.deadline {
+            self.flow.limit_deadline(deadline);
+        }
+        *self.forwarded = forwarded;
+    }
+
+    /// Returns what another host has to know of a request that it gets; nothing for an engine.
+    pub(crate) fn onward_headers(
+        &self,
+        fleet: &Fleet,
+        lease: &Lease,
+        request: &Request,
+    ) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if lease.is_peer() {
+            let onward = Onward {
+                host: fleet.host_id(),
+                priority: lease.priority(),
+                deadline: self.flow.time_left(self.age()),
+                tenant: request.tenant(),
+                model: request.model(),
+            };
+            self.forwarded.set_onward(&onward, &mut headers);
+        }
+        headers
+    }
+
     /// Waits for a slot.
     ///
     /// # Errors

@@ -26,8 +26,9 @@ impl Request {
     /// writes the same text in the same way every time.
     pub fn prompt_hashes(&self, hasher: &PromptHasher) -> &PromptHashes {
         self.parsed.prompt_hashes.get_or_init(|| {
+            let model = self.head.hashed_model.as_deref().unwrap_or(&self.parsed.model);
             self.hashed_parts()
-                .map_or_else(PromptHashes::default, |parts| hasher.hash(&self.parsed.model, parts))
+                .map_or_else(PromptHashes::default, |parts| hasher.hash(model, parts))
         })
     }
 

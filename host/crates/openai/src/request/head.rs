@@ -37,6 +37,8 @@ pub struct Head {
     /// The model name for responses, whatever becomes of that in the body; `None` before parsing,
     /// for the name in the body.
     pub response_model: Option<String>,
+    /// The model name by which the prompt is hashed; `None` for that of the request.
+    pub hashed_model: Option<String>,
     /// The id of the response, if it is one that the host names and keeps.
     pub response_id: Option<String>,
     /// The query of the request for external engines; empty for none.
