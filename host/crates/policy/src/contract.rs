@@ -15,6 +15,7 @@ pub(crate) mod live_api;
 pub(crate) mod replay_log;
 pub(crate) mod rules;
 pub(crate) mod shared;
+pub(crate) mod shared_state;
 pub(crate) mod state;
 pub(crate) mod state_backing;
 pub(crate) mod state_store;

@@ -45,6 +45,7 @@ pub use chain::cases::fleet::CaseFleet;
 pub use chain::cases::{CaseRequest, CaseResult, CaseTrace, FactsOf, case_schema};
 pub use contract::captured_log::LogLine;
 pub use contract::replay_log::{Differing, Gap, Missing};
+pub use contract::shared_state::{SharedState, StateSharing};
 pub use contract::state_backing::{
     StateBacking, StateBackingError, StateChanges, StateEntry, StateValue,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::units;
 use pointsman_spec::{
     CanaryBy, JudgedOutcome, JudgedOutcomes, LimitError, OnError, PolicySource, PolicySpec,
-    Probation, Rollout, Settings, VersionNumberError, check_deadline, check_memory,
+    Probation, Rollout, Settings, StateScope, VersionNumberError, check_deadline, check_memory,
 };
 
 use crate::diagnostics::{Code, Problem};
@@ -78,6 +78,8 @@ fn read_policy(
     let probation = read_probation(&section.section("probation"));
     let version = |text: &str| text.parse().map_err(|error: VersionNumberError| error.to_string());
     let min_version = section.parsed("min-version", version);
+    let scopes = [("local", StateScope::Local), ("shared", StateScope::Shared)];
+    let state = section.choice("state", &scopes, StateScope::Local);
     let place = place(section, name.unwrap_or_default());
     section.report_unknown();
     let PolicyPlace { dir, source } = place?;
@@ -90,6 +92,7 @@ fn read_policy(
         rollout,
         probation,
         min_version,
+        state,
         settings,
         ..spec
     })

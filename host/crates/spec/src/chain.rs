@@ -156,6 +156,8 @@ pub struct PolicySpec {
     pub probation: Probation,
     /// The earliest version that is loaded.
     pub min_version: Option<VersionNumber>,
+    /// The hosts that share its state.
+    pub state: StateScope,
     /// The settings of its versions.
     pub settings: Settings,
 }
@@ -173,9 +175,20 @@ impl PolicySpec {
             rollout: Rollout::default(),
             probation: Probation::default(),
             min_version: None,
+            state: StateScope::default(),
             settings: Settings::default(),
         }
     }
+}
+
+/// The hosts that share the state of a policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StateScope {
+    /// Each host has a state of its own.
+    #[default]
+    Local,
+    /// All hosts with the same store share it.
+    Shared,
 }
 
 /// The configuration of a chain.

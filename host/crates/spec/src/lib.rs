@@ -12,7 +12,9 @@ mod public_key;
 mod registry;
 mod version_number;
 
-pub use self::chain::{CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings};
+pub use self::chain::{
+    CanaryBy, ChainSpec, OnError, PolicySpec, Probation, Rollout, Settings, StateScope,
+};
 pub use self::hook::Hook;
 pub use self::judged::{JudgedOutcome, JudgedOutcomes};
 pub use self::limits::{LimitError, MAX_DEADLINE, MAX_MEMORY_BYTES, check_deadline, check_memory};

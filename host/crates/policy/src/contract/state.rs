@@ -1,16 +1,20 @@
 //! The key-value state of a policy: shared by its versions and bounded by eviction.
 //!
-//! It has two backends with the same limits. The one of a host is concurrent and uses real time.
-//! The one of a dry run uses a virtual clock, and its evictions only depend on the operations.
+//! It has three backends with the same limits for keys and values. The one of a host is concurrent
+//! and uses real time. The one of a dry run uses a virtual clock, and its evictions only depend on
+//! the operations. One that several hosts share is elsewhere.
 
 mod concurrent;
 mod deterministic;
 mod dirty;
 pub(crate) mod entry;
 
+use std::sync::Arc;
+
 use self::concurrent::Concurrent;
 use self::deterministic::Deterministic;
 use crate::clock::Clock;
+use crate::contract::shared_state::SharedState;
 use crate::contract::state::entry::StateError;
 use crate::contract::state_backing::{StateChanges, StateEntry};
 
@@ -27,6 +31,7 @@ pub(crate) struct State(Backend);
 enum Backend {
     Concurrent(Concurrent),
     Deterministic(Deterministic),
+    Shared(Arc<dyn SharedState>),
 }
 
 impl Default for State {
@@ -41,11 +46,19 @@ impl State {
         Self(Backend::Deterministic(Deterministic::new(clock)))
     }
 
+    /// Creates a state that several hosts share.
+    pub(crate) fn shared(state: Arc<dyn SharedState>) -> Self {
+        Self(Backend::Shared(state))
+    }
+
     /// Returns a state with the same entries, which is independent of this one and not durable.
     pub(crate) fn copy(&self) -> Self {
         Self(match &self.0 {
             Backend::Concurrent(entries) => Backend::Concurrent(entries.copy()),
             Backend::Deterministic(entries) => Backend::Deterministic(entries.copy()),
+            Backend::Shared(state) => {
+                Backend::Concurrent(Concurrent::with_entries(state.entries()))
+            }
         })
     }
 
@@ -54,6 +67,7 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.get(key),
             Backend::Deterministic(entries) => entries.get(key),
+            Backend::Shared(state) => state.get(key),
         }
     }
 
@@ -64,6 +78,7 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.put(key, value, ttl_ms),
             Backend::Deterministic(entries) => entries.put(&key, value, ttl_ms),
+            Backend::Shared(state) => state.put(&key, value, ttl_ms),
         }
         Ok(())
     }
@@ -72,6 +87,7 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.delete(key),
             Backend::Deterministic(entries) => entries.delete(key),
+            Backend::Shared(state) => state.delete(key),
         }
     }
 
@@ -82,18 +98,27 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.increment(key, by, ttl_ms),
             Backend::Deterministic(entries) => entries.increment(&key, by, ttl_ms),
+            Backend::Shared(state) => {
+                state.increment(&key, by, ttl_ms).ok_or(StateError::NotACounter)
+            }
         }
     }
 }
 
-/// What is durable: the state of a host, once it was restored. That of a dry run is not.
+/// What is durable: the state of a host, once it was restored. That of a dry run is not, and a shared
+/// one outlives the host without its help.
 impl State {
     /// Adds entries of an earlier process, and saves changes from now on.
     pub(crate) fn restore(&self, entries: Vec<StateEntry>) {
         match &self.0 {
             Backend::Concurrent(own) => own.restore(entries),
-            Backend::Deterministic(_) => {}
+            Backend::Deterministic(_) | Backend::Shared(_) => {}
         }
+    }
+
+    /// Returns true if other hosts share it.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Backend::Shared(_))
     }
 
     /// Returns true if changes are saved.
@@ -101,6 +126,7 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.is_durable(),
             Backend::Deterministic(_) => false,
+            Backend::Shared(_) => true,
         }
     }
 
@@ -109,7 +135,7 @@ impl State {
     pub(crate) fn take_changes(&self) -> Option<StateChanges> {
         match &self.0 {
             Backend::Concurrent(entries) => entries.take_changes(),
-            Backend::Deterministic(_) => None,
+            Backend::Deterministic(_) | Backend::Shared(_) => None,
         }
     }
 
@@ -117,7 +143,7 @@ impl State {
     pub(crate) fn mark_again(&self, changes: &StateChanges) {
         match &self.0 {
             Backend::Concurrent(entries) => entries.mark_again(changes),
-            Backend::Deterministic(_) => {}
+            Backend::Deterministic(_) | Backend::Shared(_) => {}
         }
     }
 
@@ -126,6 +152,7 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.entries(),
             Backend::Deterministic(_) => Vec::new(),
+            Backend::Shared(state) => state.entries(),
         }
     }
 
@@ -134,6 +161,9 @@ impl State {
         match &self.0 {
             Backend::Concurrent(entries) => entries.clear(),
             Backend::Deterministic(_) => {}
+            Backend::Shared(state) => {
+                state.entries().iter().for_each(|entry| state.delete(&entry.key));
+            }
         }
     }
 }

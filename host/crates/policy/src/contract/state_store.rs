@@ -1,10 +1,12 @@
 //! The states of all policies of a process.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use pointsman_spec::StateScope;
 
+use crate::contract::shared_state::StateSharing;
 use crate::contract::state::State;
 use crate::contract::state_backing::{StateBacking, StateBackingError, StateChanges, StateEntry};
 
@@ -14,6 +16,9 @@ use crate::contract::state_backing::{StateBacking, StateBackingError, StateChang
 pub(crate) struct StateStore {
     states: Mutex<HashMap<String, Arc<State>>>,
     backing: OnceLock<Arc<dyn StateBacking>>,
+    sharing: OnceLock<Arc<dyn StateSharing>>,
+    /// The policies whose states are shared.
+    shared: Mutex<HashSet<String>>,
     /// Held while changes are saved: an earlier value must not be written after a later one.
     saving: Mutex<()>,
 }
@@ -34,18 +39,33 @@ pub struct StateSummary {
 }
 
 impl StateStore {
-    /// Returns the state of a policy, which all its versions share. May read it from the backing.
+    /// Returns the state of a policy, which all its versions share. May read it from where it is
+    /// kept. Its scope then counts until the process ends.
     pub(crate) fn state_of(&self, policy: &str) -> Arc<State> {
         let mut states = self.states.lock();
         if let Some(state) = states.get(policy) {
             return Arc::clone(state);
         }
-        let state = Arc::<State>::default();
-        if let Some(backing) = self.backing.get() {
+        let is_shared = self.shared.lock().contains(policy);
+        let sharing = self.sharing.get().filter(|_| is_shared);
+        let state = match sharing {
+            Some(sharing) => Arc::new(State::shared(sharing.open(policy))),
+            None => Arc::default(),
+        };
+        if let (Some(backing), None) = (self.backing.get(), sharing) {
             restore(&**backing, policy, &state);
         }
         states.insert(policy.to_owned(), Arc::clone(&state));
         state
+    }
+
+    /// Notes the scope of a policy whose state is created later.
+    pub(crate) fn set_scope(&self, policy: &str, scope: StateScope) {
+        let mut shared = self.shared.lock();
+        match scope {
+            StateScope::Shared => shared.insert(policy.to_owned()),
+            StateScope::Local => shared.remove(policy),
+        };
     }
 
     /// Makes the states durable, and restores those of an earlier process. Blocks.
@@ -53,7 +73,15 @@ impl StateStore {
         // Locked, so that no state is created without what the backing has of it.
         let states = self.states.lock();
         let backing = self.backing.get_or_init(|| backing);
-        states.iter().for_each(|(policy, state)| restore(&**backing, policy, state));
+        let own = states.iter().filter(|(_, state)| !state.is_shared());
+        own.for_each(|(policy, state)| restore(&**backing, policy, state));
+    }
+
+    /// Lets policies that are loaded from now on, and have that scope, share their states with other
+    /// hosts.
+    pub(crate) fn share(&self, sharing: Arc<dyn StateSharing>) {
+        // Only the first one counts: a host has one store.
+        self.sharing.get_or_init(|| sharing);
     }
 
     /// Saves what has changed since the last call, and returns the number of changed entries.
@@ -166,5 +194,7 @@ fn restore(backing: &dyn StateBacking, policy: &str, state: &State) {
     }
 }
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

@@ -102,6 +102,23 @@ impl Concurrent {
         copy
     }
 
+    /// Creates a state with entries, of which changes are not saved.
+    pub(super) fn with_entries(entries: Vec<StateEntry>) -> Self {
+        let (state, now) = (Self::default(), now_ms());
+        for StateEntry { key, value, expires_ms } in entries {
+            let ttl = expires_ms.map(|at| Duration::from_millis(at.saturating_sub(now)));
+            let value = match value {
+                StateValue::Bytes(bytes) => Value::Bytes(bytes.into()),
+                StateValue::Counter(count) => Value::Counter(Arc::new(Counter {
+                    value: AtomicI64::new(count),
+                    is_marked: AtomicBool::new(false),
+                })),
+            };
+            state.entries.insert(key, Entry { value, ttl, expires_ms });
+        }
+        state
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {
         Some(match self.entries.get(key)?.value {
             Value::Bytes(bytes) => bytes.to_vec(),

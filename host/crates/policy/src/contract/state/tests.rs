@@ -16,6 +16,7 @@ fn bytes(state: &State) -> u64 {
     match &state.0 {
         Backend::Concurrent(entries) => entries.bytes(),
         Backend::Deterministic(entries) => entries.bytes(),
+        Backend::Shared(_) => unreachable!("not created here"),
     }
 }
 

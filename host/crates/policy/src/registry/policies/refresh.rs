@@ -122,6 +122,7 @@ impl Policies {
         is_shadow: bool,
     ) -> Result<Version, LoadError> {
         let artifact = PolicyArtifact::load(&self.runtime, bundle)?;
+        self.runtime.states.set_scope(&policy.name, policy.state);
         let state =
             if is_shadow { Arc::default() } else { self.runtime.states.state_of(&policy.name) };
         let config = VersionConfig::new(&self.runtime, bundle, settings);

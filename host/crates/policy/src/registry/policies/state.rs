@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::contract::shared_state::StateSharing;
 use crate::contract::state_backing::{StateBacking, StateBackingError, StateEntry};
 use crate::contract::state_store::StateSummary;
 use crate::registry::policies::Policies;
@@ -11,6 +12,12 @@ impl Policies {
     /// before the first request is decided. Blocks.
     pub fn attach_state(&self, backing: Arc<dyn StateBacking>) {
         self.runtime.states.attach(backing);
+    }
+
+    /// Lets policies share their states with other hosts, as far as they are configured so. Call it
+    /// before the first policy is loaded.
+    pub fn share_state(&self, sharing: Arc<dyn StateSharing>) {
+        self.runtime.states.share(sharing);
     }
 
     /// Saves what has changed in the states since the last call, and returns the number of changed
