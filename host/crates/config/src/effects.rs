@@ -185,6 +185,7 @@ pub const EFFECTS: &[KeyGroup] = &[
             "min-version",
         ],
     ),
+    group("policies.chain", Effect::Handover, &["state"]),
     group("policies.chain.canary", Effect::Now, &["share", "by"]),
     group(
         "policies.chain.probation",
@@ -233,6 +234,22 @@ pub const EFFECTS: &[KeyGroup] = &[
         &["max-response", "max-tenant-bytes", "max-bytes", "max-entries", "max-age"],
     ),
     group("usage", Effect::Now, &["keep", "max-rows"]),
+    group(
+        "shared-state",
+        Effect::Handover,
+        &[
+            "url",
+            "url-env",
+            "url-file",
+            "cluster",
+            "ca-file",
+            "prefix",
+            "interval",
+            "max-pending",
+            "replicas",
+        ],
+    ),
+    group("shared-state.sentinel", Effect::Handover, &["urls", "master"]),
     group(
         "records",
         Effect::Now,

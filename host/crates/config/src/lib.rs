@@ -27,6 +27,7 @@ mod registries;
 mod responses;
 mod schema;
 mod server;
+mod shared_state;
 mod state;
 mod telemetry;
 mod tokens;
@@ -63,6 +64,7 @@ pub use self::policies::PolicyLocation;
 pub use self::responses::Responses;
 pub use self::schema::schema;
 pub use self::server::{Idempotency, ResponseModel, Server};
+pub use self::shared_state::{SharedAddress, SharedState};
 pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;
@@ -94,6 +96,8 @@ pub struct Config {
     pub responses: Responses,
     /// How much is kept of what was used.
     pub usage: Usage,
+    /// The store that several hosts share, if there is one.
+    pub shared_state: Option<SharedState>,
     /// Settings of decision records, if they are enabled.
     pub records: Option<pointsman_record::Settings>,
     /// Where the admin API listens.
@@ -200,12 +204,18 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let console = console::read(&root.section("console"), &admin);
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
     let registries = registries::read(root, folder);
-    let policies =
-        policies::read(root.section("policies"), folder, state_dir.as_deref(), registries);
+    let policies = policies::read(
+        root.section("policies"),
+        folder,
+        state_dir.as_deref(),
+        root.has("shared-state"),
+        registries,
+    );
     let guards = guards::read(root);
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let responses = responses::read(&root.section("responses"));
     let usage = usage::read(&root.section("usage"));
+    let shared_state = shared_state::read(root, folder);
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
@@ -252,6 +262,7 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         guards,
         responses,
         usage,
+        shared_state,
         records,
         admin,
         console,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::OnConflict;
 use pointsman_files::read_regular_text;
 use pointsman_settings::{Code, Location, PolicyPlace, Section, chain};
-use pointsman_spec::{ChainSpec, PublicKey, RegistrySettings};
+use pointsman_spec::{ChainSpec, PolicySpec, PublicKey, RegistrySettings, StateScope};
 
 use super::folders::default_cache;
 use super::{Policies, registries};
@@ -23,11 +23,13 @@ pub struct PolicyLocation {
     pub config: Location,
 }
 
-/// Reads the section. `state` is the state directory.
+/// Reads the section. `state` is the state directory; `has_store` is true if there is one for
+/// shared states.
 pub(super) fn read(
     section: Section<'_>,
     folder: &Path,
     state: Option<&Path>,
+    has_store: bool,
     registries: Vec<RegistrySettings>,
 ) -> Policies {
     let dir = folder.join(section.string("dir").unwrap_or("policies"));
@@ -56,6 +58,9 @@ pub(super) fn read(
         }
     };
     let chain = chain(&entries, place);
+    if !has_store {
+        report_unshared(&chain, &entries);
+    }
     let signers: Vec<(String, PublicKey)> = section
         .sections("signers")
         .iter()
@@ -78,6 +83,17 @@ pub(super) fn read(
         registries,
     };
     Policies { cache, dir, poll_interval, chain, locations }
+}
+
+/// Reports policies that share their state without a store to do so.
+fn report_unshared(chain: &[PolicySpec], entries: &[Section<'_>]) {
+    for policy in chain.iter().filter(|policy| policy.state == StateScope::Shared) {
+        let entry = entries.iter().find(|entry| entry.string("name") == Some(&policy.name));
+        if let Some(entry) = entry {
+            let message = "needs a store; add [shared-state] with its `url`";
+            entry.error_at("state", Code::Conflict.with(message));
+        }
+    }
 }
 
 /// Reads the name and the public key of a trusted signer.

@@ -10,6 +10,7 @@ mod peers;
 mod pick;
 mod schema;
 mod security_page;
+mod shared_state;
 mod tokens;
 mod variables;
 
