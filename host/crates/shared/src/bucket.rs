@@ -230,15 +230,14 @@ impl Bucket {
             self.remove(&id);
         }
         if !self.entries.contains_key(&id) {
-            let mut cell = new();
-            cell.usage().touch(now);
             self.weight += key.len() + ENTRY_OVERHEAD;
             self.make_room(now);
-            self.entries.insert((kind, Arc::clone(&id.1)), cell);
         }
-        self.list((kind, Arc::clone(&id.1)));
-        let cell = self.entries.entry(id).or_insert_with(|| unreachable!("inserted above"));
+        let cell = self.entries.entry((kind, Arc::clone(&id.1))).or_insert_with(new);
         cell.usage().touch(now);
+        if !std::mem::replace(&mut cell.usage().is_listed, true) {
+            self.active.push_back(id);
+        }
         cell
     }
 

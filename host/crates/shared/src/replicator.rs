@@ -43,7 +43,7 @@ impl Replicator {
     /// Starts the thread. Does not wait for the store, which need not be available.
     ///
     /// # Errors
-    /// If the settings are invalid, or there is no thread.
+    /// If the settings are invalid, or the thread cannot be created.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         settings.validate()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -86,7 +86,7 @@ impl Replicator {
         self.0.status.status(self.0.replica.now().mono, pending, dropped)
     }
 
-    /// Makes a last round, and ends the thread. Blocks for three seconds at most.
+    /// Makes a last round, and ends the thread. Blocks for a second or so at most.
     pub fn finish(&self) {
         self.0.stop.send_replace(true);
         if let Some(thread) = self.0.thread.lock().take() {

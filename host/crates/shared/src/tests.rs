@@ -188,7 +188,7 @@ proptest! {
                 Step::Pass(ms) => pass(ms, &mut store, &mut hosts),
             }
         }
-        // An entry that nobody uses is not refreshed; a use asks for it.
+        // An entry that is not used is not refreshed; a use asks for it.
         for key in 0..3u8 {
             for host in &mut hosts {
                 host.total(&key.to_string());

@@ -60,13 +60,21 @@ impl Worker {
         let mut ticks = interval(self.settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let step = async {
+                ticks.tick().await;
+                self.step().await;
+            };
             let is_over = tokio::select! {
-                _ = ticks.tick() => false,
+                () = step => false,
                 // Fails if the replicator was dropped, which ends it as well.
                 _ = stop.wait_for(|is_over| *is_over) => true,
             };
-            self.step().await;
             if is_over {
+                // What an aborted round has sent is sent again, which counts once. A store that is
+                // not connected gets no more time.
+                if self.link.connection.is_some() {
+                    self.step().await;
+                }
                 return;
             }
         }
