@@ -12,9 +12,7 @@ use pointsman_gateway::{
     AuditLog, Drain, Feed, Gateway, GatewayMetrics, GatewayParts, PolicyAdmin, RequestObserver,
     StatusPart,
 };
-use pointsman_policy::{
-    Allocator, Compiler, FleetLink, Policies, PolicyMetrics, Runtime, RuntimeSettings,
-};
+use pointsman_policy::{FleetLink, Policies, PolicyMetrics};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
@@ -34,8 +32,8 @@ use crate::stop_limits::StopLimits;
 use crate::telemetry::{LogControl, Observer};
 use crate::tokens::TokenKeys;
 use crate::{
-    admin, facts, gateway_settings, guards, inherited, policy_state, service_manager, shutdown,
-    state, store, telemetry, usage,
+    admin, gateway_settings, guards, inherited, policy_start, policy_state, service_manager,
+    shared_state, shutdown, state, store, telemetry, usage,
 };
 use pointsman_config::Config;
 
@@ -131,8 +129,10 @@ async fn run(
     // Clients are answered from here on, unless the host before still does that.
     let mut early = EarlyConnections::default();
     let sources = PolicySources::new(&mut registry);
+    let shared = shared_state::start(config.shared_state.as_ref(), &mut registry)?;
     let metrics = PolicyMetrics::register(&mut registry);
-    let load = load_policies(&config.policies, metrics, Arc::clone(&sources));
+    let load =
+        policy_start::load(&config.policies, metrics, (Arc::clone(&sources), shared.clone()));
     let early_listeners = if take_over.is_some() { &[] } else { listeners.as_slice() };
     let mut step = Step { early: &mut early, listeners: early_listeners, signals: &mut signals };
     let Some(policies) = step.finish("policies were loaded", load).await? else { return Ok(()) };
@@ -287,6 +287,7 @@ async fn run(
         records,
         usage: metered.writer,
         states,
+        shared,
         store,
     };
     shutdown::run(running, inheritance, signals).await
@@ -322,36 +323,6 @@ impl Step<'_> {
             }
         }
     }
-}
-
-/// Loads the policies, on a blocking thread. A policy that cannot be loaded does not keep the host
-/// from serving: its `on-error` mode applies.
-async fn load_policies(
-    config: &pointsman_config::Policies,
-    metrics: Arc<PolicyMetrics>,
-    sources: Arc<PolicySources>,
-) -> Result<Arc<Policies>> {
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    let settings = RuntimeSettings {
-        cache_dir: config.cache.clone(),
-        compiler: Compiler::this_program(),
-        allocator: Allocator::Auto,
-        warm_instances: workers.min(16),
-        ..RuntimeSettings::default()
-    };
-    let mut chain = config.chain.clone();
-    if chain.policies.is_empty() {
-        tracing::info!("no policies configured; using built-in routing");
-    }
-    let load = move || -> Result<Arc<Policies>> {
-        let runtime = Runtime::new(settings)?;
-        let policies = Policies::new(&runtime, &metrics, Box::new(facts::from_case))
-            .context("failed to spawn the policy threads")?;
-        sources.prepare(&mut chain);
-        policies.apply(chain);
-        Ok(policies)
-    };
-    tokio::task::spawn_blocking(load).await.context("failed to load the policies")?
 }
 
 /// Returns the access to lanes that policies have outside of requests: reading their state and

@@ -13,7 +13,7 @@ use pointsman_policy::{ChainSpec, Change, InvalidConfig, LoadError, Policies};
 use crate::cli::Check;
 use crate::key_source::KeySource;
 use crate::output::print;
-use crate::{chains, guards, listeners, registry, reload_command, tokens};
+use crate::{chains, guards, listeners, registry, reload_command, shared_state, tokens};
 use pointsman_config::Config;
 
 /// The errors of policies that cannot be loaded.
@@ -34,6 +34,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys = KeySource::load(&check.config, &config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
+    let shared = shared_state::describe(config.shared_state.as_ref())?;
     let chain = chains::to_check(config.policies.cache.clone())?;
     let hide = |text| config.variables.iter().fold(text, |text, found| found.hide_in(text));
     let failures: Vec<String> =
@@ -59,7 +60,7 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys_line = keys.keys_file().map(|file| format!("keys: {}", file.display()));
     let guards = guards::warnings(&config).into_iter().chain(guards::unknown_names(&config, &keys));
     let guards = guards.map(|warning| format!("warning: {warning}"));
-    let lines = on_failure.chain(keys_line).chain(tokens).chain(guards).chain(lines);
+    let lines = on_failure.chain(keys_line).chain(tokens).chain(shared).chain(guards).chain(lines);
     let lines = lines.chain(report::variables(&config.variables));
     let lines: String = lines.map(|line| format!("  {}\n", hide(line))).collect();
     if !check.json {
@@ -82,7 +83,9 @@ pub(crate) fn errors(file: &Path, config: &Config) -> Result<Vec<String>> {
     let tls = tls.err().map(|error| error.to_string());
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref());
     let tokens = tokens.err().map(|error| format!("{error:#}"));
-    let mut errors: Vec<String> = [keys, tls, tokens].into_iter().flatten().collect();
+    let shared = shared_state::describe(config.shared_state.as_ref());
+    let shared = shared.err().map(|error| format!("{error:#}"));
+    let mut errors: Vec<String> = [keys, tls, tokens, shared].into_iter().flatten().collect();
     let chain = chains::to_check(config.policies.cache.clone())?;
     errors.extend(load_policies(file, config, &chain));
     Ok(errors)

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::policy_state::StateWriter;
 use crate::records::Records;
 use crate::reload::Reloader;
+use crate::shared_state::SharedStates;
 use crate::stop_limits::{
     ABORT_TIMEOUT, CLOSE_TIMEOUT, RECORDS_TIMEOUT, STORE_TIMEOUT, StopLimits,
 };
@@ -95,6 +96,8 @@ pub(crate) struct Running {
     pub(crate) usage: UsageWriter,
     /// Writes the states of policies.
     pub(crate) states: Option<StateWriter>,
+    /// What is shared with other hosts.
+    pub(crate) shared: Option<SharedStates>,
     /// What outlives the restart.
     pub(crate) store: Store,
 }
@@ -172,17 +175,25 @@ impl Running {
             self.server.shutdown().await;
         }
         finish_records(self.records.take_writer()).await;
-        finish_store(self.usage, self.states, self.store).await;
+        finish_store(self.usage, self.states, self.shared, self.store).await;
     }
 }
 
 /// Waits until the usage, the states of policies and what is queued for the store are written. All
 /// requests have ended.
-pub(crate) async fn finish_store(usage: UsageWriter, states: Option<StateWriter>, store: Store) {
+pub(crate) async fn finish_store(
+    usage: UsageWriter,
+    states: Option<StateWriter>,
+    shared: Option<SharedStates>,
+    store: Store,
+) {
     let flush = tokio::task::spawn_blocking(move || {
         usage.finish();
         if let Some(states) = states {
             states.finish();
+        }
+        if let Some(shared) = shared {
+            shared.finish();
         }
         store.flush();
     });

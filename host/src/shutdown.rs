@@ -105,6 +105,6 @@ async fn stop(mut running: Running, name: &str, mut signals: Signals) {
         running.server.shutdown().await;
     }
     finish_records(running.records.take_writer()).await;
-    finish_store(running.usage, running.states, running.store).await;
+    finish_store(running.usage, running.states, running.shared, running.store).await;
     tracing::info!("stopped");
 }
