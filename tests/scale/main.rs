@@ -6,5 +6,7 @@ mod fleet_streams;
 mod envoy;
 mod pick;
 mod registry;
+mod redis;
+mod shared;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");
