@@ -189,6 +189,11 @@ async fn run(
     if picks.is_some() {
         settings = gateway_settings::of_picker(&config, settings);
     }
+    let address = listeners.first().map(|bound| bound.address.to_string()).unwrap_or_default();
+    let requests = shared.as_ref().map(|shared| {
+        shared.share_limits(&metered.accounts);
+        shared.requests(&address)
+    });
     let gateway = Gateway::new(GatewayParts {
         settings: settings.clone(),
         keys: tokens.added_to(keys),
@@ -205,7 +210,7 @@ async fn run(
         metrics: GatewayMetrics::register(&mut registry),
         registry,
         store: store.clone(),
-        shared: None,
+        shared: requests,
         drain: drain.clone(),
     });
     if let Some(observer) = source.observer {

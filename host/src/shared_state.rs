@@ -4,6 +4,8 @@
 //! and `check` say which feature is missing.
 
 #[cfg(feature = "shared-state")]
+mod hosts;
+#[cfg(feature = "shared-state")]
 mod metrics;
 #[cfg(feature = "shared-state")]
 mod policies;
@@ -65,6 +67,8 @@ const EXAMPLE_RATE: f64 = 100.0;
 mod disabled {
     use super::{Config, FeatureMissing};
     use anyhow::Result;
+    use pointsman_access::Accounts;
+    use pointsman_gateway::SharedHosts;
     use pointsman_policy::Policies;
     use prometheus_client::registry::Registry;
 
@@ -85,6 +89,14 @@ mod disabled {
             match *self {}
         }
 
+        pub(crate) fn share_limits(&self, _: &Accounts) {
+            match *self {}
+        }
+
+        pub(crate) fn requests(&self, _: &str) -> SharedHosts {
+            match *self {}
+        }
+
         pub(crate) fn finish(&self) {
             match *self {}
         }
@@ -96,23 +108,30 @@ mod enabled {
     use std::sync::Arc;
 
     use anyhow::{Context as _, Result};
+    use pointsman_access::Accounts;
     use pointsman_config::SharedAddress;
+    use pointsman_gateway::SharedHosts;
     use pointsman_policy::Policies;
-    use pointsman_shared::{Address, Replicator, Settings};
+    use pointsman_shared::{Address, Direct, Replicator, Settings};
     use prometheus_client::registry::Registry;
 
+    use super::hosts::{self, RequestStore};
     use super::policies::SharedPolicies;
     use super::{Config, metrics};
 
     /// What this host shares with others.
     #[derive(Debug, Clone)]
-    pub(crate) struct SharedStates(Replicator);
+    pub(crate) struct SharedStates {
+        replicator: Replicator,
+        requests: Arc<RequestStore>,
+    }
 
     impl SharedStates {
         pub(super) fn start(config: &Config, registry: &mut Registry) -> Result<Self> {
+            let direct = Direct::new(settings(config)).context("[shared-state]")?;
             let replicator = Replicator::start(settings(config)).context("[shared-state]")?;
             metrics::register(registry, &replicator);
-            Ok(Self(replicator))
+            Ok(Self { replicator, requests: Arc::new(RequestStore(direct)) })
         }
 
         /// Checks the settings, and returns by how much a limit is exceeded at most, for one request
@@ -124,12 +143,23 @@ mod enabled {
 
         /// Lets policies share their states. Call it before the first policy is loaded.
         pub(crate) fn attach(&self, policies: &Policies) {
-            policies.share_state(Arc::new(SharedPolicies::new(self.0.clone())));
+            policies.share_state(Arc::new(SharedPolicies::new(self.replicator.clone())));
+        }
+
+        /// Counts limits of keys together with other hosts. Call it before the first request.
+        pub(crate) fn share_limits(&self, accounts: &Accounts) {
+            accounts.share(hosts::counters(&self.replicator));
+        }
+
+        /// Returns what hosts know together of requests. `address` is where this host listens.
+        pub(crate) fn requests(&self, address: &str) -> SharedHosts {
+            let store = Arc::clone(&self.requests);
+            SharedHosts { store, host: hosts::name_of_host(address).into() }
         }
 
         /// Sends what is left. Blocks for some seconds at most.
         pub(crate) fn finish(&self) {
-            self.0.finish();
+            self.replicator.finish();
         }
     }
 

@@ -2,11 +2,12 @@
 //! `cargo xtask test --scale`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-mod fleet_streams;
 mod envoy;
+mod fleet_streams;
+mod limits;
 mod pick;
-mod registry;
 mod redis;
+mod registry;
 mod shared;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");

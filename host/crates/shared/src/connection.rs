@@ -44,12 +44,13 @@ impl StoreError {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Connection {
     Node(MultiplexedConnection),
     Cluster(Cluster),
 }
 
+#[derive(Clone)]
 pub(crate) struct Cluster(ClusterConnection);
 
 impl std::fmt::Debug for Cluster {
@@ -100,7 +101,7 @@ impl Connection {
         limited(ROUND_TIMEOUT, self.query(&redis::cmd("PING"))).await.map(|_| ())
     }
 
-    async fn query(&self, command: &Cmd) -> RedisResult<Value> {
+    pub(crate) async fn query(&self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Self::Node(connection) => command.query_async(&mut connection.clone()).await,
             Self::Cluster(Cluster(connection)) => {

@@ -17,6 +17,9 @@
 //! **Values.** The last writer wins, by a timestamp that never goes back at a replica. A removal
 //! is a write, which is remembered for an hour.
 //!
+//! **Direct values** are those of which one host is the owner: single commands, for which the caller
+//! waits, half a second at most.
+//!
 //! **Rounds.** The store remembers the number of the last round of each replica. A round that was
 //! given up and is executed late, after a later one, changes nothing.
 
@@ -25,6 +28,7 @@ mod batch;
 mod bucket;
 mod connection;
 mod counter;
+mod direct;
 mod entry;
 mod namespace;
 mod overshoot;
@@ -38,6 +42,7 @@ mod usage;
 mod value;
 mod worker;
 
+pub use self::direct::{Direct, DirectError};
 pub use self::entry::{Entry, EntryValue};
 pub use self::namespace::Namespace;
 pub use self::overshoot::overshoot;
