@@ -4,6 +4,7 @@
 
 mod envoy;
 mod fleet_streams;
+mod example;
 mod limits;
 mod pick;
 mod redis;

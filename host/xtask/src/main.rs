@@ -26,6 +26,7 @@ const USAGE: &str = "\
 Development tasks of Pointsman:
 
   cargo xtask demo [--port PORT]   Serve a small model on three lanes and send a request
+  cargo xtask scale-demo           Start three hosts with Envoy and Redis (examples/scale)
   cargo xtask test                 Run everything that CI runs: format, lints, documentation, tests
   cargo xtask test --attacks       Run the attacks on a host that take minutes, and a short soak
   cargo xtask test --clients       Run client libraries of all kinds in front of a host, write the
@@ -103,6 +104,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["test", "--console"] => console::console(&root),
         ["test", "--packages"] => packages::packages(&root),
         ["test", "--scale"] => scale::scale(&root),
+        ["scale-demo"] => scale::demo(&root),
         ["test", "--streams"] => streams::streams(&root, false),
         ["test", "--streams", "--release"] => streams::streams(&root, true),
         ["soak"] => attacks::soak(&root, None, false),

@@ -17,7 +17,7 @@
 //! **Values.** The last writer wins, by a timestamp that never goes back at a replica. A removal
 //! is a write, which is remembered for an hour.
 //!
-//! **Direct values** are those of which one host is the owner: single commands, for which the caller
+//! **Direct values** are those of which one host is the owner: single commands, for which a caller
 //! waits, half a second at most.
 //!
 //! **Rounds.** The store remembers the number of the last round of each replica. A round that was
