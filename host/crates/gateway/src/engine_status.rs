@@ -100,6 +100,10 @@ pub(crate) fn attempt_error(
         return AttemptError::Unsupported { status, said: Box::new(error) };
     }
     let said = Box::new(error);
+    // Of an engine, the status says nothing about hosts.
+    if status == StatusCode::LOOP_DETECTED && lease.is_peer() {
+        return AttemptError::LoopDetected { said };
+    }
     let retry_after =
         headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     if status == StatusCode::TOO_MANY_REQUESTS && lease.is_external() {

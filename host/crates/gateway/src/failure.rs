@@ -59,6 +59,12 @@ pub(crate) enum AttemptError {
         /// `Retry-After` of the engine, in seconds.
         retry_after: Option<u64>,
     },
+    /// Another host has had the request before, and has no lane of its own for it.
+    #[error("the other host has had the request before (status 508)")]
+    LoopDetected {
+        /// The other host's own error.
+        said: Box<EngineErrorBody>,
+    },
     /// The engine, a remote API, limits the rate of the host's requests.
     #[error("engine returned status 429")]
     RateLimited {
@@ -119,6 +125,7 @@ impl AttemptError {
             Self::Status { status, .. } | Self::KeyRefused { status } => {
                 EngineFailure::Status(status.as_u16())
             }
+            Self::LoopDetected { .. } => EngineFailure::Status(StatusCode::LOOP_DETECTED.as_u16()),
             Self::RateLimited { .. } => {
                 EngineFailure::Status(StatusCode::TOO_MANY_REQUESTS.as_u16())
             }
@@ -156,6 +163,7 @@ impl AttemptError {
     pub(crate) fn engine_error(&self) -> Option<&EngineErrorBody> {
         match self {
             Self::Status { said, .. }
+            | Self::LoopDetected { said }
             | Self::RateLimited { said, .. }
             | Self::Unsupported { said, .. }
             | Self::ErrorEvent { said } => Some(said),
@@ -182,6 +190,7 @@ impl AttemptError {
         match self {
             Self::RateLimited { headers, .. } => Some(headers),
             Self::Status { .. }
+            | Self::LoopDetected { .. }
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Acquire(_)
@@ -216,7 +225,7 @@ impl AttemptError {
             Self::NotProxied => ErrorCode::NoLaneAvailable,
             Self::QueueLimit { refusal, .. } => ErrorCode::from(&**refusal),
             Self::Engine(error) => engine_code(error),
-            Self::Status { status: StatusCode::LOOP_DETECTED, .. } => ErrorCode::LoopDetected,
+            Self::LoopDetected { .. } => ErrorCode::LoopDetected,
             Self::Status { status, .. } => {
                 let failure = EngineFailure::Status(status.as_u16());
                 match failure.trigger() == Some(Trigger::Overloaded) {
@@ -261,6 +270,7 @@ impl AttemptError {
             Self::Engine(_)
             | Self::Guard(_)
             | Self::NotProxied
+            | Self::LoopDetected { .. }
             | Self::ErrorEvent { .. }
             | Self::Unsupported { .. }
             | Self::Untranslatable(_)

@@ -56,6 +56,9 @@ fn attempt_errors_have_codes_and_retry_after() {
         (AttemptError::Engine(EngineError::Unfinished), ErrorCode::EngineError),
         (AttemptError::Engine(EngineError::IdleTimeout(SECOND)), ErrorCode::EngineTimeout),
         (AttemptError::FirstByteTimeout(SECOND), ErrorCode::EngineTimeout),
+        // An engine's, which knows of no hosts.
+        (status(508), ErrorCode::EngineError),
+        (AttemptError::LoopDetected { said: Box::default() }, ErrorCode::LoopDetected),
         (status(429), ErrorCode::EngineOverloaded),
         (status(503), ErrorCode::EngineOverloaded),
         (status(500), ErrorCode::EngineError),
