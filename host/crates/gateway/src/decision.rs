@@ -85,7 +85,7 @@ pub(crate) async fn decide(
     });
     let admitted = admitted.map_err(|error| tracker.refuse(&pipeline.meter, error));
     let (request, fleet) = admitted?;
-    let share = tracker.forwarded.limit_share(tracker.metering.queue_share());
+    let share = tracker.forwarded().limit_share(tracker.metering.queue_share());
     let share = tracker.guard.limit_share(share);
     tracker.on(Event::Accepted { tenant: request.tenant(), share });
     let advisor = pipeline.advisor.load_full();
@@ -124,7 +124,7 @@ pub(crate) async fn decide(
     let slot_request = slot_request(action, &merged, &fleet, &pipeline.fleet);
     let slot_request = slot_request.map_err(|error| match error {
         RouteError::NoLane { .. }
-            if tracker.forwarded.keeps_back(&fleet.topology, edited.model()) =>
+            if tracker.forwarded().keeps_back(&fleet.topology, edited.model()) =>
         {
             RouteError::LoopDetected
         }
@@ -144,9 +144,8 @@ pub(crate) async fn accept(
     tracker: &mut RequestTracker,
 ) -> Result<Accepted, RouteError> {
     let identity = rights::identify(&pipeline.keys, &parts.headers, &parts.extensions)?;
-    let forwarded = Forwarded::read(&identity, &parts.headers, pipeline.fleet.host_id());
-    let identity = forwarded.identity(identity);
-    tracker.set_forwarded(forwarded);
+    tracker.set_forwarded(Forwarded::read(&identity, &parts.headers, pipeline.fleet.host_id()));
+    let identity = tracker.forwarded().identity(identity);
     accept_from(pipeline, endpoint, (id, &identity), parts, body, tracker).await
 }
 
@@ -200,7 +199,7 @@ pub(crate) async fn accept_from(
         query: paths::query_for_engine(&parts.uri),
         hold: Some(Hold::new(Arc::new((reservation, earlier)))),
         form,
-        hashed_model: tracker.forwarded.model.clone(),
+        hashed_model: tracker.forwarded().model.clone(),
         ..Head::default()
     };
     let listener = parts.extensions.get::<Arc<ListenerSettings>>().cloned().unwrap_or_default();
@@ -210,10 +209,10 @@ pub(crate) async fn accept_from(
     tracker.guard.set(constraint.clone());
     let request = request.with_constraint(constraint);
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
-    let fleet = tracker.forwarded.restricted(guard::restricted(fleet, &request));
+    let fleet = tracker.forwarded().restricted(guard::restricted(fleet, &request));
     let fleet = proxying::restricted(fleet, &parts.extensions, &request)?;
     let fleet = bound(fleet, turn, endpoint);
-    check_model(&request, &fleet, &listener, (&identity.rights, &tracker.forwarded))?;
+    check_model(&request, &fleet, &listener, (&identity.rights, tracker.forwarded()))?;
     check_translation(&request, &fleet)?;
     if let Some(turn) = turn {
         turn.accepted(&pipeline.responses)?;

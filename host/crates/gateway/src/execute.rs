@@ -200,7 +200,7 @@ async fn consult(
     let fleet = fleet_view(&pipeline.fleet, &decision.request);
     let fleet = rights::restricted(fleet, &tracker.metering.identity().rights);
     let fleet = guard::restricted(fleet, &decision.request);
-    let mut fleet = tracker.forwarded.restricted(fleet);
+    let mut fleet = tracker.forwarded().restricted(fleet);
     if let Some(proxy) = &tracker.proxy {
         fleet = proxy.restricted(fleet);
     }

@@ -29,8 +29,8 @@ const MAX_HOPS_BYTES: usize = 512;
 /// Maximum size of the name of a tenant or a model in bytes.
 const MAX_NAME: usize = 512;
 
-/// What another host has said of a request; nothing for one of a client.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What another host has said of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Forwarded {
     hops: Vec<String>,
     priority: Option<i32>,
@@ -40,6 +40,16 @@ pub(crate) struct Forwarded {
     /// The request must not be sent to another host again.
     is_last: bool,
 }
+
+/// What is known of the request of a client: no other host has said anything.
+pub(crate) static NOTHING: Forwarded = Forwarded {
+    hops: Vec::new(),
+    priority: None,
+    deadline: None,
+    tenant: None,
+    model: None,
+    is_last: false,
+};
 
 /// What is sent on with an attempt on a lane of another host.
 pub(crate) struct Onward<'a> {
@@ -52,17 +62,18 @@ pub(crate) struct Onward<'a> {
 }
 
 impl Forwarded {
-    /// Reads what the sender of a request says of it, if it is another host. `host` is this one.
-    pub(crate) fn read(identity: &Identity, headers: &HeaderMap, host: &str) -> Self {
+    /// Reads what another host says of a request that it sends; `None` for a client. `host` is this
+    /// one.
+    pub(crate) fn read(identity: &Identity, headers: &HeaderMap, host: &str) -> Option<Self> {
         if !identity.is_peer {
-            return Self::default();
+            return None;
         }
         let hops = hops(headers);
         let is_last = hops
             .as_ref()
             .is_none_or(|hops| hops.len() >= MAX_HOPS || hops.iter().any(|hop| hop == host));
         let number = |name: &HeaderName| headers.get(name)?.to_str().ok();
-        Self {
+        Some(Self {
             hops: hops.unwrap_or_default(),
             priority: number(&PRIORITY).and_then(|number| number.parse().ok()),
             deadline: number(&DEADLINE)
@@ -71,7 +82,7 @@ impl Forwarded {
             tenant: text(headers, &TENANT),
             model: text(headers, &MODEL),
             is_last,
-        }
+        })
     }
 
     /// Returns who has sent the request: the tenant is that of the client, what may be used and how
@@ -170,8 +181,8 @@ mod tests {
             tenant: Some("bücher"),
             model: "qwen",
         };
-        Forwarded::default().set_onward(&onward, &mut sent);
-        let read = Forwarded::read(&peer(), &sent, HOST);
+        NOTHING.set_onward(&onward, &mut sent);
+        let read = Forwarded::read(&peer(), &sent, HOST).unwrap();
         let expected = Forwarded {
             hops: vec!["first".to_owned()],
             priority: Some(-3),
@@ -181,11 +192,11 @@ mod tests {
             is_last: false,
         };
         assert_eq!(read, expected);
-        assert_eq!(Forwarded::read(&Identity::default(), &sent, HOST), Forwarded::default());
+        assert_eq!(Forwarded::read(&Identity::default(), &sent, HOST), None);
         // The name of the client stays, whatever the lane is called on the way.
         let mut sent = HeaderMap::new();
         read.set_onward(&Onward { host: HOST, model: "lane", ..onward }, &mut sent);
-        let third = Forwarded::read(&peer(), &sent, "third");
+        let third = Forwarded::read(&peer(), &sent, "third").unwrap();
         assert_eq!(third.hops, ["first", HOST]);
         assert_eq!(third.model.as_deref(), Some("qwen"));
     }
@@ -204,25 +215,25 @@ mod tests {
             (long.as_str(), true),
             ("\u{fc}", true),
         ] {
-            let read = Forwarded::read(&peer(), &headers(&[(HOPS, hops)]), HOST);
+            let read = Forwarded::read(&peer(), &headers(&[(HOPS, hops)]), HOST).unwrap();
             assert_eq!(read.is_last, is_last, "{hops}");
         }
         let two = headers(&[(HOPS, "a"), (HOPS, "b")]);
         let mut twice = two.clone();
         twice.append(HOPS, HeaderValue::from_static("a"));
-        assert!(Forwarded::read(&peer(), &twice, HOST).is_last);
-        assert!(!Forwarded::read(&peer(), &HeaderMap::new(), HOST).is_last);
+        assert!(Forwarded::read(&peer(), &twice, HOST).unwrap().is_last);
+        assert!(!Forwarded::read(&peer(), &HeaderMap::new(), HOST).unwrap().is_last);
     }
 
     #[test]
     fn priority_of_the_first_host_holds_within_the_range_of_the_key() {
         let share = QueueShare { weight: 2, priority: (-5, 5) };
         for (priority, expected) in [("3", (3, 3)), ("99", (5, 5)), ("-99", (-5, -5))] {
-            let read = Forwarded::read(&peer(), &headers(&[(PRIORITY, priority)]), HOST);
+            let read = Forwarded::read(&peer(), &headers(&[(PRIORITY, priority)]), HOST).unwrap();
             assert_eq!(read.limit_share(share), QueueShare { weight: 2, priority: expected });
         }
         for invalid in ["", "high", "99999999999"] {
-            let read = Forwarded::read(&peer(), &headers(&[(PRIORITY, invalid)]), HOST);
+            let read = Forwarded::read(&peer(), &headers(&[(PRIORITY, invalid)]), HOST).unwrap();
             assert_eq!(read.limit_share(share), share, "{invalid}");
         }
     }

@@ -80,7 +80,7 @@ pub(crate) struct RequestTracker {
     /// Sends the request; `None` if the host does.
     pub(crate) proxy: Option<Arc<ProxyContext>>,
     /// What another host has said of the request. Boxed, because most have none.
-    pub(crate) forwarded: Box<Forwarded>,
+    forwarded: Option<Box<Forwarded>>,
     /// The names of the lanes; `None` before the decision.
     topology: Option<Arc<Topology>>,
     /// Is set if the response fails after its head.
@@ -134,7 +134,7 @@ impl RequestTracker {
             attribution: None,
             guard,
             proxy: parts.extensions.get().cloned(),
-            forwarded: Box::default(),
+            forwarded: None,
             topology: None,
             failed: None,
             details: Details::new(pipeline, parts),

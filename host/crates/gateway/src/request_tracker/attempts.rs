@@ -7,16 +7,21 @@ use pointsman_openai::Request;
 
 use super::RequestTracker;
 use crate::failure::AttemptError;
-use crate::forwarded::{Forwarded, Onward};
+use crate::forwarded::{Forwarded, NOTHING, Onward};
 use crate::proxying::Proxied;
 
 impl RequestTracker {
-    /// Notes what another host has said of the request.
-    pub(crate) fn set_forwarded(&mut self, forwarded: Forwarded) {
-        if let Some(deadline) = forwarded.deadline {
+    /// Notes what another host has said of the request; `None` for one of a client.
+    pub(crate) fn set_forwarded(&mut self, forwarded: Option<Forwarded>) {
+        if let Some(deadline) = forwarded.as_ref().and_then(|forwarded| forwarded.deadline) {
             self.flow.limit_deadline(deadline);
         }
-        *self.forwarded = forwarded;
+        self.forwarded = forwarded.map(Box::new);
+    }
+
+    /// Returns what another host has said of the request.
+    pub(crate) fn forwarded(&self) -> &Forwarded {
+        self.forwarded.as_deref().unwrap_or(&NOTHING)
     }
 
     /// Returns what another host has to know of a request that it gets; nothing for an engine.
@@ -35,7 +40,7 @@ impl RequestTracker {
                 tenant: request.tenant(),
                 model: request.model(),
             };
-            self.forwarded.set_onward(&onward, &mut headers);
+            self.forwarded().set_onward(&onward, &mut headers);
         }
         headers
     }
