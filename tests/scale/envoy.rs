@@ -106,6 +106,8 @@ impl Envoy {
             (9003, pickers[1]),
             (8001, engines[0]),
             (8002, engines[1]),
+            // The third engine of the file: the same one again.
+            (8003, engines[1]),
         ];
         let text = ports.iter().fold(text, |text, (from, to)| {
             let (from, to) = (format!("port_value: {from} "), format!("port_value: {to} "));

@@ -1,12 +1,14 @@
 //! `examples/scale/run`: one command starts all, prints what to try, and ends all.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use pointsman_tests::client::get;
+use pointsman_tests::client::{Response, send};
 use pointsman_tests::host::{descendants_of, is_alive, program, root, send_signal};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
@@ -15,6 +17,8 @@ use crate::FAKE_ENGINE;
 
 /// Ports that the example uses, from its first one.
 const PORTS: u16 = 8;
+/// The key of the example.
+const AUTH: (&str, &str) = ("authorization", "Bearer pointsman-demo");
 
 /// Returns the path of Envoy in the virtual environment that `cargo xtask test --scale` makes.
 fn envoy() -> PathBuf {
@@ -42,6 +46,20 @@ impl Drop for Example {
     }
 }
 
+/// Returns the processes of pickers among these.
+fn pickers(processes: &HashSet<u32>) -> Vec<u32> {
+    let is_picker = |pid: &&u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).nth(1) == Some(b"pick")
+    };
+    processes.iter().filter(is_picker).copied().collect()
+}
+
+/// Asks a picker, by way of Envoy.
+fn models(base: u16) -> Response {
+    send(base, "GET", "/v1/models", &[AUTH], b"")
+}
+
 #[test]
 fn example_starts_answers_and_ends() {
     let base = free_ports();
@@ -67,14 +85,19 @@ fn example_starts_answers_and_ends() {
     assert_eq!(text.matches("idempotent-replayed: true").count(), 1, "{text}");
     let limit = text.matches("x-ratelimit-limit-requests: 6").count();
     assert_eq!(limit, 3, "{text}");
-    // Six in a minute over all hosts, of which two were before. One may pass while the host does
-    // not know of the others: the first of a key at this host.
+    // Six in a minute over all, of which two were before. One may pass while a picker does not know
+    // of the others: the first of a key there.
     let codes = text.lines().rev().find(|line| line.contains("429")).unwrap_or_default();
     let passed = codes.matches("200").count();
     assert!((4..=5).contains(&passed), "{codes}\n{text}");
-    assert_eq!(get(base, "/readyz").status, 200);
     let children = descendants_of(example.0.id());
-    assert!(children.len() >= 8, "{children:?}");
+    assert!(children.len() >= 10, "{children:?}");
+    let pickers = pickers(&children);
+    assert_eq!(pickers.len(), 2, "{children:?}");
+    send_signal(pickers[0], Signal::KILL);
+    wait_until("Envoy asks the other picker", || {
+        (0..10).all(|_| models(base).status == 200 && models(base).text().contains("\"demo\""))
+    });
     send_signal(example.0.id(), Signal::INT);
     assert!(example.0.wait().unwrap().success());
     wait_until("all processes have ended", || !children.iter().any(|pid| is_alive(*pid)));
