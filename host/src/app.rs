@@ -192,7 +192,7 @@ async fn run(
     let address = listeners.first().map(|bound| bound.address.to_string()).unwrap_or_default();
     let requests = shared.as_ref().map(|shared| {
         shared.share_limits(&metered.accounts);
-        shared.requests(&address)
+        shared.requests(&config.fleet.peering.name, &address)
     });
     let gateway = Gateway::new(GatewayParts {
         settings: settings.clone(),

@@ -93,7 +93,7 @@ mod disabled {
             match *self {}
         }
 
-        pub(crate) fn requests(&self, _: &str) -> SharedHosts {
+        pub(crate) fn requests(&self, _: &str, _: &str) -> SharedHosts {
             match *self {}
         }
 
@@ -151,10 +151,11 @@ mod enabled {
             accounts.share(hosts::counters(&self.replicator));
         }
 
-        /// Returns what hosts know together of requests. `address` is where this host listens.
-        pub(crate) fn requests(&self, address: &str) -> SharedHosts {
+        /// Returns what hosts know together of requests. `name` is that of this host in `[fleet]`,
+        /// or empty, and `address` is where it listens.
+        pub(crate) fn requests(&self, name: &str, address: &str) -> SharedHosts {
             let store = Arc::clone(&self.requests);
-            SharedHosts { store, host: hosts::name_of_host(address).into() }
+            SharedHosts { store, host: hosts::name_of_host(name, address).into() }
         }
 
         /// Sends what is left. Blocks for some seconds at most.
