@@ -34,7 +34,8 @@ pub(crate) fn check(check: &Check) -> Result<()> {
     let keys = KeySource::load(&check.config, &config)?;
     listeners::read_tls(&check.config, &config.server.listeners)?;
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref())?;
-    let shared = shared_state::describe(config.shared_state.as_ref())?;
+    let limits = keys.keys().minute_limits();
+    let shared = shared_state::describe(config.shared_state.as_ref(), &limits)?;
     let chain = chains::to_check(config.policies.cache.clone())?;
     let hide = |text| config.variables.iter().fold(text, |text, found| found.hide_in(text));
     let failures: Vec<String> =
@@ -83,7 +84,7 @@ pub(crate) fn errors(file: &Path, config: &Config) -> Result<Vec<String>> {
     let tls = tls.err().map(|error| error.to_string());
     let tokens = tokens::describe(config.tokens.as_ref(), config.fleet.state_dir.as_deref());
     let tokens = tokens.err().map(|error| format!("{error:#}"));
-    let shared = shared_state::describe(config.shared_state.as_ref());
+    let shared = shared_state::describe(config.shared_state.as_ref(), &[]);
     let shared = shared.err().map(|error| format!("{error:#}"));
     let mut errors: Vec<String> = [keys, tls, tokens, shared].into_iter().flatten().collect();
     let chain = chains::to_check(config.policies.cache.clone())?;

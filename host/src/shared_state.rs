@@ -11,7 +11,9 @@ mod metrics;
 mod policies;
 
 use anyhow::Result;
+use pointsman_access::{Limit, MinuteLimit};
 use pointsman_config::SharedState as Config;
+use pointsman_report::table::clean;
 use prometheus_client::registry::Registry;
 
 #[cfg(not(feature = "shared-state"))]
@@ -39,11 +41,11 @@ pub(crate) fn start(
     config.map(|config| SharedStates::start(config, registry)).transpose()
 }
 
-/// Returns what `check` says about the store.
+/// Returns what `check` says about the store, and by how much each of these limits can be exceeded.
 ///
 /// # Errors
 /// As [`start`].
-pub(crate) fn describe(config: Option<&Config>) -> Result<Vec<String>> {
+pub(crate) fn describe(config: Option<&Config>, limits: &[MinuteLimit]) -> Result<Vec<String>> {
     let Some(config) = config else { return Ok(Vec::new()) };
     let rate = SharedStates::overshoot(config)?;
     let Config { replicas, interval, prefix, .. } = config;
@@ -57,8 +59,51 @@ pub(crate) fn describe(config: Option<&Config>) -> Result<Vec<String>> {
             (rate * EXAMPLE_RATE).ceil(),
         ),
     };
-    Ok(vec![format!("shared state: prefix \"{prefix}\", {estimate}")])
+    let mut lines = vec![format!("shared state: prefix \"{prefix}\", {estimate}")];
+    if *replicas > 1 {
+        let shown = limits.iter().take(MAX_LIMITS);
+        lines.extend(shown.map(|limit| describe_bound(*replicas, rate, limit)));
+        let rest = limits.len().saturating_sub(MAX_LIMITS);
+        lines.extend((rest > 0).then(|| format!("shared limits: {rest} more")));
+    }
+    Ok(lines)
 }
+
+/// Describes by how much a limit can be exceeded.
+fn describe_bound(replicas: u32, rate: f64, limit: &MinuteLimit) -> String {
+    let MinuteLimit { owner, limit, max } = limit;
+    let (steady, always) = bounds(replicas, rate, *max);
+    let last = match limit {
+        Limit::TokensPerMinute => ", and by what the last request of each host uses",
+        Limit::RequestsPerMinute
+        | Limit::Concurrent
+        | Limit::Queued
+        | Limit::TokenBudget(_)
+        | Limit::RequestBudget(_)
+        | Limit::EngineBudget(_) => "",
+    };
+    format!(
+        "shared limit: {} = {max} of {}: exceeded by at most {steady:.0} if each host gets that \
+         many per minute, evenly, and by {always:.0} at any rate{last}",
+        limit.label(),
+        clean(&owner.to_string()),
+    )
+}
+
+/// Returns by how much a limit of `max` per minute can be exceeded if each host gets that many,
+/// evenly, and by how much in any case. `rate` is the bound for one per second at each host.
+fn bounds(replicas: u32, rate: f64, max: u64) -> (f64, f64) {
+    let (replicas, max) = (f64::from(replicas), max as f64); // Far below 2^53.
+    // Rounded up at each host, as requests do not come in parts. The result of the division may be
+    // a little more than a whole number.
+    let each = (rate / replicas * max / 60.0 - 1e-9).ceil();
+    // Each host keeps the limit on its own.
+    let always = (replicas - 1.0) * max;
+    ((each * replicas).min(always), always)
+}
+
+/// Maximum number of limits that `check` shows.
+const MAX_LIMITS: usize = 20;
 
 /// The rate of the example in the output of `check`.
 const EXAMPLE_RATE: f64 = 100.0;
@@ -179,5 +224,20 @@ mod enabled {
             interval: config.interval,
             max_keys: config.max_pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bounds;
+
+    #[test]
+    fn bounds_follow_from_the_limit_and_the_number_of_hosts() {
+        // What one host gets of one request per second until all know it: 0.4.
+        let rate = |replicas| f64::from(replicas) * 0.4;
+        assert_eq!(bounds(5, rate(5), 6), (5.0, 24.0));
+        assert_eq!(bounds(3, rate(3), 1000), (21.0, 2000.0));
+        assert_eq!(bounds(3, rate(3), 60_000), (1200.0, 120_000.0));
+        assert_eq!(bounds(3, rate(3), 1), (2.0, 2.0));
     }
 }

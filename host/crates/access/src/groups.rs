@@ -168,6 +168,16 @@ impl Resolved {
         self.groups.get(name)
     }
 
+    /// Returns all groups with what keys of them have, in no order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (&String, &Inherited)> {
+        self.groups.iter()
+    }
+
+    /// Returns the tenants with settings of their own, in no order.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &TenantSpec> {
+        self.tenants.values()
+    }
+
     /// Returns a tenant's share of slots and queue places.
     pub(crate) fn weight(&self, tenant: &str) -> u32 {
         self.tenants.get(tenant).map_or(1, |tenant| tenant.weight)

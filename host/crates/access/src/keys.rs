@@ -17,6 +17,8 @@ use crate::limits::Limits;
 use crate::secret::SecretHash;
 use crate::tokens::{Claims, TokenError, TokenRefusal, TokenStatus, TokenVerifier};
 
+pub use self::minute_limits::{LimitOwner, MinuteLimit};
+
 /// The tenant of requests without any credential.
 const ANONYMOUS: &str = "anonymous";
 
@@ -416,6 +418,7 @@ impl fmt::Debug for Keys {
 }
 
 mod listing;
+mod minute_limits;
 mod peers;
 #[cfg(test)]
 mod tests;
