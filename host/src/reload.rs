@@ -15,6 +15,7 @@
 //! several files for one save behave alike. An invalid file changes nothing. Policies are loaded by
 //! a thread of their own (`policies.rs`): a revoked key never waits for a compiler.
 
+mod hosts;
 mod plan;
 mod policies;
 mod source;
@@ -28,10 +29,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use parking_lot::Mutex;
-use pointsman_config::Config;
+use pointsman_config::{Config, EndpointsFile};
 use pointsman_policy::Policies;
 use serde::Serialize;
 
+use self::hosts::HostLanes;
 pub(crate) use self::plan::Plan;
 use self::policies::{PolicyChange, PolicyLoader};
 use self::source::Source;
@@ -134,8 +136,13 @@ impl Reloader {
         let mut watched = Watched::new(move |event| {
             wake.send(Wake::Changed(event)).ok(); // Fails only while the host stops.
         });
-        let mut source = Source::new(file, text);
-        source.set_endpoints(config.pick.as_ref().and_then(|pick| pick.endpoints.as_deref()));
+        let wake = self.wake.clone();
+        let hosts = HostLanes::new(target.fleet.peers(), &target.runtime, move || {
+            let changed = Wake::Changed(FileEvent { is_complete: false });
+            wake.send(changed).ok(); // Fails only while the host stops.
+        });
+        let mut source = Source::new(file, text, vec![Arc::new(EndpointsFile), Arc::new(hosts)]);
+        source.set_pick(config.pick.as_ref());
         watch(&mut watched, &source, &keys, config);
         let mut watcher = ConfigWatcher {
             source,

@@ -1,9 +1,10 @@
 //! The text of the configuration file: whether it has changed, and whether it is complete.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pointsman_config::{Config, ConfigError};
+use pointsman_config::{Config, ConfigError, Discovery, Pick};
 
 use crate::stamp::{Stamp, stamp};
 
@@ -17,9 +18,14 @@ pub(super) struct Source {
     table: toml::Table,
     /// The tables with which the host was started.
     started: toml::Table,
-    /// The file with further lanes, and its stamp when it was read.
-    endpoints: Option<(PathBuf, Stamp)>,
+    /// Where further lanes come from.
+    discovery: Vec<Arc<dyn Discovery>>,
+    /// The table `[pick]` in force, and the versions of the lanes in force.
+    picked: Option<(Pick, Versions)>,
 }
+
+/// The version of the lanes of each source; `None` if they have to be read once more.
+type Versions = Option<Vec<u64>>;
 
 /// A text that may be applied.
 #[derive(Debug)]
@@ -27,28 +33,39 @@ pub(super) struct Candidate {
     pub(super) stamp: Stamp,
     pub(super) text: String,
     pub(super) table: toml::Table,
-    /// The stamp of the file with further lanes that is known.
-    endpoints: Stamp,
+    /// The versions of the lanes, by the table `[pick]` in force.
+    versions: Versions,
 }
 
 impl Candidate {
     /// Returns a text that is not that of the file.
     pub(super) fn from_text(text: String) -> Self {
-        Self { stamp: None, table: parse(&text), text, endpoints: None }
+        Self { stamp: None, table: parse(&text), text, versions: None }
     }
 }
 
 impl Source {
-    /// Creates the source of a host that was started with `text`.
-    pub(super) fn new(file: &Path, text: String) -> Self {
+    /// Creates the source of a host that was started with `text`, and with the lanes of these
+    /// sources.
+    pub(super) fn new(file: &Path, text: String, discovery: Vec<Arc<dyn Discovery>>) -> Self {
         let (stamp, table) = (stamp(file), parse(&text));
         let (file, started) = (file.to_owned(), table.clone());
-        Self { file, in_force: stamp, text, started, table, endpoints: None }
+        Self { file, in_force: stamp, text, started, table, discovery, picked: None }
     }
 
-    /// Notes the file with further lanes, which has been read.
-    pub(super) fn set_endpoints(&mut self, file: Option<&Path>) {
-        self.endpoints = file.map(|file| (file.to_owned(), stamp(file)));
+    /// Notes the table with which the host was started, whose lanes have been read.
+    pub(super) fn set_pick(&mut self, pick: Option<&Pick>) {
+        self.picked = pick.map(|pick| (pick.clone(), Some(self.versions(pick))));
+        self.discovery.iter().for_each(|source| source.follow(pick));
+    }
+
+    fn versions(&self, pick: &Pick) -> Vec<u64> {
+        self.discovery.iter().map(|source| source.version(pick)).collect()
+    }
+
+    /// Returns where further lanes come from.
+    pub(super) fn discovery(&self) -> Vec<&dyn Discovery> {
+        self.discovery.iter().map(|source| &**source).collect()
     }
 
     pub(super) fn file(&self) -> &Path {
@@ -65,14 +82,16 @@ impl Source {
 
     /// Returns true if the file is not the one that is in force.
     pub(super) fn has_changed(&self) -> bool {
-        let is_other = |(file, read): &(PathBuf, Stamp)| stamp(file) != *read;
-        stamp(&self.file) != self.in_force || self.endpoints.as_ref().is_some_and(is_other)
+        let is_other =
+            |(pick, read): &(Pick, Versions)| read.as_ref() != Some(&self.versions(pick));
+        stamp(&self.file) != self.in_force || self.picked.as_ref().is_some_and(is_other)
     }
 
     /// Returns true if the file was last changed at least this long ago. A clock that was set back
     /// does not make it wait forever.
     pub(super) fn is_quiet(&self, period: Duration) -> bool {
-        let files = self.endpoints.iter().map(|(file, _)| file).chain([&self.file]);
+        let endpoints = self.picked.as_ref().and_then(|(pick, _)| pick.endpoints.as_ref());
+        let files = endpoints.into_iter().chain([&self.file]);
         files.into_iter().all(|file| Self::is_file_quiet(file, period))
     }
 
@@ -89,10 +108,10 @@ impl Source {
     /// If the file cannot be read.
     pub(super) fn read(&self) -> Result<Candidate, ConfigError> {
         // Before it is read: a change meanwhile is found by the next look.
-        let endpoints = self.endpoints.as_ref().and_then(|(file, _)| stamp(file));
+        let versions = self.picked.as_ref().map(|(pick, _)| self.versions(pick));
         let stamp = stamp(&self.file);
         let text = Config::source(&self.file)?;
-        Ok(Candidate { stamp, table: parse(&text), text, endpoints })
+        Ok(Candidate { stamp, table: parse(&text), text, versions })
     }
 
     /// Returns true if the file was cut off where it is: its content is the beginning of the one
@@ -104,16 +123,17 @@ impl Source {
             && self.text.starts_with(&candidate.text)
     }
 
-    /// Notes that the content was applied, with the lanes of this further file.
-    pub(super) fn applied(&mut self, candidate: Candidate, endpoints: Option<&Path>) {
-        let Candidate { stamp, text, table, endpoints: read } = candidate;
+    /// Notes that the content was applied, with further lanes by this table.
+    pub(super) fn applied(&mut self, candidate: Candidate, pick: Option<&Pick>) {
+        let Candidate { stamp, text, table, versions } = candidate;
         (self.in_force, self.text, self.table) = (stamp, text, table);
-        let known = self.endpoints.take();
-        self.endpoints = endpoints.map(|file| match known {
-            Some((known, _)) if known == file => (known, read),
-            // It may have changed since it was read, before it was known: it is read once more.
-            Some(_) | None => (file.to_owned(), None),
+        let known = self.picked.take();
+        self.picked = pick.map(|pick| match known {
+            Some((known, _)) if known == *pick => (known, versions),
+            // The lanes may have changed before the table was known: they are read once more.
+            Some(_) | None => (pick.clone(), None),
         });
+        self.discovery.iter().for_each(|source| source.follow(pick));
     }
 }
 
@@ -134,7 +154,7 @@ mod tests {
         let file = dir.path().join("p.toml");
         let (whole, part) = ("a = 1\nb = 2\n", "a = 1\n");
         fs::write(&file, whole).unwrap();
-        let mut source = Source::new(&file, whole.to_owned());
+        let mut source = Source::new(&file, whole.to_owned(), Vec::new());
         assert!(!source.has_changed());
         for (text, expected) in [(part, true), ("", true), ("b = 2\n", false), (whole, false)] {
             fs::write(&file, text).unwrap();

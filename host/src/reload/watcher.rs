@@ -185,8 +185,7 @@ impl ConfigWatcher {
         self.keys.apply(keys);
         self.poll_interval = config.policies.poll_interval;
         self.watch(&config);
-        let endpoints = config.pick.as_ref().and_then(|pick| pick.endpoints.as_deref());
-        self.source.applied(candidate, endpoints);
+        self.source.applied(candidate, config.pick.as_ref());
         self.report(plan, &applied);
         let mut chain = config.policies.chain;
         chain.store.clone_from(&self.store);
@@ -209,8 +208,8 @@ impl ConfigWatcher {
             };
             return Err(ConfigError::new(file, vec![error]).to_string());
         }
-        let config =
-            Config::from_source(&candidate.text, file).map_err(|error| error.to_string())?;
+        let config = Config::discover(&candidate.text, file, &self.source.discovery())
+            .map_err(|error| error.to_string())?;
         let keys = self.keys.prepare(&config).map_err(|error| error.to_string())?;
         Ok(Valid { config, keys })
     }

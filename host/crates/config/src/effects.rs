@@ -154,6 +154,11 @@ pub const EFFECTS: &[KeyGroup] = &[
     group("console", Effect::Now, &["enabled", "client-listener"]),
     group("pick", Effect::Now, &["max-wait", "endpoints"]),
     group("pick", Effect::Restart, &["listen", "max-streams"]),
+    group(
+        "pick.hosts",
+        Effect::Now,
+        &["name", "url", "key-env", "key-file", "ca-file", "queue-there"],
+    ),
     group("queue", Effect::Now, &["per-lane", "total", "max-wait", "aging"]),
     group(
         "switching",

@@ -9,6 +9,7 @@ mod admin;
 mod console;
 mod conversations;
 mod difference;
+mod discovery;
 mod effects;
 mod folders;
 mod groups;
@@ -37,11 +38,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_domain::{Guards, PlanLimits};
-use pointsman_fleet::FleetSpec;
-use pointsman_settings::{
-    Diagnostic, Location, Override, Secrets, Section, folder_of, read_expanded, rules,
-    Code, Diagnostic, Override, Secrets, Section, folder_of, read_expanded, rules,
-};
+use pointsman_fleet::{FleetSpec, GroupSpec};
+use pointsman_settings::{Diagnostic, Override, Secrets, Section, folder_of, read_expanded, rules};
 use pointsman_spec::ChainSpec;
 
 pub use pointsman_settings::{FileError as ConfigError, Variable, format_duration};
@@ -50,6 +48,7 @@ pub use self::access::Access;
 pub use self::admin::{Admin, MAX_SOCKET_PATH, Token, find_state_dir};
 pub use self::console::Console;
 pub use self::difference::{ChangeKind, KeyChange, differences};
+pub use self::discovery::{Discovery, EndpointsFile, LaneText};
 pub use self::effects::{EFFECTS, Effect, KeyGroup, effect_of, effects_table};
 pub use self::folders::default_cache;
 pub use self::groups::format_pool;
@@ -59,7 +58,7 @@ pub use self::log::{
     ACCESS_FIELDS, AccessLog, AccessOutput, Log, LogFileLimits, LogFormat, ShownAddress,
 };
 pub use self::peers::Peer;
-pub use self::pick::Pick;
+pub use self::pick::{HostLane, Pick, PickHost};
 pub use self::policies::PolicyLocation;
 pub use self::responses::Responses;
 pub use self::schema::schema;
@@ -167,6 +166,21 @@ impl Config {
         Self::parse(source, file).map_err(|errors| ConfigError::new(file, errors))
     }
 
+    /// Validates a text as [`Config::from_source`] does, with the lanes of these sources, too. The
+    /// file of endpoints is only read if it is among them.
+    ///
+    /// # Errors
+    /// All errors in the text and in the lanes of the sources.
+    pub fn discover(
+        source: &str,
+        file: &Path,
+        discovery: &[&dyn Discovery],
+    ) -> Result<Self, ConfigError> {
+        let read = |root: &Section<'_>| read_discovered(root, file, discovery);
+        read_expanded(source, &[], Secrets::Read, read)
+            .map_err(|errors| ConfigError::new(file, errors))
+    }
+
     /// Reads the text of a file.
     ///
     /// # Errors
@@ -180,18 +194,26 @@ impl Config {
     }
 }
 
-/// Reads the whole file. Returns `None` only if an error was reported.
+/// Reads the whole file, and the file of endpoints. Returns `None` only if an error was reported.
 fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
+    read_discovered(root, file, &[&EndpointsFile])
+}
+
+/// Reads the whole file, and the lanes of these sources. Returns `None` only if an error was
+/// reported.
+fn read_discovered(
+    root: &Section<'_>,
+    file: &Path,
+    discovery: &[&dyn Discovery],
+) -> Option<Config> {
     let folder = folder_of(file);
     let server = root.section("server");
     let listeners = listeners::read(root, &server, folder);
     let server = server::read(server, listeners, folder);
     let log = log::read(&root.section("log"), folder);
     let telemetry = telemetry::read(&root.section("telemetry"));
-    let keys = root.sections("keys").into_iter();
-    let keys = keys.filter_map(|section| keys::read(section, folder)).collect();
-    let peers = peers::read_peers(root, folder);
-    let peering = peers::read_fleet(&root.section("fleet"), folder);
+    let keys = keys::read_all(root, folder);
+    let (peers, peering) = peers::read(root, folder);
     let access = root.section("access");
     let tokens = tokens::read(&access, folder);
     let access = access::read(&access, folder);
@@ -199,18 +221,10 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let state_dir = folders::state_dir(&state, file, folder);
     let has_default_state = !state.has("dir");
     let keeper = state::read(&state);
-    state.report_unknown();
     let admin = admin::read(&root.section("admin"), folder, state_dir.as_deref());
     let console = console::read(&root.section("console"), &admin);
     let (rules, max_wait) = rules(&root.section("queue"), &root.section("switching"));
-    let registries = registries::read(root, folder);
-    let policies = policies::read(
-        root.section("policies"),
-        folder,
-        state_dir.as_deref(),
-        root.has("shared-state"),
-        registries,
-    );
+    let policies = policies::read(root, folder, state_dir.as_deref());
     let guards = guards::read(root);
     let max_steps = server.as_ref().map_or(1, |server| server.max_attempts);
     let responses = responses::read(&root.section("responses"));
@@ -219,23 +233,11 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
     let records =
         records::read(root.section("records"), folder, PlanLimits { max_wait, max_steps });
     let groups = groups::read(root);
-    let admin_port = admin.port.as_ref().map(|(address, _)| address.port());
-    let taken: Vec<u16> = server.iter().flat_map(Server::ports).chain(admin_port).collect();
     let conversations = conversations::read(&root.section("conversations"), state_dir.is_some());
     let pick = pick::read(root, folder, max_wait);
-    let place = lanes::Place {
-        folder,
-        taken: &taken,
-        conversations: conversations.is_some(),
-        are_elsewhere: pick.as_ref().is_some_and(|pick| pick.endpoints.is_some()),
-    };
-    let lanes = lanes::read(root, &groups, place);
-    let mut lanes = pick::complete(root, pick.as_ref(), lanes, place);
-    models::read(root, lanes.as_mut().map(|lanes| lanes.specs.as_mut_slice()));
-    if let Some(server) = &server {
-        let lanes = lanes.as_ref().map(|lanes| lanes.specs.as_slice());
-        listeners::check(root, &server.listeners, &admin, lanes);
-    }
+    let listening = (server.as_ref(), &admin);
+    let further = (pick.as_ref(), discovery);
+    let lanes = read_lanes(root, folder, (&groups, conversations.is_some()), further, listening);
     root.report_unknown();
     let lanes::Lanes { specs, needs } = lanes?;
     let fleet = FleetSpec {
@@ -272,6 +274,33 @@ fn read(root: &Section<'_>, file: &Path) -> Option<Config> {
         needs,
         variables: root.variables(),
     })
+}
+
+/// Reads the lanes, and checks the addresses of the host against theirs. Returns `None` only if an
+/// error was reported.
+fn read_lanes(
+    root: &Section<'_>,
+    folder: &Path,
+    (groups, has_conversations): (&[GroupSpec], bool),
+    (pick, discovery): (Option<&Pick>, &[&dyn Discovery]),
+    (server, admin): (Option<&Server>, &Admin),
+) -> Option<lanes::Lanes> {
+    let ports = server.into_iter().flat_map(Server::ports);
+    let taken: Vec<u16> = ports.chain(admin.tcp_port()).collect();
+    let place = lanes::Place {
+        folder,
+        taken: &taken,
+        conversations: has_conversations,
+        are_elsewhere: pick.is_some_and(Pick::has_further_lanes),
+    };
+    let lanes = lanes::read(root, groups, place);
+    let mut lanes = discovery::complete(root, pick, lanes, place, discovery);
+    models::read(root, lanes.as_mut().map(|lanes| lanes.specs.as_mut_slice()));
+    if let Some(server) = server {
+        let lanes = lanes.as_ref().map(|lanes| lanes.specs.as_slice());
+        listeners::check(root, &server.listeners, admin, lanes);
+    }
+    lanes
 }
 
 #[cfg(test)]

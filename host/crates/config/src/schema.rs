@@ -30,6 +30,7 @@ groups = [{}]
 models = [{}]
 guards = [{ when = {}, min-priority = 0, max-priority = 0 }]
 registries = [{}]
+pick = { hosts = [{}] }
 lanes = [{ liveness = {}, timeouts = {}, unload-after = "1s", engine = { driver = "external" } }]
 "#;
 

@@ -24,7 +24,7 @@ use crate::measurements::{Measurements, MemoryReport};
 use crate::memory::Machine;
 use crate::message::{Grant, Mailbox, Message};
 use crate::metrics::FleetMetrics;
-use crate::peers::new_host_id;
+use crate::peers::{Peers, new_host_id};
 use crate::process::{StateDir, StateDirError, reap_orphans};
 use crate::reconfigure::LaneChange;
 use crate::spec::{FleetSpec, LaneSpec};
@@ -48,6 +48,7 @@ pub struct Fleet {
     history: LaneHistory,
     switches: SwitchObserver,
     host_id: Arc<str>,
+    peers: Peers,
 }
 
 /// The tasks of a fleet. Dropping them aborts the tasks and kills the engines without a grace
@@ -96,7 +97,7 @@ impl Fleet {
         let supervisors = SupervisorTasks::default();
         let (statuses_sender, statuses) = watch::channel(Statuses::default());
         let shared = Shared::new(spec, metrics, state_dir);
-        let Shared { conversations, logs, stop, state_dir, .. } = shared.clone();
+        let Shared { conversations, logs, stop, state_dir, peers, .. } = shared.clone();
         spawn_housekeeping(&supervisors, &shared);
         metrics.measurements.configure(spec);
         let machine = Arc::new(Machine::new(&spec.machine));
@@ -157,6 +158,7 @@ impl Fleet {
             history,
             switches,
             host_id: new_host_id(),
+            peers,
         };
         (fleet, tasks)
     }
@@ -175,6 +177,12 @@ impl Fleet {
     /// Returns the random text by which other hosts know this process.
     pub fn host_id(&self) -> &str {
         &self.host_id
+    }
+
+    /// Returns the other hosts that are watched, because of lanes that are theirs or by others who
+    /// share the connections.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Returns the current state of the lanes.

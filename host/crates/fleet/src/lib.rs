@@ -80,6 +80,7 @@ pub use self::driver::{
     LaneContext, LaneDefaults,
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
+pub use self::drivers::pointsman::{read_host, read_queue_there};
 pub use self::drivers::{DRIVERS, vllm};
 pub use self::engine_log::{EngineLog, EngineLogLine};
 pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMode};

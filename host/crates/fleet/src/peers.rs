@@ -33,7 +33,7 @@ pub(crate) fn new_host_id() -> Arc<str> {
 }
 
 /// Another host, and how it is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEndpoint {
     /// The URL below which the paths of the host are.
     pub url: ServiceUrl,

@@ -41,6 +41,12 @@ impl ServiceUrl {
         is_valid.then(|| Self(text.trim_end_matches('/').to_owned())).ok_or(ServiceUrlError)
     }
 
+    /// Returns the host, and the port if the URL has one, as in `10.0.0.2:8080`.
+    pub fn authority(&self) -> &str {
+        let rest = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        rest.split('/').next().unwrap_or(rest)
+    }
+
     /// Returns the URL of a path, which begins with a slash and consists of ASCII letters.
     pub fn join(&self, path: &str) -> Self {
         Self(format!("{}{path}", self.0))

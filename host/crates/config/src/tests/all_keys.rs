@@ -12,7 +12,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
          1\n[[peers]]\nzzz = 1\n[access]\nzzz = 1\n[access.tokens]\nzzz = 1\n[state]\nzzz = \
          1\n[responses]\nzzz = 1\n[usage]\nzzz = 1\n[records]\nzzz = \
          1\nqueue = { zzz = 1 }\nredact = { zzz = 1 }\n\
-         [admin]\nzzz = 1\n[console]\nzzz = 1\n[pick]\nzzz = 1\n[shared-state]\nzzz = 1\n\
+         [admin]\nzzz = 1\n[console]\nzzz = 1\n[pick]\nzzz = 1\nhosts = [{ zzz = 1 }]\n[shared-state]\nzzz = 1\n\
          sentinel = { zzz = 1 }\n[conversations]\nzzz = 1\n[telemetry]\nzzz = 1\n",
         &format!("[server]\n{listener}[[listeners]]\n{listener}"),
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \
@@ -37,7 +37,7 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
             Some((names, error.message.split_once("expected one of ")?.1))
         })
         .collect();
-    assert_eq!(known.len(), 51, "{errors:#?}");
+    assert_eq!(known.len(), 54, "{errors:#?}");
     let keys = |(table, keys): &(String, &str)| {
         let of = |key: &str| (table.clone(), key.trim_matches('`').to_owned());
         keys.split(", ").map(of).collect::<Vec<_>>()

@@ -16,6 +16,7 @@ fn section_has_defaults_and_is_not_needed() {
         max_wait: Duration::from_secs(7),
         max_streams: 4096,
         endpoints: None,
+        hosts: Vec::new(),
     };
     assert_eq!(pick, Some(expected));
     let long = format!("[pick]\nmax-wait = \"99s\"\n{EXTERNAL}");
@@ -77,4 +78,80 @@ fn errors_in_the_file_of_endpoints_name_their_place() {
     let missing = format!("[pick]\nendpoints = \"none.toml\"\n{EXTERNAL}");
     let error = Config::parse(&missing, Path::new("/conf/p.toml")).unwrap_err();
     assert!(error[0].message.contains("[unreadable]"), "{error:?}");
+}
+
+/// The lanes of hosts, as a source would find them.
+#[derive(Debug)]
+struct Found(Vec<HostLane>);
+
+impl Discovery for Found {
+    fn key(&self) -> &'static str {
+        "hosts"
+    }
+
+    fn lanes(&self, pick: &Pick) -> Result<Vec<LaneText>, String> {
+        let text = |host: &PickHost| LaneText {
+            origin: (&host.name).into(),
+            text: host.lanes_text(&self.0),
+            has_references: false,
+        };
+        Ok(pick.hosts.iter().map(text).collect())
+    }
+
+    fn version(&self, _pick: &Pick) -> u64 {
+        0
+    }
+
+    fn follow(&self, _pick: Option<&Pick>) {}
+}
+
+const HOSTS: &str = "[pick]\n[[pick.hosts]]\nname = \"g1\"\nurl = \"http://10.0.0.1:8080\"\n\
+                     queue-there = 3\n[[pick.hosts]]\nname = \"g2\"\nurl = \
+                     \"http://10.0.0.2:8080\"\n";
+
+fn discover(config: &str, names: &[&str]) -> Result<Config, ConfigError> {
+    let lane = |name: &&str| HostLane {
+        name: (*name).to_owned(),
+        labels: vec![("zone".to_owned(), "a \"quoted\" ${HOME}".to_owned())],
+    };
+    let found = Found(names.iter().map(lane).collect());
+    Config::discover(config, Path::new("/conf/p.toml"), &[&found])
+}
+
+#[test]
+fn lanes_of_hosts_have_the_name_of_the_host_and_what_it_tells() {
+    assert!(discover(HOSTS, &[]).unwrap().fleet.lanes.is_empty());
+    let own = format!("{HOSTS}{EXTERNAL}");
+    let lanes = discover(&own, &["big", "x]\ny\"${HOME}"]).unwrap().fleet.lanes;
+    let names: Vec<&str> = lanes.iter().map(|lane| lane.name.as_str()).collect();
+    let odd = "x]\ny\"${HOME}";
+    let expected = ["a", "g1.big", &format!("g1.{odd}"), "g2.big", &format!("g2.{odd}")];
+    assert_eq!(names, expected);
+    let lane = &lanes[1];
+    assert_eq!(lane.labels, [("zone".to_owned(), "a \"quoted\" ${HOME}".to_owned())]);
+    assert!(lane.engine.is_peer() && lane.models == ["g1.big"]);
+    assert_eq!(lane.engine.external_address().unwrap().authority, "10.0.0.1:8080");
+    // What the lane and the configuration of such a lane have in common is compared as a whole.
+    let written = "[[lanes]]\nname = \"g1.big\"\nlabels.zone = \"a \\\"quoted\\\" $${HOME}\"\n\
+                   engine = { driver = \"pointsman\", url = \"http://10.0.0.1:8080\", lane = \
+                   \"big\", queue-there = 3 }\n";
+    assert_eq!(parse(written).unwrap().fleet.lanes[0], *lane);
+}
+
+#[test]
+fn invalid_hosts_are_rejected() {
+    for (from, to, key, code) in [
+        ("g1", "g.1", "pick.hosts[0].name", Code::InvalidValue),
+        ("g1", "", "pick.hosts[0].name", Code::InvalidValue),
+        ("g2", "g1", "pick.hosts[1].name", Code::Duplicate),
+        ("10.0.0.2:8080", "gpu-2:8080", "pick.hosts[1].url", Code::NotPickable),
+        ("10.0.0.2:8080", "10.0.0.2", "pick.hosts[1].url", Code::NotPickable),
+    ] {
+        assert_rejects(&HOSTS.replace(from, to), key, code);
+    }
+    // Names of a lane here and of one there.
+    let own = EXTERNAL.replace("\"a\"", "\"g1.big\"");
+    let error = discover(&format!("{HOSTS}{own}"), &["big"]).unwrap_err();
+    let codes: Vec<Code> = error.diagnostics().iter().map(|error| error.code).collect();
+    assert_eq!(codes, [Code::Duplicate]);
 }

@@ -2,6 +2,7 @@
 
 mod metrics;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
-    let server = read_server(section, lane);
+    let server = read_server(section, lane.folder);
     let probe_interval = section.duration("probe-interval", 5 * SECOND);
     let reuse = section.bool("reuse-connections", false);
     let probe_path = section.string("probe-path");
@@ -51,11 +52,11 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
 
 /// Reads how a server is reached: its URL, its key and the certificates to trust. Returns `None`
 /// only if an error was reported.
-pub(super) fn read_server(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<ExternalSpec> {
+pub(super) fn read_server(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
     let url = section.required_string("url", "\"http://127.0.0.1:8080\"");
-    let key = secret(section, "key-env", "key-file", lane.folder).map(Secret::new);
+    let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
     let authorities = section.string("ca-file").and_then(|file| {
-        let path = lane.folder.join(file);
+        let path = folder.join(file);
         let read = read_regular(&path, MAX_CERTIFICATES_BYTES);
         read.inspect_err(|error| {
             section.error_at("ca-file", Code::Unavailable.with(error.to_string()));

@@ -1,6 +1,7 @@
 //! `driver = "pointsman"`: a lane of another host. What is known of it comes from the other host's
 //! `GET /fleet`: see [`crate::peer_lane`].
 
+use std::path::Path;
 use std::time::Duration;
 
 use pointsman_domain::EngineKind;
@@ -13,6 +14,7 @@ use crate::driver::{
 };
 use crate::engine_spec::{PeerLaneSpec, ProcessSpec};
 use crate::launch::Launch;
+use crate::peers::PeerEndpoint;
 use crate::post::ServiceUrl;
 use crate::proof::Reuse;
 use crate::tls::TrustedRoots;
@@ -36,25 +38,42 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
-    let server = external::read_server(section, lane);
+    let server = external::read_server(section, lane.folder);
     let name = section.string("lane").unwrap_or(&lane.name).to_owned();
     if name.is_empty() {
         let message = "must not be empty; remove it if the lane has the same name there";
         section.error_at("lane", Code::InvalidValue.with(message));
     }
-    let queue_there =
-        section.has("queue-there").then(|| section.integer("queue-there", 0..=MAX_QUEUE_THERE, 0));
+    let queue_there = read_queue_there(section);
     let server = server?;
-    let url = fleet_url(&server);
-    if url.is_none() {
-        let message = "invalid URL: expected for example \"http://10.0.0.2:8080\"";
-        section.error_at("url", Code::InvalidValue.with(message));
-    }
-    let peer = peer_lane(&server, url?, name.clone(), queue_there);
+    let url = read_fleet_url(section, &server)?;
+    let peer = peer_lane(&server, url, name.clone(), queue_there);
     let mut engine = EngineConfig::new(PeerSpec { server, peer });
     // Other hosts know a lane by its name, like a model.
     engine.names = vec![name];
     Some(engine)
+}
+
+/// Reads how another host is reached, by the keys of a lane with this driver. Relative paths are
+/// those of `folder`. Returns `None` only if an error was reported.
+pub fn read_host(section: &Section<'_>, folder: &Path) -> Option<PeerEndpoint> {
+    let server = external::read_server(section, folder)?;
+    let url = read_fleet_url(section, &server)?;
+    Some(PeerEndpoint { url, key: server.key, ca: server.authorities })
+}
+
+/// Reads how many requests may wait at the other host; `None` for the default.
+pub fn read_queue_there(section: &Section<'_>) -> Option<u32> {
+    section.has("queue-there").then(|| section.integer("queue-there", 0..=MAX_QUEUE_THERE, 0))
+}
+
+fn read_fleet_url(section: &Section<'_>, server: &ExternalSpec) -> Option<ServiceUrl> {
+    let url = fleet_url(server);
+    if url.is_none() {
+        let message = "invalid URL: expected for example \"http://10.0.0.2:8080\"";
+        section.error_at("url", Code::InvalidValue.with(message));
+    }
+    url
 }
 
 fn peer_lane(
