@@ -121,7 +121,7 @@ impl Forwarded {
         self.is_last && topology.candidates(model).iter().any(is_peer)
     }
 
-    /// Adds to the headers of a request what the other host has to know.
+    /// Sets in the headers of a request what the other host has to know.
     pub(crate) fn set_onward(&self, onward: &Onward<'_>, headers: &mut HeaderMap) {
         let Onward { host, priority, deadline, tenant, model } = *onward;
         let hops: Vec<&str> = self.hops.iter().map(String::as_str).chain([host]).collect();
@@ -135,7 +135,9 @@ impl Forwarded {
             (MODEL, HeaderValue::from_bytes(model.as_bytes()).ok()),
         ];
         for (name, value) in values {
-            headers.extend(value.map(|value| (name, value)));
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
         }
     }
 }
