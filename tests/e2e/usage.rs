@@ -260,3 +260,34 @@ fn nothing_secret_is_in_the_store() {
         assert!(!has(secret.as_bytes()), "{secret}");
     }
 }
+
+#[test]
+fn reports_of_other_hosts_are_added_to_that_of_a_running_host() {
+    let [host, other] = [(); 2].map(|()| start(tempfile::tempdir().unwrap()));
+    let counts = [(&host, 0, 2), (&other, 0, 1), (&other, 1, 1)];
+    for (host, key, count) in counts {
+        for _ in 0..count {
+            assert_eq!(ask(host.port, key, &chat("good", json!({}))).status, 200);
+        }
+    }
+    wait_until("the requests are counted", || {
+        (requests(host.dir.path()), requests(other.dir.path())) == (2, 2)
+    });
+    let by = ["--by", "tenant", "--format", "json"];
+    let (code, report, error) = command(other.dir.path(), &by);
+    assert_eq!(code, 0, "{error}");
+    let file = other.dir.path().join("report.json");
+    fs::write(&file, report).unwrap();
+    let with = [&by[..], &["--with", file.to_str().unwrap()]].concat();
+    let (code, sum, error) = command(host.dir.path(), &with);
+    assert_eq!(code, 0, "{error}");
+    let sum: Value = serde_json::from_str(&sum).unwrap();
+    let requests = |tenant: &str| {
+        let rows = sum["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["tenant"] == tenant).map(|row| row["requests"].clone())
+    };
+    assert_eq!((requests("t"), requests("=u")), (Some(json!(3)), Some(json!(1))), "{sum}");
+    // A report by something else cannot be added.
+    let (code, _, error) = command(host.dir.path(), &[&with[..], &["--by", "model"]].concat()[2..]);
+    assert_eq!(code, 1, "{error}");
+}
