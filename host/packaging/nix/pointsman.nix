@@ -25,7 +25,7 @@ rustPlatform.buildRustPackage {
   cargoLock.lockFile = root + "/Cargo.lock";
   # What `pointsman --version` prints.
   env.POINTSMAN_COMMIT = commit;
-  cargoBuildFlags = [ "--package" "pointsman" ];
+  cargoBuildFlags = [ "--package" "pointsman" "--features" "pointsman/scale" ];
   # The tests start engines, browsers and containers. Continuous integration runs them.
   doCheck = false;
 

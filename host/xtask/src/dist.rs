@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result};
 use pointsman_xtask::command::{cargo, run, target_dir};
 use pointsman_xtask::setup;
 
+/// The cargo features of what is released: all that several machines need.
+pub(crate) const FEATURES: &str = "pointsman/scale";
+
 /// Builds the release binary without a commit in its version, and prints the sizes.
 pub(crate) fn dist(root: &Path) -> Result<()> {
     for file in build(root, None)? {
@@ -27,7 +30,8 @@ pub(crate) fn build(root: &Path, commit: Option<&str>) -> Result<[PathBuf; 2]> {
     }
     let target = target_dir()?.join("dist-build");
     let mut build = cargo(root)?;
-    build.args(["build", "--release", "--package", "pointsman"]).env("CARGO_TARGET_DIR", &target);
+    build.args(["build", "--release", "--package", "pointsman", "--features", FEATURES]);
+    build.env("CARGO_TARGET_DIR", &target);
     build.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(root, &target)?);
     if let Some(commit) = commit {
         build.env("POINTSMAN_COMMIT", commit);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::source::Source;
 use super::tree::read;
+use crate::dist::FEATURES;
 
 /// Name and version of a crate.
 type Crate = (String, String);
@@ -63,7 +64,8 @@ pub(super) fn sbom(root: &Path, source: &Source, binary: &Path) -> Result<String
 /// the union over the workspace.
 fn crates(root: &Path, edges: &str) -> Result<BTreeSet<Crate>> {
     let mut tree = cargo(root)?;
-    tree.args(["tree", "--locked", "--package", "pointsman", "--edges", edges]);
+    tree.args(["tree", "--locked", "--package", "pointsman", "--features", FEATURES]);
+    tree.args(["--edges", edges]);
     tree.args(["--target", &target(), "--prefix", "none", "--format", "{p}"]);
     let lines = output(&mut tree).context("`cargo tree` failed")?;
     let crates = lines.lines().filter_map(|line| {
@@ -75,8 +77,8 @@ fn crates(root: &Path, edges: &str) -> Result<BTreeSet<Crate>> {
 
 fn metadata(root: &Path) -> Result<Value> {
     let mut metadata = cargo(root)?;
-    metadata.args(["metadata", "--locked", "--format-version", "1", "--filter-platform"]);
-    let json = output(metadata.arg(target())).context("`cargo metadata` failed")?;
+    metadata.args(["metadata", "--locked", "--format-version", "1", "--features", FEATURES]);
+    let json = output(metadata.arg("--filter-platform").arg(target())).context("`cargo metadata` failed")?;
     serde_json::from_str(&json).context("the output of `cargo metadata`")
 }
 
