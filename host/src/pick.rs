@@ -44,7 +44,7 @@ impl Role {
         }
         if !cfg!(feature = "pick") {
             let message = "`pointsman pick` is not part of this build; build it with `cargo build \
-                           --release --features pointsman/pick` [missing_feature]";
+                           --release --features pointsman/pick` [feature_missing]";
             return Err(NotPicker(message.to_owned()));
         }
         match config.pick {

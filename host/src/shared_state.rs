@@ -1,7 +1,7 @@
 //! State that several hosts share in Redis: `[shared-state]` of the configuration.
 //!
-//! Without the cargo feature `shared-state`, the section is read and checked as with it, and `serve`
-//! and `check` say which feature is missing.
+//! Without the cargo feature `shared-state`, the section is read and checked as with it, and
+//! `serve` and `check` say which feature is missing.
 
 #[cfg(feature = "shared-state")]
 mod hosts;
@@ -179,8 +179,8 @@ mod enabled {
             Ok(Self { replicator, requests: Arc::new(RequestStore(direct)) })
         }
 
-        /// Checks the settings, and returns by how much a limit is exceeded at most, for one request
-        /// per second at each host.
+        /// Checks the settings, and returns by how much a limit is exceeded at most, for one
+        /// request per second at each host.
         pub(super) fn overshoot(config: &Config) -> Result<f64> {
             settings(config).validate().context("[shared-state]")?;
             Ok(pointsman_shared::overshoot(config.replicas, 1.0, config.interval))

@@ -1,6 +1,9 @@
 //! Lanes of another host as lanes of this one: `driver = "pointsman"`.
 
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::Command;
 use std::thread;
 
 use pointsman_tests::client::{Response, chat, open, post, send};
@@ -23,6 +26,7 @@ const CLIENTS: &str = "[[keys]]\ntenant = \"team\"\nenv = \"CLIENT_KEY\"\n";
 fn start(config: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("peer.key"), KEY).unwrap();
+    fs::write(dir.path().join("fleet.salt"), "salt-0123456789abcdef").unwrap();
     let hash = sha256(CLIENT.as_bytes());
     let key = format!(
         "[[keys]]\nid = \"one\"\nhash = \"sha256:{hash}\"\ntenant = \"team\"\n\
@@ -71,6 +75,7 @@ fn lane_of_another_host_has_its_names_state_and_slots() {
         let body = chat(model, json!({})).to_string();
         let headers = [
             ("authorization", authorization.as_str()),
+            ("content-type", "application/json"),
             ("x-request-id", "carried-on"),
             // What only hosts may say.
             ("x-pointsman-tenant", "forged"),
@@ -158,7 +163,11 @@ fn request_that_has_been_here_stays_here() {
     let authorization = format!("Bearer {KEY}");
     let ask = |hops: &str| {
         let body = chat("m", json!({})).to_string();
-        let headers = [("authorization", authorization.as_str()), ("x-pointsman-hops", hops)];
+        let headers = [
+            ("content-type", "application/json"),
+            ("authorization", authorization.as_str()),
+            ("x-pointsman-hops", hops),
+        ];
         let response = send(here.port, "POST", CHAT, &headers, body.as_bytes());
         (response.status, response.json()["error"]["code"].clone())
     };
@@ -176,9 +185,8 @@ fn request_that_has_been_here_stays_here() {
 
 /// Sends requests while the other host disappears, and returns how they ended.
 fn disappear(signal: Signal) -> Vec<(u16, Option<String>)> {
-    let slow = r#"{"prompt_ms":1500,"tokens":2}"#;
-    let there = start(&lane("big", &["m"], &["--slots", "8", "--script", slow]));
-    let there = there.wait_until_ready();
+    let there = start(&fake_lane(FAKE_ENGINE, "big", &["m"], "slots = 8", &[])).wait_until_ready();
+    there.set_script("big", json!({ "prompt-ms": 1500, "tokens": 2 }));
     let stale = "[fleet]\nstale-after = \"1500ms\"\ndown-after = \"3s\"\n";
     let more = "load = \"on-demand\"";
     let spare = fake_lane(FAKE_ENGINE, "spare", &["m"], more, &["--load-ms", "100"]);
@@ -231,7 +239,8 @@ fn guards_and_limits_hold_for_lanes_of_other_hosts() {
     let authorization = format!("Bearer {CLIENT}");
     let ask = |more: &[(&str, &str)]| {
         let body = chat("m", json!({})).to_string();
-        let headers = [&[("authorization", authorization.as_str())], more].concat();
+        let own = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+        let headers = [&own[..], more].concat();
         let response = send(here.port, "POST", CHAT, &headers, body.as_bytes());
         (response.status, response.json()["error"]["code"].clone())
     };
@@ -239,4 +248,93 @@ fn guards_and_limits_hold_for_lanes_of_other_hosts() {
     assert_eq!(ask(&[]), (200, Value::Null));
     assert_eq!(ask(&[]), (429, json!("rate_limit_exceeded")));
     assert_eq!(accepted(&there), 1.0, "the other host got what was allowed");
+}
+
+/// Sends a request without waiting for its response, which does not come.
+fn begin(host: &Host, id: &str, more: &str) -> TcpStream {
+    let body = chat("m", json!({})).to_string();
+    let len = body.len();
+    let mut stream = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         x-request-id: {id}\r\ncontent-length: {len}\r\n{more}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    stream
+}
+
+/// Returns the place of a request in a queue of this host; `None` if it is not queued. To the id of
+/// a client, a host adds its own part.
+fn position(host: &Host, id: &str) -> Option<u64> {
+    let requests = host.get("/requests").json()["requests"].take();
+    let is_it =
+        |request: &&Value| request["id"].as_str().is_some_and(|known| known.starts_with(id));
+    requests.as_array()?.iter().find(is_it)?["position"].as_u64()
+}
+
+#[test]
+fn priority_of_the_first_host_holds_in_the_queue_of_the_other() {
+    let big = fake_lane(FAKE_ENGINE, "big", &["m"], "slots = 1", &[]);
+    let there = start(&big).wait_until_ready();
+    there.set_script("big", json!({ "prompt-ms": 60_000 }));
+    let guard = "[[guards]]\nname = \"urgent\"\nmin-priority = 5\n\
+                 when.headers = { x-urgent = \"1\" }\n";
+    let far = peer_lane("far", &there, "big");
+    let here = start(&[guard, &far, "queue-there = 4\n"].concat());
+    here.wait_for_lane("far", "ready");
+    let _served = begin(&here, "served", "");
+    wait_until("the engine has a request", || there.metric("pointsman_lane_running", "") > 0.0);
+    let _low = begin(&here, "low", "");
+    wait_until("the second one waits there", || position(&there, "low") == Some(1));
+    let _high = begin(&here, "high", "x-urgent: 1\r\n");
+    wait_until("the third one waits there", || position(&there, "high").is_some());
+    let positions = ["high", "low"].map(|id| position(&there, id));
+    assert_eq!(positions, [Some(1), Some(2)], "the urgent one overtakes");
+}
+
+/// Returns the tokens of a prompt that a lane is expected to have cached.
+fn cached_tokens(host: &Host, lane: &str, body: &Value) -> u64 {
+    let file = host.dir.path().join("request.json");
+    fs::write(&file, body.to_string()).unwrap();
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.arg("decide").arg(&file).args(["--json", "--socket"]);
+    let output = command.arg(host.admin_socket().unwrap()).output().unwrap();
+    let decided: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lanes = decided["lanes"].as_array().unwrap();
+    lanes.iter().find(|known| known["name"] == lane).unwrap()["cached_tokens"].as_u64().unwrap()
+}
+
+#[test]
+fn lane_is_known_for_the_prompts_that_the_other_host_has_served() {
+    let salt = "[fleet]\nsalt-file = \"fleet.salt\"\n";
+    let there = start(&[salt, &lane("big", &["m"], &[])].concat()).wait_until_ready();
+    let here = start(&[salt, &peer_lane("far", &there, "big")].concat());
+    here.wait_for_lane("far", "ready");
+    let prompt = |text: &str| {
+        let messages = json!([{ "role": "user", "content": text.repeat(200) }]);
+        json!({ "model": "m", "messages": messages })
+    };
+    let (known, other) = (prompt("the same long beginning of all prompts, "), prompt("different "));
+    assert_eq!(cached_tokens(&here, "far", &known), 0);
+    // Not by this host, which can know of it only by what the other one tells.
+    assert_eq!(post(there.port, CHAT, &known).status, 200);
+    wait_until("the prompt is known", || cached_tokens(&here, "far", &known) > 500);
+    assert_eq!(cached_tokens(&here, "far", &other), 0);
+}
+
+#[test]
+fn deadline_of_the_first_host_holds_and_none_of_a_client() {
+    let there = start(&lane("big", &["m"], &[])).wait_until_ready();
+    there.set_script("big", json!({ "prompt-ms": 1000, "tokens": 1 }));
+    let authorization = format!("Bearer {KEY}");
+    let ask = |more: &[(&str, &str)]| {
+        let own = [("content-type", "application/json"), ("x-pointsman-deadline-ms", "200")];
+        let headers = [&own[..], more].concat();
+        let body = chat("m", json!({})).to_string();
+        let response = send(there.port, "POST", CHAT, &headers, body.as_bytes());
+        (response.status, response.json()["error"]["code"].clone())
+    };
+    assert_eq!(ask(&[("authorization", authorization.as_str())]), (504, json!("engine_timeout")));
+    assert_eq!(ask(&[]), (200, Value::Null));
 }

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod envoy;
-mod fleet_streams;
 mod example;
+mod fleet_streams;
 mod limits;
 mod pick;
 mod redis;

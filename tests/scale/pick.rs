@@ -1,6 +1,7 @@
 //! `pointsman pick` behind real Envoy.
 
 mod conformance;
+mod hosts;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -144,7 +145,11 @@ fn request_is_held_until_a_slot_is_free_and_leaves_if_its_client_does() {
         // A client that hangs up.
         let gone = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let body = chat("m", json!({})).to_string();
-        let head = format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\ncontent-type: application/json", body.len());
+        let length = body.len();
+        let head = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\
+             content-type: application/json"
+        );
         std::io::Write::write_all(&mut &gone, format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
         wait_until("two requests wait", || picker.lane("a")["queued"] == 2);
         drop(gone);

@@ -60,6 +60,7 @@ pub(crate) fn fleet(lanes: usize) -> Arc<FleetView> {
         slots: 4,
         group: 0,
         cost_milli: 0,
+        is_peer: false,
     };
     let topology = Topology::new(lanes as u64, (0..lanes).map(info).collect());
     Arc::new(FleetView::idle(Arc::new(topology), LaneState::Ready))

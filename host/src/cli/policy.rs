@@ -80,8 +80,8 @@ pub(crate) enum Policy {
         #[command(flatten)]
         options: RegistryOptions,
     },
-    /// Verify a policy in an OCI registry as a host does before it activates one: digests, signature,
-    /// limits and golden cases.
+    /// Verify a policy in an OCI registry as a host does before it activates one: digests,
+    /// signature, limits and golden cases.
     Verify {
         /// The policy.
         #[arg(value_name = "oci://HOST/REPOSITORY:TAG")]
@@ -295,8 +295,8 @@ Examples:
   pointsman policy install policies/mine --config /etc/pointsman/pointsman.toml
   pointsman policy install mine-0.2.0.tar --config /etc/pointsman/pointsman.toml --no-wait")]
 pub(crate) struct Install {
-    /// Folder of the policy, a tar archive of it, or a reference to a registry, with the signature if
-    /// it has one.
+    /// Folder of the policy, a tar archive of it, or a reference to a registry, with the signature
+    /// if it has one.
     #[arg(value_name = "DIR|FILE.tar|oci://…")]
     pub(crate) source: PathBuf,
     /// Configuration of the host, whose chain has the policy.

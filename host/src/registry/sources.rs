@@ -5,8 +5,8 @@
 //!   tag ── every `follow-interval` ──> digest ── new? ──> pull ──> cache ──> link ──> reload
 //! ```
 //!
-//! The link is the policy's folder. A version that was pulled is loaded, validated, tried and rolled
-//! back like one that an operator has copied there.
+//! The link is the policy's folder. A version that was pulled is loaded, validated, tried and
+//! rolled back like one that an operator has copied there.
 
 mod metrics;
 
@@ -183,8 +183,8 @@ impl PolicySources {
         .await;
     }
 
-    /// Has the folder of a source lead to what its tag or digest stands for. Returns true if that is
-    /// another artifact than before.
+    /// Has the folder of a source lead to what its tag or digest stands for. Returns true if that
+    /// is another artifact than before.
     async fn update(
         &self,
         followed: &mut Followed,

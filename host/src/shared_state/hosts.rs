@@ -78,8 +78,8 @@ impl fmt::Debug for LimitCounter {
 }
 
 /// Returns the name by which clients learn which host has what they ask for: the one that it has in
-/// its fleet. Without one, that of the machine, and where the host listens, as several hosts may run
-/// on a machine.
+/// its fleet. Without one, that of the machine, and where the host listens, as several hosts may
+/// run on a machine.
 pub(crate) fn name_of_host(name: &str, address: &str) -> String {
     if !name.is_empty() {
         return name.to_owned();

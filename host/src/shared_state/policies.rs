@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use pointsman_policy::{SharedState, StateEntry, StateSharing, StateValue};
 use pointsman_shared::{EntryValue, Namespace, Replicator};
 
-/// Maximum size of the state of a policy in memory, with the overhead of its entries, as of one that
-/// is not shared.
+/// Maximum size of the state of a policy in memory, with the overhead of its entries, as of one
+/// that is not shared.
 const MAX_STATE_BYTES: usize = 1 << 20;
 /// How long the start waits for what the store has of all policies.
 const START_LIMIT: Duration = Duration::from_secs(2);

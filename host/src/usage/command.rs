@@ -91,7 +91,7 @@ fn path(options: &Usage) -> String {
 }
 
 /// Reads the store of a host that is not running.
-fn from_store(config: &Path, query: &UsageQuery, options: &Usage) -> Result<String> {
+fn from_store(config: &Path, query: &UsageQuery, wanted: &Usage) -> Result<String> {
     let dir = pointsman_config::find_state_dir(config)?.ok_or(NoUsage::NoState)?;
     let path = dir.join(FILE);
     if !path.is_file() {
@@ -100,8 +100,8 @@ fn from_store(config: &Path, query: &UsageQuery, options: &Usage) -> Result<Stri
     let options = Options { path: Some(path), namespaces: Vec::new(), on_loss: Box::new(|_| {}) };
     let store = Store::open(options).map_err(|source| NoUsage::Store { source })?;
     let report = UsageBook::new(store, UsageSettings::default()).report(query)?;
-    Ok(match options.format {
-        Format::Csv if options.with.is_empty() => report.to_csv(),
+    Ok(match wanted.format {
+        Format::Csv if wanted.with.is_empty() => report.to_csv(),
         Format::Csv | Format::Json | Format::Table => report.to_json().to_string(),
     })
 }

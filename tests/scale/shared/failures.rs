@@ -172,9 +172,8 @@ fn shared_store_is_reached_by_tls_with_its_own_authority() {
     let files = ["--tls-cert-file", certificate, "--tls-key-file", key];
     let tls = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
     let redis = Redis::run(&[&files[..], &tls[..], &["--requirepass", "open"]].concat());
-    let address = |password: &str, host: &str| {
-        Address::Single(format!("rediss://:{password}@{host}:{port}"))
-    };
+    let address =
+        |password: &str, host: &str| Address::Single(format!("rediss://:{password}@{host}:{port}"));
     let ca = Some(issued.cert.pem().into_bytes());
     let secure = with_ca(address("open", "localhost"), ca.clone());
     namespace(&secure).add("k", 7, HOUR);

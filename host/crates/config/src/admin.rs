@@ -32,6 +32,13 @@ pub struct Admin {
     pub decisions: usize,
 }
 
+impl Admin {
+    /// Returns the port that is listened on.
+    pub(super) fn tcp_port(&self) -> Option<u16> {
+        self.port.as_ref().map(|(address, _)| address.port())
+    }
+}
+
 impl Default for Admin {
     fn default() -> Self {
         Self { socket: None, link: None, port: None, decisions: DEFAULT_DECISIONS }

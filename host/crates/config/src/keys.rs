@@ -21,8 +21,13 @@ pub struct ApiKey {
     pub group_location: Location,
 }
 
+/// Reads `[[keys]]`.
+pub(super) fn read_all(root: &Section<'_>, folder: &Path) -> Vec<ApiKey> {
+    root.sections("keys").into_iter().filter_map(|section| read(section, folder)).collect()
+}
+
 /// Reads one of `[[keys]]`. Returns `None` if an error was reported.
-pub(crate) fn read(section: Section<'_>, folder: &Path) -> Option<ApiKey> {
+fn read(section: Section<'_>, folder: &Path) -> Option<ApiKey> {
     let tenant = section.required_string("tenant", "\"team-a\"").map(str::to_owned);
     let key = secret(&section, "env", "file", folder);
     if !section.has("env") && !section.has("file") {

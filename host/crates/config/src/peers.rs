@@ -25,8 +25,13 @@ pub struct Peer {
     pub key: Secret,
 }
 
+/// Reads `[[peers]]` and `[fleet]`.
+pub(super) fn read(root: &Section<'_>, folder: &Path) -> (Vec<Peer>, Peering) {
+    (read_peers(root, folder), read_fleet(&root.section("fleet"), folder))
+}
+
 /// Reads `[fleet]`.
-pub(super) fn read_fleet(section: &Section<'_>, folder: &Path) -> Peering {
+fn read_fleet(section: &Section<'_>, folder: &Path) -> Peering {
     let name = section.string("name").unwrap_or_default().to_owned();
     check_name(section, &name);
     let defaults = StaleLimits::default();
@@ -48,7 +53,7 @@ pub(super) fn read_fleet(section: &Section<'_>, folder: &Path) -> Peering {
 }
 
 /// Reads `[[peers]]`.
-pub(super) fn read_peers(root: &Section<'_>, folder: &Path) -> Vec<Peer> {
+fn read_peers(root: &Section<'_>, folder: &Path) -> Vec<Peer> {
     let sections = root.sections("peers");
     let (mut names, mut keys) = (HashSet::new(), HashSet::new());
     if sections.len() > MAX_PEERS {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman_domain::OnConflict;
 use pointsman_files::read_regular_text;
 use pointsman_settings::{Code, Location, PolicyPlace, Section, chain};
-use pointsman_spec::{ChainSpec, PolicySpec, PublicKey, RegistrySettings, StateScope};
+use pointsman_spec::{ChainSpec, PolicySpec, PublicKey, StateScope};
 
 use super::folders::default_cache;
 use super::{Policies, registries};
@@ -23,15 +23,10 @@ pub struct PolicyLocation {
     pub config: Location,
 }
 
-/// Reads the section. `state` is the state directory; `has_store` is true if there is one for
-/// shared states.
-pub(super) fn read(
-    section: Section<'_>,
-    folder: &Path,
-    state: Option<&Path>,
-    has_store: bool,
-    registries: Vec<RegistrySettings>,
-) -> Policies {
+/// Reads the policies, and the registries of some of them. `state` is the state directory.
+pub(super) fn read(root: &Section<'_>, folder: &Path, state: Option<&Path>) -> Policies {
+    let registries = registries::read(root, folder);
+    let section = root.section("policies");
     let dir = folder.join(section.string("dir").unwrap_or("policies"));
     let cache = match section.string("cache") {
         Some(cache) => Some(folder.join(cache)),
@@ -58,7 +53,7 @@ pub(super) fn read(
         }
     };
     let chain = chain(&entries, place);
-    if !has_store {
+    if !root.has("shared-state") {
         report_unshared(&chain, &entries);
     }
     let signers: Vec<(String, PublicKey)> = section

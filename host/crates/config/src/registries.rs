@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pointsman_files::read_regular;
-use pointsman_settings::{
-    Code, PolicyPlace, Secrets, Section, folder_of, read_expanded, secret,
-};
+use pointsman_settings::{Code, PolicyPlace, Secrets, Section, folder_of, read_expanded, secret};
 use pointsman_spec::{
     OciReference, PolicySource, RegistryCredentials, RegistrySettings, is_registry_host,
 };

@@ -16,5 +16,6 @@ pub(super) fn read(section: &Section<'_>) -> KeeperSpec {
                        the host; increase `orphan-grace`";
         section.error_at("after-crash", Code::Conflict.with(message));
     }
+    section.report_unknown();
     KeeperSpec { program: None, orphan_grace, after_crash }
 }

@@ -8,6 +8,7 @@ mod memory;
 mod models;
 mod peers;
 mod pick;
+mod registries;
 mod schema;
 mod security_page;
 mod shared_state;

@@ -12,4 +12,4 @@ pub use self::read::{
     ReadError, open_private, open_private_with, open_regular, read_private, read_regular,
     read_regular_text, read_trusted,
 };
-pub use self::write::{WriteError, WriteStep, is_temporary, write_atomic};
+pub use self::write::{WriteError, WriteStep, is_temporary, sync_folder, write_atomic};

@@ -94,8 +94,11 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Syncs the entries of a folder to the disk.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+/// Syncs the entries of a folder to the disk, if the file system can do that.
+///
+/// # Errors
+/// If the folder cannot be opened or synced.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     let opened = match File::open(folder) {
         // A folder may be writable and not readable. It cannot be synced then; the file has been
         // written.

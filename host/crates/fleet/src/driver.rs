@@ -16,6 +16,7 @@ use pointsman_settings::Section;
 use crate::activity::Activity;
 use crate::conversations::Session;
 use crate::engine_spec::{CommandLine, PeerLaneSpec, ProcessSpec, Secret, UnloadMode};
+use crate::external_address::ExternalAddress;
 use crate::launch::{HOST, Launch};
 use crate::launch_memory::LaunchMemory;
 use crate::memory::Pool;
@@ -373,23 +374,6 @@ pub struct Description {
 /// The engine of a lane. Clones share the settings.
 #[derive(Debug, Clone)]
 pub struct EngineSpec(pub(crate) Arc<dyn Driver>);
-
-/// Where an engine is that the host does not run, and what requests to it have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExternalAddress {
-    /// Host and port.
-    pub authority: String,
-    /// Connections have TLS.
-    pub https: bool,
-    /// Prefix of every path outside the API.
-    pub base_path: String,
-    /// The path of the API, which takes the place of `/v1`.
-    pub api_path: String,
-    /// Requests carry a key of the host.
-    pub has_key: bool,
-    /// Requests carry their priority.
-    pub priorities: bool,
-}
 
 impl EngineSpec {
     /// Returns what the engine's driver declares.

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{AcquireError, Dispatcher, GroupSetup, LaneHint, Ticket};
-use pointsman_domain::{
-    FleetView, LaneId, LaneState, PrefixIndex, PromptHasher, SlotRequest, Topology,
-};
+use pointsman_domain::{FleetView, LaneId, LaneState, PrefixIndex, SlotRequest, Topology};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -111,9 +109,9 @@ impl Fleet {
             epochs: 0,
         };
         let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
-        let prefixes = prefix_index(spec);
+        let prefixes = Arc::new(spec.peering.prefix_index(spec.lanes.len()));
         let (history, switches) = (LaneHistory::default(), SwitchObserver::default());
-        let actor = Actor {
+        let actor = SharedActor::new(Actor {
             dispatcher,
             prefixes: Arc::clone(&prefixes),
             topology,
@@ -133,8 +131,7 @@ impl Fleet {
             waiting: HashMap::new(),
             effects: Vec::new(),
             turns: Turns::default(),
-        };
-        let actor = SharedActor::new(actor);
+        });
         let tasks = FleetTasks {
             mailbox: mailbox.clone(),
             supervisors,
@@ -366,12 +363,6 @@ impl Drop for CancelOnDrop {
             self.mailbox.send(Message::Cancelled(ticket)).ok();
         }
     }
-}
-
-/// Returns what the lanes are expected to have cached: nothing yet.
-fn prefix_index(spec: &FleetSpec) -> Arc<PrefixIndex> {
-    let hasher = spec.peering.prompt_key.as_ref().map(PromptHasher::for_fleet);
-    Arc::new(PrefixIndex::with_hasher(spec.lanes.len(), hasher.unwrap_or_default()))
 }
 
 /// Spawns the tasks that belong to no lane.

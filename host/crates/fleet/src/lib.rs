@@ -20,6 +20,7 @@ pub mod drivers;
 mod engine_log;
 mod engine_spec;
 mod external;
+mod external_address;
 mod failures;
 mod fetch;
 mod fleet;
@@ -76,14 +77,15 @@ pub use self::conversations::{
 };
 pub use self::diagnosis::{Diagnosis, diagnose};
 pub use self::driver::{
-    ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, ExternalAddress, LaneBasics,
-    LaneContext, LaneDefaults,
+    ANY_NAME, Description, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
+    LaneDefaults,
 };
 pub use self::drivers::external::{ExternalSpec, UrlError};
 pub use self::drivers::pointsman::{read_host, read_queue_there};
 pub use self::drivers::{DRIVERS, vllm};
 pub use self::engine_log::{EngineLog, EngineLogLine};
 pub use self::engine_spec::{Backoff, CommandLine, ProcessSpec, Secret, UnloadMode};
+pub use self::external_address::ExternalAddress;
 pub use self::failures::{FAILURES, FailureKind};
 pub use self::fetch::{FetchError, FetchUrl, FetchUrlError, Fetcher};
 pub use self::fleet::{Fleet, FleetTasks};

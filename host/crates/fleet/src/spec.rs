@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use pointsman_domain::dispatch::LaneSetup;
 pub use pointsman_domain::dispatch::{Residency, Rules};
-use pointsman_domain::{EndpointSet, FleetKey, LaneId, LaneInfo, LaneNames, Trigger};
+use pointsman_domain::{
+    EndpointSet, FleetKey, LaneId, LaneInfo, LaneNames, PrefixIndex, PromptHasher, Trigger,
+};
 use pointsman_peers::StaleLimits;
 
 use crate::conversations::ConversationSettings;
@@ -50,6 +52,14 @@ pub struct Peering {
     pub prompt_key: Option<FleetKey>,
     /// After which silence of another host its lanes are not used any more.
     pub stale: StaleLimits,
+}
+
+impl Peering {
+    /// Creates the index of the prompts of this number of lanes.
+    pub(crate) fn prefix_index(&self, lanes: usize) -> PrefixIndex {
+        let hasher = self.prompt_key.as_ref().map(PromptHasher::for_fleet);
+        PrefixIndex::with_hasher(lanes, hasher.unwrap_or_default())
+    }
 }
 
 /// A group of lanes that share memory.

@@ -53,8 +53,8 @@ pub(crate) fn connector(
     builder(roots).enable_http1().wrap_connector(for_https(http))
 }
 
-/// Creates a connector for https and plain http URLs, which trusts the roots of the system and those
-/// in `ca` as PEM.
+/// Creates a connector for https and plain http URLs, which trusts the roots of the system and
+/// those in `ca` as PEM.
 pub fn https_connector(ca: Option<&[u8]>, timeout: Duration) -> HttpsConnector<HttpConnector> {
     let mut http = HttpConnector::new();
     http.set_connect_timeout(Some(timeout));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::header;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pointsman_access::{Identity, Rights};
 use pointsman_domain::request_flow::{Action, End, ErrorAnswer, Event};
 use pointsman_domain::{

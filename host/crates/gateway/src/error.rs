@@ -6,6 +6,7 @@
 //! the same body as an event.
 
 mod no_lane;
+mod quoted;
 
 use std::error::Error;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use pointsman_openai::{BadRequest, EngineErrorBody, ErrorForm};
 
 pub(crate) use self::no_lane::DownLane;
 use self::no_lane::{blamed, explained, for_no_lane};
+use self::quoted::{content_type, excerpt};
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
 use crate::error_response::ErrorResponse;
@@ -26,8 +28,6 @@ use crate::guard_error::GuardError;
 use crate::headers::{self, to_header_value};
 use pointsman_access::{Refusal, TokenRefusal, Unauthorized};
 
-/// Bytes of a client's text that a message quotes.
-const MAX_EXCERPT: usize = 200;
 /// The parameter that names an earlier response.
 const PREVIOUS: &str = "previous_response_id";
 
@@ -103,7 +103,9 @@ pub(crate) enum RouteError {
         .endpoint.path().unwrap_or("this endpoint")
     )]
     EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
-    #[error("the request has been on this or on too many hosts, and no lane of this host serves it")]
+    #[error(
+        "the request has been on this or on too many hosts, and no lane of this host serves it"
+    )]
     LoopDetected,
     #[error("no response with the id `{}`", excerpt(.id))]
     UnknownResponse { id: String },
@@ -174,18 +176,6 @@ pub(crate) enum RouteError {
     Admin(#[from] AdminError),
     #[error("internal error while applying the command; see the host log (request {request_id})")]
     Internal { request_id: String },
-}
-
-fn content_type(given: Option<&str>) -> String {
-    given.map_or_else(|| "none".to_owned(), |given| format!("`{}`", excerpt(given)))
-}
-
-/// Returns the beginning of a text that a client sent, with control characters and others that are
-/// not visible escaped.
-fn excerpt(text: &str) -> String {
-    let end = text.floor_char_boundary(MAX_EXCERPT);
-    let rest = if end < text.len() { "…" } else { "" };
-    format!("{}{rest}", text[..end].escape_debug())
 }
 
 /// Returns the content encodings that the host decodes.

@@ -192,8 +192,8 @@ error_codes! {
         retry_after: true;
     /// No lane can serve the request now.
     NoLaneAvailable = "no_lane_available", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
-    /// The request has been on this host before, or on too many hosts, and only lanes of other hosts
-    /// could serve it.
+    /// The request has been on this host before, or on too many hosts, and only lanes of other
+    /// hosts could serve it.
     LoopDetected = "loop_detected", LOOP_DETECTED, "server_error", retry_after: false;
     /// The operator has cancelled the request; it should not be sent again as it is.
     RequestCancelled = "request_cancelled", GONE, "invalid_request_error", retry_after: false;

@@ -1,5 +1,6 @@
 //! Names and values of headers that the host sets or removes.
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Names the lane whose engine responded.

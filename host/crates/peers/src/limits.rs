@@ -1,5 +1,5 @@
-//! The version of the format, and limits of what a reader accepts. A host that exceeds one is not trusted any further: the
-//! connection ends.
+//! The version of the format, and limits of what a reader accepts. A host that exceeds one is not
+//! trusted any further: the connection ends.
 
 /// The version of the format. Readers refuse other versions.
 pub const VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! One request of a proxy: the messages of its stream, in the order of the protocol.
 //!
 //! ```text
-//!   request head, body ──> begin ──┬──> endpoints ──> response head, body ──> the client's response
+//!   request head, body ──> begin ──┬──> endpoints ──> response head, body ──> client's response
 //!                                  └──> immediate response
 //!   a stream that ends before that is a client that hangs up
 //! ```

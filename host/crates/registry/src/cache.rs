@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use pointsman_files::{create_private, place_folder, write_atomic};
+use pointsman_files::{create_private, place_folder, sync_folder, write_atomic};
 use pointsman_spec::{OciDigest, OciVersion, PolicySource};
 
 use crate::layout::Artifact;
@@ -90,7 +90,7 @@ impl Cache {
         let target = Path::new("..").join("artifacts").join(digest.hex());
         std::os::unix::fs::symlink(target, &new)?;
         fs::rename(&new, &link)?;
-        fs::File::open(self.dir.join("tags"))?.sync_all()
+        sync_folder(&self.dir.join("tags"))
     }
 
     /// Removes the oldest artifacts that neither a source nor a tag leads to, and the tags that no

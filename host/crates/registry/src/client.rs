@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::auth::{self, Challenge};
 use crate::credentials::DockerConfig;
-use crate::digest::{digest, verify};
+use crate::digest::digest;
 use crate::error::RegistryError;
 use crate::http_client::{Expected, HttpClient, Reply};
 use crate::layout::{Artifact, Blob, MANIFEST_TYPE, MAX_MANIFEST, Manifest};
@@ -393,6 +393,19 @@ impl Endpoint {
     pub(crate) fn invalid(&self, cause: &str) -> RegistryError {
         RegistryError::Response { host: self.host.clone(), cause: cause.to_owned() }
     }
+}
+
+/// Checks that `bytes` are what the digest stands for. `what` names them in the error.
+pub(crate) fn verify(
+    what: &'static str,
+    bytes: &[u8],
+    expected: &OciDigest,
+) -> Result<(), RegistryError> {
+    let found = digest(bytes);
+    if found == *expected {
+        return Ok(());
+    }
+    Err(RegistryError::Digest { what, expected: expected.clone(), found })
 }
 
 fn pull_scope(repository: &str) -> String {

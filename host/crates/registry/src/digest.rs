@@ -3,8 +3,6 @@
 use pointsman_spec::OciDigest;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::RegistryError;
-
 /// Returns the digest of `bytes`.
 pub fn digest(bytes: &[u8]) -> OciDigest {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -13,17 +11,4 @@ pub fn digest(bytes: &[u8]) -> OciDigest {
         // 64 digits in lower case.
         Err(error) => unreachable!("{error}"),
     }
-}
-
-/// Checks that `bytes` are what the digest stands for. `what` names them in the error.
-pub(crate) fn verify(
-    what: &'static str,
-    bytes: &[u8],
-    expected: &OciDigest,
-) -> Result<(), RegistryError> {
-    let found = digest(bytes);
-    if found == *expected {
-        return Ok(());
-    }
-    Err(RegistryError::Digest { what, expected: expected.clone(), found })
 }

@@ -1,9 +1,9 @@
 //! The form of a policy as an artifact.
 //!
-//! It is the form of `wkg` and of the Wasm OCI artifacts of the CNCF: a manifest with one layer, the
-//! component. Tools such as `wkg oci pull` refuse artifacts with more layers, or with layers of
-//! other media types. So the other files, which are texts, are in the config, which those tools read
-//! and of which they ignore members that they do not know. Everything is below one digest.
+//! It is the form of `wkg` and of the Wasm OCI artifacts of the CNCF: a manifest with one layer,
+//! the component. Tools such as `wkg oci pull` refuse artifacts with more layers, or with layers of
+//! other media types. So the other files, which are texts, are in the config, which those tools
+//! read and of which they ignore members that they do not know. Everything is below one digest.
 
 use std::collections::BTreeMap;
 

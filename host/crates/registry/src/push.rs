@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pointsman_spec::{OciDigest, OciReference, OciVersion};
 
-use crate::client::{Ask, Client, Endpoint, MAX_SMALL};
-use crate::digest::{digest, verify};
+use crate::client::{Ask, Client, Endpoint, MAX_SMALL, verify};
+use crate::digest::digest;
 use crate::error::RegistryError;
 use crate::http_client::Expected;
 use crate::layout::{Artifact, MANIFEST_TYPE};

@@ -200,9 +200,10 @@ proptest! {
         }
         sync_all(&mut store, &mut hosts);
         for (key, sum) in sums.iter().enumerate() {
-            let totals: Vec<i64> = hosts.iter_mut().map(|host| host.total(&key.to_string())).collect();
+            let key = key.to_string();
+            let totals: Vec<i64> = hosts.iter_mut().map(|host| host.total(&key)).collect();
             prop_assert_eq!(totals, vec![*sum; 3]);
-            let values: Vec<_> = hosts.iter_mut().map(|host| host.get(&key.to_string())).collect();
+            let values: Vec<_> = hosts.iter_mut().map(|host| host.get(&key)).collect();
             prop_assert!(values.iter().all(|value| *value == values[0]), "{:?}", values);
         }
         prop_assert_eq!(hosts.iter().map(|host| host.bucket.pending()).sum::<usize>(), 0);

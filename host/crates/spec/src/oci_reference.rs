@@ -167,13 +167,12 @@ impl fmt::Display for OciReference {
 /// Returns true for the host of a registry: a name or an address in lower case, and a port.
 pub fn is_registry_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<http::uri::Authority>() else { return false };
-    let has_valid_port = authority.port().is_none() || authority.port_u16().is_some();
+    let has_port = authority.host().len() < text.len();
     let is_plain =
         |byte: u8| byte.is_ascii_digit() || byte.is_ascii_lowercase() || b".-:[]".contains(&byte);
     text.len() <= MAX_HOST
         && !authority.host().is_empty()
-        && has_valid_port
-        && !text.ends_with(':')
+        && (!has_port || authority.port_u16().is_some())
         && text.bytes().all(is_plain)
 }
 

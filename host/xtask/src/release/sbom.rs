@@ -78,7 +78,8 @@ fn crates(root: &Path, edges: &str) -> Result<BTreeSet<Crate>> {
 fn metadata(root: &Path) -> Result<Value> {
     let mut metadata = cargo(root)?;
     metadata.args(["metadata", "--locked", "--format-version", "1", "--features", FEATURES]);
-    let json = output(metadata.arg("--filter-platform").arg(target())).context("`cargo metadata` failed")?;
+    metadata.arg("--filter-platform").arg(target());
+    let json = output(&mut metadata).context("`cargo metadata` failed")?;
     serde_json::from_str(&json).context("the output of `cargo metadata`")
 }
 

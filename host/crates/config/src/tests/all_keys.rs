@@ -12,7 +12,8 @@ pub(super) fn all_keys() -> Vec<(String, String)> {
          1\n[[peers]]\nzzz = 1\n[access]\nzzz = 1\n[access.tokens]\nzzz = 1\n[state]\nzzz = \
          1\n[responses]\nzzz = 1\n[usage]\nzzz = 1\n[records]\nzzz = \
          1\nqueue = { zzz = 1 }\nredact = { zzz = 1 }\n\
-         [admin]\nzzz = 1\n[console]\nzzz = 1\n[pick]\nzzz = 1\nhosts = [{ zzz = 1 }]\n[shared-state]\nzzz = 1\n\
+         [admin]\nzzz = 1\n[console]\nzzz = 1\n[pick]\nzzz = 1\nhosts = [{ zzz = 1 }]\n\
+         [shared-state]\nzzz = 1\n\
          sentinel = { zzz = 1 }\n[conversations]\nzzz = 1\n[telemetry]\nzzz = 1\n",
         &format!("[server]\n{listener}[[listeners]]\n{listener}"),
         "[policies]\nzzz = 1\nsigners = [{ zzz = 1 }]\n[[policies.chain]]\nzzz = 1\ncanary = { \

@@ -48,7 +48,7 @@ fn peers_have_a_name_and_a_key_of_their_own() {
         (peer("a", "one") + &peer("b", "one"), "peers[1].key-env", Code::Duplicate),
         (peer("a", "short"), "peers[0].key-env", Code::OutOfRange),
         (peer("a", "none"), "peers[0].key-file", Code::Unavailable),
-        (peer("a\u{7}", "one"), "peers[0].name", Code::InvalidValue),
+        (peer("a\n", "one"), "peers[0].name", Code::InvalidValue),
         ("[[peers]]\nname = \"a\"\n".to_owned(), "peers[0].key-env", Code::MissingKey),
         ("[[peers]]\nkey-file = \"one\"\n".to_owned(), "peers[0].name", Code::MissingKey),
         ("[fleet]\nsalt-file = \"short\"\n".to_owned(), "fleet.salt-env", Code::OutOfRange),

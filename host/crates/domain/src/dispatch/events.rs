@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::lane_mode::LaneMode;
 use super::metrics::Report;
 use super::problem::Problem;
-use super::remote::RemoteLane;
+use super::remote_lane::RemoteLane;
 use crate::advice::Switching;
 use crate::facts::fnv1a_chain;
 use crate::fleet_view::{LaneId, LaneState};

@@ -8,7 +8,7 @@ use super::fairness::SlotHolders;
 use super::lane_mode::LaneMode;
 use super::metrics::LoadMetrics;
 use super::problem::Problem;
-use super::remote::RemoteLane;
+use super::remote_lane::RemoteLane;
 use super::setup::{LaneSetup, Residency};
 use super::switch::Switch;
 use crate::breaker::{Breaker, BreakerRules};

@@ -10,27 +10,10 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::events::{AcquireError, Enqueue};
 use super::lane::Lane;
+use super::remote_lane::RemoteLane;
 use super::setup::Residency;
 use crate::advice::Switching;
 use crate::fleet_view::{LaneId, LaneState};
-
-/// What another host says of one of its lanes that accepts requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RemoteLane {
-    /// The state there.
-    pub state: LaneState,
-    /// Maximum number of requests that are there at a time, served or waiting.
-    pub slots: u32,
-    /// Estimated wait in the queue there.
-    pub est_wait: Duration,
-    /// Estimated time until the lane serves there.
-    pub ready_in: Duration,
-    /// Requests of other lanes there that are delayed if the lane is loaded.
-    pub displaces: u32,
-    /// The host has not been heard of for some time: requests with a fallback use that. Holds the
-    /// time after which the host counts as down.
-    pub silent: Option<Duration>,
-}
 
 impl Dispatcher {
     /// Notes what another host says of a lane. Without effect on lanes of this host.

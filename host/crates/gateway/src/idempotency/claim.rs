@@ -174,7 +174,7 @@ impl Claim {
     /// it is kept for retries.
     pub(super) async fn end(self, execution: &Execution, keep: Duration) {
         let kept = execution.kept_size().filter(|_| !keep.is_zero());
-        let new = kept.and_then(|size| match execution.whole() {
+        let new = kept.map(|size| match execution.whole() {
             Some((head, body)) if size <= MAX_SHARED => {
                 let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
                 let headers = head.headers.iter();
@@ -182,9 +182,9 @@ impl Claim {
                 let headers = headers
                     .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)));
                 let (status, headers) = (head.status.as_u16(), headers.collect());
-                Some((State::Kept { status, headers }, body))
+                (State::Kept { status, headers }, body)
             }
-            Some(_) | None => Some((State::TooLong, Bytes::new())),
+            Some(_) | None => (State::TooLong, Bytes::new()),
         });
         let old = self.record.to_bytes(&[]);
         let new = new

@@ -139,8 +139,7 @@ async fn other_orders_are_refused() {
     let head = || head("/x", FULL_DUPLEX, false);
     let over = || body(Message::RequestBody, "a", true);
     let response = || message(Message::ResponseHeaders(headers(&[(":status", "200")], false)));
-    let orders: [(&str, Vec<ProcessingRequest>); 7] = [
-        ("nothing", vec![message(Message::RequestHeaders(HttpHeaders::default()))]),
+    let orders: [(&str, Vec<ProcessingRequest>); 6] = [
         ("body before the head", vec![over()]),
         ("two heads", vec![head(), head()]),
         ("response before the end of the body", vec![head(), response()]),
@@ -148,7 +147,7 @@ async fn other_orders_are_refused() {
         ("two response heads", vec![head(), over(), response(), response()]),
         ("request body in the response", vec![head(), over(), response(), over()]),
     ];
-    for (name, messages) in orders.into_iter().skip(1) {
+    for (name, messages) in orders {
         let picker = Picker::start().await;
         let mut client = picker.open().await;
         for message in messages {
@@ -177,7 +176,7 @@ async fn modes_that_cannot_be_served_are_named() {
 }
 
 #[tokio::test]
-async fn engine_that_breaks_off_breaks_the_response_off() {
+async fn proxy_that_is_gone_in_the_middle_of_a_response_gets_no_status() {
     let picker = Picker::start().await;
     let mut client = picker.open().await;
     client.head("/x", true).await;

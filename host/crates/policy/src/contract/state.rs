@@ -105,8 +105,8 @@ impl State {
     }
 }
 
-/// What is durable: the state of a host, once it was restored. That of a dry run is not, and a shared
-/// one outlives the host without its help.
+/// What is durable: the state of a host, once it was restored. That of a dry run is not, and a
+/// shared one outlives the host without its help.
 impl State {
     /// Adds entries of an earlier process, and saves changes from now on.
     pub(crate) fn restore(&self, entries: Vec<StateEntry>) {

@@ -77,8 +77,8 @@ impl StateStore {
         own.for_each(|(policy, state)| restore(&**backing, policy, state));
     }
 
-    /// Lets policies that are loaded from now on, and have that scope, share their states with other
-    /// hosts.
+    /// Lets policies that are loaded from now on, and have that scope, share their states with
+    /// other hosts.
     pub(crate) fn share(&self, sharing: Arc<dyn StateSharing>) {
         // Only the first one counts: a host has one store.
         self.sharing.get_or_init(|| sharing);

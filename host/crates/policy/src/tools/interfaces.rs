@@ -45,7 +45,7 @@ mod tests {
     fn names_are_those_of_the_outermost_component() {
         let component = wat::parse_str(
             r#"(component
-                (component (export "inner" (component)))
+                (component $inner (component $empty) (export "inner" (component $empty)))
                 (core module)
                 (import "pointsman:policy/host@0.1.0" (instance))
                 (import "run" (func))

@@ -10,7 +10,8 @@ use wasmtime::Engine;
 /// The interval of the clock while calls run, which is the resolution of deadlines.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// Ticks between two looks at whether calls run. Most calls take microseconds: a clock that ticks
-/// while none runs takes 1 µs of CPU time for each request of a busy host, and 2 % of a core always.
+/// while none runs takes 1 µs of CPU time for each request of a busy host, and 2 % of a core
+/// always.
 const IDLE_TICKS: u32 = 4;
 
 /// The number of calls that run in an engine.

@@ -52,7 +52,7 @@ proptest! {
         text in "(oci://)?[a-z0-9.:\\[\\]-]{0,12}/?[a-zA-Z0-9/._-]{0,16}(:[a-z.]{0,5})?(@.{0,4})?",
     ) {
         if let Ok(reference) = text.parse::<OciReference>() {
-            prop_assert_eq!(Ok(&reference), reference.to_string().parse().as_ref());
+            prop_assert_eq!(Ok(reference.clone()), reference.to_string().parse());
             let repository = reference.repository();
             prop_assert!(!repository.contains("..") && !repository.starts_with('/'));
             prop_assert!(reference.host().bytes().all(|byte| byte.is_ascii_graphic()));

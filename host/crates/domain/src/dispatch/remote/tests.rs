@@ -41,6 +41,7 @@ fn request(ticket: u64, has_fallback: bool, switching: Switching) -> Enqueue {
         deadline: s(60),
         switching,
         has_fallback,
+        has_begun: false,
     }
 }
 
