@@ -1,5 +1,5 @@
 //! `driver = "pointsman"`: a lane of another host. What is known of it comes from the other host's
-//! `GET /fleet`: see [`crate::peer_lane`].
+//! `GET /fleet`: see `peer_lane.rs`.
 
 use std::path::Path;
 use std::time::Duration;
