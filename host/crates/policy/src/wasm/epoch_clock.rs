@@ -21,7 +21,7 @@ pub(crate) struct RunningCalls(Arc<AtomicUsize>);
 impl RunningCalls {
     /// Notes that a call begins. It must be followed by [`Self::end`].
     pub(crate) fn begin(&self) {
-        // The clock may see it late, by one of its intervals: a call has at least that long.
+        // Nothing else depends on the order: the clock may see it later, at its next look.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
