@@ -23,7 +23,8 @@ pub(crate) async fn load(
         cache_dir: config.cache.clone(),
         compiler: Compiler::this_program(),
         allocator: Allocator::Auto,
-        warm_instances: workers.min(16),
+        // One more than threads that call policies: it is used while another one is replaced.
+        warm_instances: workers.min(16) + 1,
         ..RuntimeSettings::default()
     };
     let mut chain = config.chain.clone();

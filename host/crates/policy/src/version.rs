@@ -27,6 +27,7 @@ pub(crate) mod validate;
 pub(crate) mod warm_instance;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, MutexGuard};
 use pointsman_domain::{PolicyRef, TenantBreaker, TenantBreakerRules};
@@ -69,6 +70,8 @@ pub(crate) struct Version {
     registered: Arc<PolicyMetrics>,
     shared: Arc<Shared>,
     pool: Pool<WarmInstance>,
+    /// An instance could not be created in the background.
+    cannot_restock: AtomicBool,
     // One per hook: a policy whose `on-tick` fails still decides about requests.
     breakers: [Mutex<TenantBreaker>; Hook::ALL.len()],
     /// False in the version that another one is compared with.
@@ -107,6 +110,7 @@ impl Version {
             registered: Arc::clone(metrics),
             shared: Arc::new(Shared::new(reference, env, version_metrics)),
             pool: Pool::default(),
+            cannot_restock: AtomicBool::new(false),
             breakers: std::array::from_fn(|_| Mutex::new(TenantBreaker::new(&BREAKER))),
             has_breakers: true,
             tally: Tally::default(),

@@ -377,8 +377,9 @@ impl Heartbeat for Policies {
 
     fn heartbeat(&self, schedule: &mut Schedule, ended: &[Outcome], now: Duration) {
         self.evaluate_probations();
-        let Some(fleet) = self.fleet.get() else { return };
         let chain = self.chain.load_full();
+        chain.versions().for_each(|version| version.restock());
+        let Some(fleet) = self.fleet.get() else { return };
         if !ended.is_empty() {
             chain.observe(&(fleet.view)(), now_ms(), ended);
         }

@@ -1,7 +1,9 @@
 //! Creation of a version's instances. It runs under a longer deadline than requests have, because
 //! instances are created before requests need them whenever possible.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::contract::host_state::HostState;
 use crate::contract::types::Description;
@@ -65,6 +67,26 @@ impl Version {
             self.put_back(warm);
         }
         Ok(())
+    }
+
+    /// Creates instances until as many are idle as at first. Calls use them up: after a fault, and
+    /// after their maximum number of calls. Another call would then have to wait for a new one.
+    ///
+    /// If one cannot be created, this does nothing any more: the next call finds out why, and
+    /// counts the fault.
+    pub(crate) fn restock(&self) {
+        for _ in self.pool.len()..self.config.warm_instances {
+            if self.cannot_restock.load(Ordering::Relaxed) {
+                return;
+            }
+            match self.instantiate() {
+                Ok(warm) => self.pool.put(warm),
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn Error, "failed to create an instance");
+                    self.cannot_restock.store(true, Ordering::Relaxed);
+                }
+            }
+        }
     }
 
     /// Checks that the component, its manifest, and the `name` in the configuration agree on the
