@@ -7,7 +7,7 @@
 //!       ├── queue                        the wait for a slot, unless it was short
 //!       │   └── load                     if the lane was not loaded; linked to the switch
 //!       └── chat MODEL                   what was sent to the engine, whose own spans are below
-//!           └── stream                   from the first byte to the last one
+//!           └── stream                   from the first byte to the last one, if it is a stream
 //! ```
 //!
 //! The spans of a switch are in `switch_spans.rs`.
@@ -182,10 +182,10 @@ impl RequestSpans<'_> {
             span.set("error.type", attempt.result.label());
             span.set_status(SpanStatus::Error);
         }
-        if let Some(ttft) = request.flow.ttft().filter(|_| is_last) {
-            let name = if request.is_streaming { "stream" } else { "response" };
+        // A complete response arrives at once: the time of its first byte is the end of the parent.
+        if let Some(ttft) = request.flow.ttft().filter(|_| is_last && request.is_streaming) {
             let ids = (STREAM + number, context.child_span(number));
-            self.begin(ids, &[name], SpanKind::Internal, (ttft, end));
+            self.begin(ids, &["stream"], SpanKind::Internal, (ttft, end));
         }
     }
 
