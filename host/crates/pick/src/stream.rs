@@ -251,37 +251,47 @@ where
         mut body: Option<ProxiedSender>,
         mut end: BodyEnd,
     ) -> Result<(), Ended> {
+        // A message costs the proxy more than this program. So the last chunk ends the body too,
+        // if that is known without waiting.
+        let mut held = Bytes::new();
         loop {
             tokio::select! {
                 biased;
+                message = next_with_space(&mut self.messages, body.as_ref()) => {
+                    end = receive_response(&mut body, message?, end)?;
+                }
                 frame = rest.frame() => match frame {
                     Some(Ok(frame)) => {
-                        let data = frame.into_data().unwrap_or_default();
-                        for chunk in message::chunks(Of::Response, &data, false) {
-                            self.send(chunk).await?;
-                        }
+                        self.send_chunks(&held, false).await?;
+                        held = frame.into_data().unwrap_or_default();
                     }
                     Some(Err(error)) => {
                         return Err(Status::aborted(format!("response aborted: {error}")).into());
                     }
                     None => break,
                 },
-                message = next_with_space(&mut self.messages, body.as_ref()) => {
-                    end = receive_response(&mut body, message?, end)?;
+                () = std::future::ready(()), if !held.is_empty() => {
+                    self.send_chunks(&std::mem::take(&mut held), false).await?;
                 }
             }
         }
         drop(rest);
         let has_trailers = end == BodyEnd::WithTrailers;
-        for chunk in message::chunks(Of::Response, &Bytes::new(), !has_trailers) {
-            self.send(chunk).await?;
-        }
+        self.send_chunks(&held, !has_trailers).await?;
         if has_trailers {
             self.send(message::trailers(Of::Response)).await?;
         }
         // What the engine still sends is not the client's.
         while end == BodyEnd::Open {
             end = receive_response(&mut None, self.next().await?, end)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a part of the client's response, which ends it if `is_last`.
+    async fn send_chunks(&self, data: &Bytes, is_last: bool) -> Result<(), Ended> {
+        for chunk in message::chunks(Of::Response, data, is_last) {
+            self.send(chunk).await?;
         }
         Ok(())
     }
