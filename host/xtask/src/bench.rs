@@ -8,6 +8,7 @@ mod in_process;
 mod instructions;
 mod keys;
 mod load;
+mod pick;
 mod reload;
 mod request;
 mod server;
@@ -34,7 +35,7 @@ const SECRET: &str = "pm_bench";
 /// A part of the benchmark: name, title and function.
 type Part = (&'static str, &'static str, fn(&Path) -> Result<()>);
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("parts", "the parts", parts),
     (
         "turns",
@@ -57,6 +58,11 @@ const PARTS: [Part; 13] = [
         "handover",
         "hand-over to the next process under load: pause of requests, gaps of streams",
         handover::handover,
+    ),
+    (
+        "pick",
+        "an endpoint picker behind Envoy: added latency, and requests of one core",
+        pick::pick,
     ),
     ("truth", "a workload in real time and simulated", simulation::truth),
     ("simulation", "the speed of the simulator", simulation::speed),
