@@ -154,10 +154,9 @@ mod enabled {
 
     use anyhow::{Context as _, Result};
     use pointsman_access::Accounts;
-    use pointsman_config::SharedAddress;
     use pointsman_gateway::SharedHosts;
     use pointsman_policy::Policies;
-    use pointsman_shared::{Address, Direct, Replicator, Settings};
+    use pointsman_shared::{Direct, Replicator, Settings};
     use prometheus_client::registry::Registry;
 
     use super::hosts::{self, RequestStore};
@@ -210,15 +209,8 @@ mod enabled {
     }
 
     fn settings(config: &Config) -> Settings {
-        let address = match config.address.clone() {
-            SharedAddress::Single(url) => Address::Single(url),
-            SharedAddress::Sentinel { sentinels, master, node } => {
-                Address::Sentinel { sentinels, master, node }
-            }
-            SharedAddress::Cluster(urls) => Address::Cluster(urls),
-        };
         Settings {
-            address,
+            address: config.address.clone(),
             ca: config.ca.clone(),
             prefix: config.prefix.clone(),
             interval: config.interval,

@@ -358,7 +358,7 @@ fn crate_dependencies_point_one_way() {
             "gateway",
             vec!["access", "domain", "files", "fleet", "openai", "peers", "record", "store"],
         ),
-        ("shared", vec![]),
+        ("shared", vec!["spec"]),
         ("store", vec!["files"]),
         ("access", vec!["domain", "files", "settings", "store"]),
         ("settings", vec!["domain", "files", "spec"]),

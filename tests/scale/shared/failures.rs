@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use pointsman_shared::{Address, Namespace, Replicator, Settings};
+use pointsman_shared::{Namespace, Replicator, Settings, SharedAddress};
 use pointsman_tests::wait_until;
 use rustix::process::Signal;
 
@@ -11,11 +11,11 @@ use crate::redis::{Redis, cluster};
 
 const HOUR: Option<Duration> = Some(Duration::from_secs(3600));
 
-fn replicator(address: Address) -> Replicator {
+fn replicator(address: SharedAddress) -> Replicator {
     with_ca(address, None)
 }
 
-fn with_ca(address: Address, ca: Option<Vec<u8>>) -> Replicator {
+fn with_ca(address: SharedAddress, ca: Option<Vec<u8>>) -> Replicator {
     let settings = Settings {
         address,
         ca,
@@ -27,7 +27,7 @@ fn with_ca(address: Address, ca: Option<Vec<u8>>) -> Replicator {
 }
 
 fn single(redis: &Redis) -> Replicator {
-    replicator(Address::Single(redis.url()))
+    replicator(SharedAddress::Single(redis.url()))
 }
 
 fn namespace(replicator: &Replicator) -> Namespace {
@@ -140,7 +140,7 @@ fn sentinel_fail_over_of_the_shared_store_loses_nothing() {
         replica.command(&["INFO", "replication"]).contains("master_link_status:up")
     });
     let sentinel = Redis::sentinel(&master);
-    let address = Address::Sentinel {
+    let address = SharedAddress::Sentinel {
         sentinels: vec![sentinel.url()],
         master: "main".to_owned(),
         node: None,
@@ -172,8 +172,9 @@ fn shared_store_is_reached_by_tls_with_its_own_authority() {
     let files = ["--tls-cert-file", certificate, "--tls-key-file", key];
     let tls = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
     let redis = Redis::run(&[&files[..], &tls[..], &["--requirepass", "open"]].concat());
-    let address =
-        |password: &str, host: &str| Address::Single(format!("rediss://:{password}@{host}:{port}"));
+    let address = |password: &str, host: &str| {
+        SharedAddress::Single(format!("rediss://:{password}@{host}:{port}"))
+    };
     let ca = Some(issued.cert.pem().into_bytes());
     let secure = with_ca(address("open", "localhost"), ca.clone());
     namespace(&secure).add("k", 7, HOUR);
@@ -194,7 +195,7 @@ fn shared_store_is_reached_by_tls_with_its_own_authority() {
 #[test]
 fn shared_state_is_distributed_over_a_cluster() {
     let nodes = cluster();
-    let address = Address::Cluster(vec![nodes[0].url()]);
+    let address = SharedAddress::Cluster(vec![nodes[0].url()]);
     let replicators = [replicator(address.clone()), replicator(address)];
     add(&replicators, 100);
     (0..100).for_each(|key| wait_for_total(&replicators, &format!("k{key}"), 2));

@@ -63,7 +63,7 @@ pub use self::policies::PolicyLocation;
 pub use self::responses::Responses;
 pub use self::schema::schema;
 pub use self::server::{Idempotency, ResponseModel, Server};
-pub use self::shared_state::{SharedAddress, SharedState};
+pub use self::shared_state::SharedState;
 pub use self::telemetry::{OtlpProtocol, Telemetry};
 pub use self::tokens::{KeySource, Tokens};
 pub use self::usage::Usage;

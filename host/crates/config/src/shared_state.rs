@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pointsman_files::read_regular;
 use pointsman_settings::{Code, Section, missing, secret};
+use pointsman_spec::SharedAddress;
 
 /// Maximum size of `ca-file` in bytes.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -27,34 +28,10 @@ pub struct SharedState {
     pub replicas: u32,
 }
 
-/// Where a shared store is. The URLs may contain passwords.
-#[derive(Clone, PartialEq, Eq)]
-pub enum SharedAddress {
-    /// One server.
-    Single(String),
-    /// The master that Sentinels name.
-    Sentinel {
-        /// URLs of the Sentinels.
-        sentinels: Vec<String>,
-        /// Name of the master.
-        master: String,
-        /// A URL with the credentials for the master.
-        node: Option<String>,
-    },
-    /// Some nodes of a cluster.
-    Cluster(Vec<String>),
-}
-
 impl fmt::Debug for SharedState {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { prefix, interval, replicas, .. } = self;
         write!(formatter, "SharedState({prefix:?}, {interval:?}, {replicas})")
-    }
-}
-
-impl fmt::Debug for SharedAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("SharedAddress(..)")
     }
 }
 

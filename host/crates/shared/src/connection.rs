@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use pointsman_spec::SharedAddress;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
@@ -14,7 +15,7 @@ use redis::{
 
 use crate::batch::{Batch, BatchReply};
 use crate::script;
-use crate::settings::{Address, Settings};
+use crate::settings::Settings;
 
 /// Maximum time to connect, with the questions to Sentinels or the nodes of a cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,15 +127,15 @@ async fn connect(settings: &Settings) -> RedisResult<Connection> {
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(ROUND_TIMEOUT));
     let client = match &settings.address {
-        Address::Single(url) => match certificates(settings) {
+        SharedAddress::Single(url) => match certificates(settings) {
             None => Client::open(url.as_str())?,
             Some(certificates) => Client::build_with_tls(url.as_str(), certificates)?,
         },
-        Address::Sentinel { sentinels, master, node } => {
+        SharedAddress::Sentinel { sentinels, master, node } => {
             let client = sentinel(settings, sentinels, master, node.as_deref());
             client?.async_get_client().await?
         }
-        Address::Cluster(urls) => {
+        SharedAddress::Cluster(urls) => {
             let mut builder = ClusterClientBuilder::new(urls.iter().map(String::as_str))
                 .connection_timeout(CONNECT_TIMEOUT)
                 .response_timeout(ROUND_TIMEOUT)

@@ -47,8 +47,9 @@ pub use self::entry::{Entry, EntryValue};
 pub use self::namespace::Namespace;
 pub use self::overshoot::overshoot;
 pub use self::replicator::{Replicator, StartError};
-pub use self::settings::{Address, Settings, SettingsError};
+pub use self::settings::{Settings, SettingsError};
 pub use self::status::Status;
+pub use pointsman_spec::SharedAddress;
 
 #[cfg(test)]
 mod tests;

@@ -1,43 +1,15 @@
 //! Where the store is, and how it is used.
 
-use std::fmt;
 use std::time::Duration;
 
+use pointsman_spec::SharedAddress;
 use redis::{ConnectionAddr, IntoConnectionInfo as _};
-
-/// Where the store is. The URLs may contain passwords, and are not part of the debug output.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Address {
-    /// One server: `redis://`, `rediss://` for TLS, or `unix://`.
-    Single(String),
-    /// Servers of which a Sentinel names the master.
-    Sentinel {
-        /// URLs of the Sentinels.
-        sentinels: Vec<String>,
-        /// Name of the master.
-        master: String,
-        /// A URL of which the credentials, the database and the use of TLS count for the master.
-        node: Option<String>,
-    },
-    /// Some nodes of a cluster.
-    Cluster(Vec<String>),
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Single(_) => "Single(..)",
-            Self::Sentinel { .. } => "Sentinel(..)",
-            Self::Cluster(_) => "Cluster(..)",
-        })
-    }
-}
 
 /// Settings of a replicator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where the store is.
-    pub address: Address,
+    pub address: SharedAddress,
     /// Certificates in PEM format that sign those of the store; `None` for those of the system.
     pub ca: Option<Vec<u8>>,
     /// Prefix of all keys in the store, without braces. Hosts with the same prefix share.
@@ -70,14 +42,14 @@ impl Settings {
     /// If no connection is possible with them.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let urls: Vec<&String> = match &self.address {
-            Address::Single(url) => vec![url],
-            Address::Sentinel { sentinels, node, .. } => {
+            SharedAddress::Single(url) => vec![url],
+            SharedAddress::Sentinel { sentinels, node, .. } => {
                 if sentinels.is_empty() {
                     return Err(SettingsError::Missing);
                 }
                 sentinels.iter().chain(node).collect()
             }
-            Address::Cluster(urls) => urls.iter().collect(),
+            SharedAddress::Cluster(urls) => urls.iter().collect(),
         };
         if urls.is_empty() {
             return Err(SettingsError::Missing);
@@ -94,7 +66,7 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn settings(address: Address) -> Settings {
+    fn settings(address: SharedAddress) -> Settings {
         Settings {
             address,
             ca: None,
@@ -106,7 +78,7 @@ mod tests {
 
     #[test]
     fn passwords_are_in_neither_debug_output_nor_errors() {
-        let settings = settings(Address::Single("redis//:hunter2@host".to_owned()));
+        let settings = settings(SharedAddress::Single("redis//:hunter2@host".to_owned()));
         assert!(!format!("{settings:?}").contains("hunter2"));
         let error = settings.validate().unwrap_err();
         assert!(matches!(error, SettingsError::Url));
@@ -116,12 +88,12 @@ mod tests {
     #[test]
     fn valid_and_missing_urls() {
         let urls = |urls: &[&str]| urls.iter().map(ToString::to_string).collect();
-        settings(Address::Single("rediss://:p@host:1/2".to_owned())).validate().unwrap();
-        settings(Address::Cluster(urls(&["redis://a:1", "redis://b:1"]))).validate().unwrap();
-        let none = settings(Address::Cluster(Vec::new())).validate();
+        settings(SharedAddress::Single("rediss://:p@host:1/2".to_owned())).validate().unwrap();
+        settings(SharedAddress::Cluster(urls(&["redis://a:1", "redis://b:1"]))).validate().unwrap();
+        let none = settings(SharedAddress::Cluster(Vec::new())).validate();
         assert!(matches!(none, Err(SettingsError::Missing)));
         let sentinels = urls(&["redis://a:1", "file:///x"]);
-        let address = Address::Sentinel { sentinels, master: "m".to_owned(), node: None };
+        let address = SharedAddress::Sentinel { sentinels, master: "m".to_owned(), node: None };
         assert!(matches!(settings(address).validate(), Err(SettingsError::Url)));
     }
 }

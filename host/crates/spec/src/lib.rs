@@ -1,6 +1,8 @@
-//! The configuration of policies as data: what `settings` reads and `policy` carries out.
+//! Configuration as data: what `settings` and `config` read, and `policy`, `registry` and `shared`
+//! carry out.
 //!
-//! It is a crate of its own so that reading a configuration does not link a WebAssembly engine.
+//! It is a crate of its own so that reading a configuration links neither a WebAssembly engine nor
+//! the client of a shared store.
 
 mod chain;
 pub mod encoding;
@@ -10,6 +12,7 @@ mod limits;
 mod oci_reference;
 mod public_key;
 mod registry;
+mod shared_address;
 mod version_number;
 
 pub use self::chain::{
@@ -23,4 +26,5 @@ pub use self::oci_reference::{
 };
 pub use self::public_key::{KeyError, PublicKey, PublicKeyError};
 pub use self::registry::{PolicySource, RegistryCredentials, RegistrySettings, SourceProblem};
+pub use self::shared_address::SharedAddress;
 pub use self::version_number::{VersionNumber, VersionNumberError};

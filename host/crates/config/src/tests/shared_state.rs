@@ -1,6 +1,6 @@
 //! Tests of `[shared-state]`.
 
-use pointsman_spec::StateScope;
+use pointsman_spec::{SharedAddress, StateScope};
 
 use super::*;
 
