@@ -8,6 +8,7 @@ pub mod external;
 pub mod llama_cpp;
 pub mod pointsman;
 mod process_section;
+mod server;
 pub mod vllm;
 
 use crate::driver::DriverInfo;

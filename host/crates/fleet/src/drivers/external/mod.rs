@@ -2,15 +2,13 @@
 
 mod metrics;
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
 use pointsman_domain::EngineKind;
-use pointsman_files::read_regular;
-use pointsman_settings::{Code, Section, secret};
+use pointsman_settings::{Code, Section};
 
+use super::server::Server;
+pub use super::server::UrlError;
 use crate::driver::{
     API_PATH, Description, Driver, DriverInfo, EngineConfig, EngineSpec, LaneBasics, LaneContext,
     LaneDefaults, MetricsSource, Prepared, Target, is_equal,
@@ -21,8 +19,6 @@ use crate::proof::Reuse;
 use crate::tls::TrustedRoots;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Maximum size of a file with certificates in bytes; those of Debian have 220 kB.
-const MAX_CERTIFICATES_BYTES: u64 = 8 << 20;
 
 /// The driver.
 pub static DRIVER: DriverInfo = DriverInfo {
@@ -34,7 +30,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
-    let server = read_server(section, lane.folder);
+    let server = Server::read(section, lane.folder);
     let probe_interval = section.duration("probe-interval", 5 * SECOND);
     let reuse = section.bool("reuse-connections", false);
     let probe_path = section.string("probe-path");
@@ -42,37 +38,11 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
         let message = "expected a path below `url` with a leading `/`, for example \"/models\"";
         section.error_at("probe-path", Code::InvalidValue.with(message));
     }
-    let mut spec = server?.with_reused_connections(reuse);
-    spec.probe_interval = probe_interval.max(MIN_PROBE_INTERVAL);
+    let mut spec = ExternalSpec::new(server?, probe_interval).with_reused_connections(reuse);
     if let Some(path) = probe_path {
         spec = spec.with_probe_path(path);
     }
     Some(EngineConfig::new(spec))
-}
-
-/// Reads how a server is reached: its URL, its key and the certificates to trust. Returns `None`
-/// only if an error was reported.
-pub(super) fn read_server(section: &Section<'_>, folder: &Path) -> Option<ExternalSpec> {
-    let url = section.required_string("url", "\"http://127.0.0.1:8080\"");
-    let key = secret(section, "key-env", "key-file", folder).map(Secret::new);
-    let authorities = section.string("ca-file").and_then(|file| {
-        let path = folder.join(file);
-        let read = read_regular(&path, MAX_CERTIFICATES_BYTES);
-        read.inspect_err(|error| {
-            section.error_at("ca-file", Code::Unavailable.with(error.to_string()));
-        })
-        .ok()
-    });
-    match ExternalSpec::try_new(url?, key, MIN_PROBE_INTERVAL) {
-        Ok(spec) => Some(match authorities {
-            Some(pem) => spec.with_root_certificates(pem),
-            None => spec,
-        }),
-        Err(error) => {
-            section.error_at("url", error.to_string());
-            None
-        }
-    }
 }
 
 /// Returns true for a path that can follow that of the URL; an empty one turns probes off.
@@ -85,38 +55,19 @@ fn is_probe_path(path: &str) -> bool {
 /// An engine that the host does not start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExternalSpec {
-    pub(crate) https: bool,
-    /// PEM of certificates to trust in addition to the system's.
-    pub(crate) authorities: Option<Vec<u8>>,
-    pub(crate) authority: String,
-    /// Prefix of paths outside the API.
-    pub(crate) base_path: String,
-    /// The path of the API.
-    pub(crate) api_path: String,
+    server: Server,
     /// The readiness paths; empty for an engine that is not probed.
-    pub(crate) probe_paths: Vec<String>,
+    probe_paths: Vec<String>,
     /// The engine may lack them.
-    pub(crate) probe_is_optional: bool,
-    pub(crate) key: Option<Secret>,
-    pub(crate) probe_interval: Duration,
+    probe_is_optional: bool,
+    probe_interval: Duration,
     /// Connections are used for several requests.
-    pub(crate) reuse_connections: bool,
+    reuse_connections: bool,
 }
 
 /// Minimum interval between readiness probes of an external engine; a shorter one would only load
 /// the engine with probes.
 const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The reason why a URL cannot be the address of an engine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
-    /// The text is not a URL with a host.
-    #[error("invalid URL \"{0}\": expected for example http://127.0.0.1:8080")]
-    Malformed(String),
-    /// The scheme is neither http nor https.
-    #[error("unsupported scheme in URL \"{0}\": expected http or https")]
-    Scheme(String),
-}
 
 impl ExternalSpec {
     /// Creates the engine at `url`. The path of the URL is that of the API; without a path, it is
@@ -129,38 +80,23 @@ impl ExternalSpec {
         key: Option<Secret>,
         probe_interval: Duration,
     ) -> Result<Self, UrlError> {
-        let uri: Uri = url.parse().map_err(|_| UrlError::Malformed(url.to_owned()))?;
-        match (uri.scheme_str(), uri.authority()) {
-            (Some(scheme @ ("http" | "https")), Some(authority)) => {
-                let path = uri.path().trim_end_matches('/');
-                let api_path = if path.is_empty() { API_PATH } else { path }.to_owned();
-                let before_v1 = api_path.strip_suffix(API_PATH);
-                let has_own_path = before_v1.is_none();
-                let base_path = before_v1.unwrap_or(&api_path).to_owned();
-                let models = format!("{API_PATH}/models");
-                // Not every server has `/health`. An API with a path of its own is that of a
-                // service, which has no `/health`, and some have no list of models either.
-                let probe_paths = match has_own_path {
-                    true => vec![models],
-                    false => vec!["/health".to_owned(), models],
-                };
-                let probe_interval = probe_interval.max(MIN_PROBE_INTERVAL);
-                let authority = authority.to_string();
-                Ok(Self {
-                    https: scheme == "https",
-                    authorities: None,
-                    authority,
-                    base_path,
-                    api_path,
-                    probe_paths,
-                    probe_is_optional: has_own_path,
-                    key,
-                    probe_interval,
-                    reuse_connections: false,
-                })
-            }
-            (Some(_), Some(_)) => Err(UrlError::Scheme(url.to_owned())),
-            _ => Err(UrlError::Malformed(url.to_owned())),
+        Ok(Self::new(Server::try_new(url, key)?, probe_interval))
+    }
+
+    fn new(server: Server, probe_interval: Duration) -> Self {
+        let models = format!("{API_PATH}/models");
+        // Not every server has `/health`. An API with a path of its own is that of a service, which
+        // has no `/health`, and some have no list of models either.
+        let probe_paths = match server.has_own_path() {
+            true => vec![models],
+            false => vec!["/health".to_owned(), models],
+        };
+        Self {
+            probe_is_optional: server.has_own_path(),
+            server,
+            probe_paths,
+            probe_interval: probe_interval.max(MIN_PROBE_INTERVAL),
+            reuse_connections: false,
         }
     }
 
@@ -184,7 +120,7 @@ impl ExternalSpec {
     /// Trusts the certificates of a PEM text in addition to the system's.
     #[must_use]
     pub fn with_root_certificates(mut self, pem: Vec<u8>) -> Self {
-        self.authorities = Some(pem);
+        self.server.ca = Some(pem);
         self
     }
 }
@@ -213,19 +149,7 @@ impl Driver for ExternalSpec {
     }
 
     fn target(&self, _port: u16) -> Target {
-        let Self { https, authority, base_path, api_path, key, .. } = self.clone();
-        Target {
-            https,
-            authority,
-            base_path,
-            api_path,
-            key,
-            priorities: false,
-            external: true,
-            peer: false,
-            activity: Arc::default(),
-            conversations: None,
-        }
+        self.server.target()
     }
 
     fn reuse(&self) -> Reuse {
@@ -241,7 +165,7 @@ impl Driver for ExternalSpec {
     }
 
     fn trusted_roots(&self) -> Option<TrustedRoots<'_>> {
-        self.https.then_some(TrustedRoots { additional: self.authorities.as_deref() })
+        self.server.trusted_roots()
     }
 
     fn ready_paths(&self) -> Vec<&str> {
@@ -287,7 +211,7 @@ mod tests {
         let target = own.target(0);
         assert_eq!(target.path(own.ready_paths()[0]), ("/api/v3", "/status?a=b"));
         assert!(own.with_probe_path("").ready_paths().is_empty());
-        let spec = |url| spec(url).map(|spec| spec.authority);
+        let spec = |url| spec(url).map(|spec| spec.server.authority);
         for url in ["", "127.0.0.1:8080", "/v1", "not a url"] {
             assert_eq!(spec(url), Err(UrlError::Malformed(url.to_owned())), "{url}");
         }

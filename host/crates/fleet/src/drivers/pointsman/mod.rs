@@ -7,7 +7,7 @@ use std::time::Duration;
 use pointsman_domain::EngineKind;
 use pointsman_settings::{Code, Section};
 
-use super::external::{self, ExternalSpec};
+use super::server::Server;
 use crate::driver::{
     Description, Driver, DriverInfo, EngineConfig, LaneBasics, LaneContext, LaneDefaults, Prepared,
     Target, is_equal,
@@ -38,7 +38,7 @@ pub static DRIVER: DriverInfo = DriverInfo {
 };
 
 fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
-    let server = external::read_server(section, lane.folder);
+    let server = Server::read(section, lane.folder);
     let name = section.string("lane").unwrap_or(&lane.name).to_owned();
     if name.is_empty() {
         let message = "must not be empty; remove it if the lane has the same name there";
@@ -57,9 +57,9 @@ fn read(section: &Section<'_>, lane: &LaneBasics<'_>) -> Option<EngineConfig> {
 /// Reads how another host is reached, by the keys of a lane with this driver. Relative paths are
 /// those of `folder`. Returns `None` only if an error was reported.
 pub fn read_host(section: &Section<'_>, folder: &Path) -> Option<PeerEndpoint> {
-    let server = external::read_server(section, folder)?;
+    let server = Server::read(section, folder)?;
     let url = read_fleet_url(section, &server)?;
-    Some(PeerEndpoint { url, key: server.key, ca: server.authorities })
+    Some(PeerEndpoint { url, key: server.key, ca: server.ca })
 }
 
 /// Reads how many requests may wait at the other host; `None` for the default.
@@ -67,8 +67,8 @@ pub fn read_queue_there(section: &Section<'_>) -> Option<u32> {
     section.has("queue-there").then(|| section.integer("queue-there", 0..=MAX_QUEUE_THERE, 0))
 }
 
-fn read_fleet_url(section: &Section<'_>, server: &ExternalSpec) -> Option<ServiceUrl> {
-    let url = fleet_url(server);
+fn read_fleet_url(section: &Section<'_>, server: &Server) -> Option<ServiceUrl> {
+    let url = ServiceUrl::parse(&server.base_url()).ok();
     if url.is_none() {
         let message = "invalid URL: expected for example \"http://10.0.0.2:8080\"";
         section.error_at("url", Code::InvalidValue.with(message));
@@ -77,28 +77,21 @@ fn read_fleet_url(section: &Section<'_>, server: &ExternalSpec) -> Option<Servic
 }
 
 fn peer_lane(
-    server: &ExternalSpec,
+    server: &Server,
     url: ServiceUrl,
     lane: String,
     queue_there: Option<u32>,
 ) -> PeerLaneSpec {
-    let ExternalSpec { key, authorities, .. } = server.clone();
-    PeerLaneSpec { url: url.to_string(), key, ca: authorities, lane, queue_there }
-}
-
-/// Returns the URL below which the paths of the host of an API are.
-fn fleet_url(server: &ExternalSpec) -> Option<ServiceUrl> {
-    let ExternalSpec { https, authority, base_path, .. } = server;
-    let scheme = if *https { "https" } else { "http" };
-    ServiceUrl::parse(&format!("{scheme}://{authority}{base_path}")).ok()
+    let Server { key, ca, .. } = server.clone();
+    PeerLaneSpec { url: url.to_string(), key, ca, lane, queue_there }
 }
 
 /// A lane of another host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeerSpec {
     /// How the host is reached.
-    pub(crate) server: ExternalSpec,
-    pub(crate) peer: PeerLaneSpec,
+    server: Server,
+    peer: PeerLaneSpec,
 }
 
 impl Driver for PeerSpec {
@@ -122,8 +115,8 @@ impl Driver for PeerSpec {
         Prepared { launch: Launch::default(), warnings: Vec::new() }
     }
 
-    fn target(&self, port: u16) -> Target {
-        Target { peer: true, ..self.server.target(port) }
+    fn target(&self, _port: u16) -> Target {
+        Target { peer: true, ..self.server.target() }
     }
 
     /// Connections are pooled: the other host does not confuse responses.
@@ -153,8 +146,8 @@ mod tests {
     use super::*;
 
     fn spec(queue_there: Option<u32>) -> PeerSpec {
-        let server = ExternalSpec::try_new("http://h:1", None, Duration::ZERO).unwrap();
-        let url = fleet_url(&server).unwrap();
+        let server = Server::try_new("http://h:1", None).unwrap();
+        let url = ServiceUrl::parse(&server.base_url()).unwrap();
         let peer = peer_lane(&server, url, "a".to_owned(), queue_there);
         PeerSpec { server, peer }
     }
@@ -172,6 +165,6 @@ mod tests {
         let spec = spec(None);
         assert_eq!(spec.peer.url, "http://h:1");
         assert!(spec.target(0).peer && spec.target(0).external);
-        assert!(!spec.server.target(0).peer);
+        assert!(!spec.server.target().peer);
     }
 }
