@@ -55,9 +55,8 @@ impl Version {
         done: &[Outcome],
         trace: &mut CallTrace,
     ) -> Result<(), CallError> {
-        let current = Current::background(fleet);
-        self.call(Hook::Complete, current, trace, |warm| {
-            warm.instance.observe(&mut warm.store, now_ms, done).map(Ok)
+        self.in_background(Hook::Complete, fleet, trace, |warm| {
+            warm.instance.observe(&mut warm.store, now_ms, done)
         })
     }
 
@@ -70,8 +69,8 @@ impl Version {
         trace: &mut CallTrace,
     ) -> Result<(), CallError> {
         let name = &*self.reference().name;
-        self.call(Hook::Outcome, Current::background(fleet), trace, |warm| {
-            warm.instance.learn(&mut warm.store, now_ms, done, name).map(Ok)
+        self.in_background(Hook::Outcome, fleet, trace, |warm| {
+            warm.instance.learn(&mut warm.store, now_ms, done, name)
         })
     }
 
@@ -83,10 +82,20 @@ impl Version {
         seed: u64,
         trace: &mut CallTrace,
     ) -> Result<Vec<PolicyHint>, CallError> {
-        let current = Current::background(fleet);
-        self.call(Hook::Tick, current, trace, |warm| {
-            warm.instance.tick(&mut warm.store, now_ms, seed).map(Ok)
+        self.in_background(Hook::Tick, fleet, trace, |warm| {
+            warm.instance.tick(&mut warm.store, now_ms, seed)
         })
+    }
+
+    /// Calls a hook that is not about a request, and that the policy cannot refuse.
+    fn in_background<T>(
+        &self,
+        hook: Hook,
+        fleet: &Arc<FleetView>,
+        trace: &mut CallTrace,
+        call: impl FnOnce(&mut WarmInstance) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        self.call(hook, Current::background(fleet), trace, |warm| call(warm).map(Ok))
     }
 
     fn about_request<T>(
