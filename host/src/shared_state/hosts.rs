@@ -47,7 +47,7 @@ impl SharedCounters for LimitCounters {
             namespace,
             key,
             lifetime,
-            rounds: self.replicator.status().rounds,
+            rounds: self.replicator.rounds(),
             replicator: self.replicator.clone(),
             is_known: AtomicBool::new(false),
         })
@@ -62,7 +62,7 @@ impl SharedCounter for LimitCounter {
     fn total(&self) -> Option<i64> {
         // Relaxed: nothing else is read because of it.
         if !self.is_known.load(Ordering::Relaxed) {
-            if self.replicator.status().rounds < self.rounds + ROUNDS {
+            if self.replicator.rounds() < self.rounds + ROUNDS {
                 return None;
             }
             self.is_known.store(true, Ordering::Relaxed);

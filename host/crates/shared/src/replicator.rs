@@ -86,6 +86,12 @@ impl Replicator {
         self.0.status.status(self.0.replica.now().mono, pending, dropped)
     }
 
+    /// Returns the number of rounds that have succeeded. Unlike [`Replicator::status`], this does not
+    /// look at the entries, so that each request may ask for it.
+    pub fn rounds(&self) -> u64 {
+        self.0.status.rounds()
+    }
+
     /// Makes a last round, and ends the thread. Blocks for a second or so at most.
     pub fn finish(&self) {
         self.0.stop.send_replace(true);

@@ -66,13 +66,17 @@ impl StatusCell {
         (was_up || is_first).then_some(Change::Down)
     }
 
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn status(&self, now: u64, pending: usize, dropped: u64) -> Status {
         let age = now.saturating_sub(self.last_success.load(Ordering::Relaxed));
         Status {
             is_up: self.is_up.load(Ordering::Relaxed) && age < DOWN_AFTER_MS + DOWN_AFTER_MS,
             age: Duration::from_millis(age),
             round_trip: Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed)),
-            rounds: self.rounds.load(Ordering::Relaxed),
+            rounds: self.rounds(),
             failures: self.failures.load(Ordering::Relaxed),
             pending,
             dropped,
