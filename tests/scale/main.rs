@@ -9,6 +9,7 @@ mod limits;
 mod pick;
 mod redis;
 mod registry;
+mod responses;
 mod shared;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");

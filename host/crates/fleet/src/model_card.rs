@@ -31,6 +31,8 @@ pub struct ModelCard {
 /// The names and the slots that a lane has on its host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerCard {
+    /// What the host calls itself; may be empty.
+    pub host: String,
     /// The kind of the engine there.
     pub engine: EngineKind,
     /// The models that it lists, without virtual names.

@@ -45,6 +45,9 @@ impl CachedPrompts for PeerDigest {
     }
 }
 
+/// The name of a host, and one of its lanes.
+type Described = (String, LaneDescription);
+
 /// The state that was reported last.
 #[derive(Default)]
 enum Reported {
@@ -64,9 +67,11 @@ pub(crate) async fn watch_peer(lane: WatchedLane<'_>, mut views: watch::Receiver
             // Borrowed for some microseconds: the reader of the host waits meanwhile.
             let view = views.borrow_and_update();
             if let Some(there) = view.lane(&lane.spec.lane) {
-                if described.as_ref() != Some(&there.description) {
-                    lane.reporter.learned(card(&there.description, lane.spec));
-                    described = Some(there.description.clone());
+                let host = view.host().map(|host| host.name.as_str()).unwrap_or_default();
+                let known = described.as_ref().map(|(host, lane): &Described| (&**host, lane));
+                if known != Some((host, &there.description)) {
+                    lane.reporter.learned(card(host, &there.description, lane.spec));
+                    described = Some((host.to_owned(), there.description.clone()));
                 }
                 if digest.0 != there.digest {
                     digest = Arc::new(PeerDigest(there.digest.clone()));
@@ -180,7 +185,7 @@ fn problem(code: &'static str, there: &str) -> Problem {
 }
 
 /// Returns what the other host says of a lane that does not change all the time.
-fn card(there: &LaneDescription, spec: &PeerLaneSpec) -> ModelCard {
+fn card(host: &str, there: &LaneDescription, spec: &PeerLaneSpec) -> ModelCard {
     let is_own = |model: &&String| !there.virtual_names.contains(model);
     let adapter = |name: &String| Adapter { name: name.clone(), root: None };
     ModelCard {
@@ -188,6 +193,7 @@ fn card(there: &LaneDescription, spec: &PeerLaneSpec) -> ModelCard {
         endpoints: Some(there.endpoint_set()),
         adapters: there.adapters.iter().map(adapter).collect(),
         peer: Some(PeerCard {
+            host: host.to_owned(),
             engine: there.info(LaneId(0)).engine,
             models: there.models.iter().filter(is_own).cloned().collect(),
             names: there.aliases.clone(),

@@ -7,6 +7,7 @@
 //!                   reader (one task per host): connect, read events, back off
 //! ```
 
+mod call;
 mod metrics;
 mod reader;
 #[cfg(test)]
@@ -17,10 +18,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use pointsman_peers::{PeerView, StaleLimits};
+use pointsman_peers::{Liveness, PeerView, StaleLimits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use self::call::PeerCallError;
+use self::call::PeerClient;
 pub use self::metrics::PeerMetrics;
 use self::reader::Reader;
 use crate::engine_spec::Secret;
@@ -67,6 +70,8 @@ struct Shared {
 /// A reader that runs.
 #[derive(Debug)]
 struct Running {
+    endpoint: PeerEndpoint,
+    client: PeerClient,
     view: watch::Receiver<PeerView>,
     _task: JoinSet<()>,
 }
@@ -91,10 +96,25 @@ impl Peers {
         }
         readers.retain(|_, reader| reader.strong_count() > 0);
         let (sender, view) = watch::channel(PeerView::default());
-        let reader = Reader::new(endpoint, *stale, metrics, sender);
-        let running = Arc::new(Running { view, _task: JoinSet::from_iter([reader.run()]) });
+        let client = call::client(endpoint);
+        let reader = Reader::new(endpoint, client.clone(), (*stale, metrics), sender);
+        let running = Arc::new(Running {
+            endpoint: endpoint.clone(),
+            client,
+            view,
+            _task: JoinSet::from_iter([reader.run()]),
+        });
         readers.insert(id, Arc::downgrade(&running));
         Peer(running)
+    }
+
+    /// Returns the watched host that calls itself so. If there are several, one that is not down.
+    pub fn find(&self, name: &str) -> Option<Peer> {
+        let running: Vec<_> = self.0.readers.lock().values().filter_map(Weak::upgrade).collect();
+        let named = running
+            .into_iter()
+            .filter(|running| running.view.borrow().host().is_some_and(|host| host.name == name));
+        named.min_by_key(|running| running.view.borrow().liveness == Liveness::Down).map(Peer)
     }
 }
 

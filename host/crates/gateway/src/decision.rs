@@ -29,7 +29,7 @@ use crate::request_tracker::{Observed, RequestTracker};
 use crate::responses::TurnSlot;
 use crate::settings::{AdvisorHandle, ListenerSettings};
 use crate::upload::{Received, Reservation};
-use crate::{guard, headers, paths, proxying, rights, upload};
+use crate::{guard, headers, paths, proxying, responses, rights, upload};
 
 /// Large bodies that are parsed at a time. Bounds threads and memory; parsing is CPU work.
 pub(crate) const MAX_PARSERS: usize = 2;
@@ -179,7 +179,8 @@ pub(crate) async fn accept_from(
     // The memory of earlier turns.
     let mut earlier = Reservation::new(&pipeline.uploads.memory, tenant.as_deref());
     if let Some(turn) = turn {
-        body = Box::pin(turn.begin(pipeline, body, identity, &mut earlier)).await?;
+        let client = (&**identity, tracker.forwarded());
+        body = Box::pin(turn.begin(pipeline, body, client, &mut earlier)).await?;
     }
     let mut headers = headers::detached(&parts.headers);
     if headers.remove(header::CONTENT_ENCODING).is_some() {
@@ -211,7 +212,7 @@ pub(crate) async fn accept_from(
     let fleet = rights::restricted(fleet_view(&pipeline.fleet, &request), &identity.rights);
     let fleet = tracker.forwarded().restricted(guard::restricted(fleet, &request));
     let fleet = proxying::restricted(fleet, &parts.extensions, &request)?;
-    let fleet = bound(fleet, turn, endpoint);
+    let fleet = responses::bound(fleet, turn, (endpoint, request.model()))?;
     check_model(&request, &fleet, &listener, (&identity.rights, tracker.forwarded()))?;
     check_translation(&request, &fleet)?;
     if let Some(turn) = turn {
@@ -268,22 +269,6 @@ pub(crate) fn fleet_view(fleet: &Fleet, request: &Request) -> Arc<FleetView> {
     let index = fleet.prefix_index();
     let prompt = request.prompt_hashes(index.hasher());
     index.annotate(&fleet.view(), request.model(), prompt, request.info().prompt_tokens)
-}
-
-/// Returns the view for a turn that follows one of a lane: that lane is the only candidate, while
-/// it exists and can serve the endpoint.
-fn bound(fleet: Arc<FleetView>, turn: Option<&TurnSlot>, endpoint: Endpoint) -> Arc<FleetView> {
-    let lane = turn.and_then(TurnSlot::turn).and_then(|turn| turn.lane.as_deref());
-    let lane = lane.and_then(|lane| fleet.topology.find(lane));
-    let can_serve = |lane: &LaneId| fleet.topology.serving(*lane, endpoint) != Serving::Not;
-    match lane.filter(can_serve) {
-        Some(lane) => {
-            let mut fleet = FleetView::clone(&fleet);
-            fleet.topology = Arc::new(fleet.topology.with_only(lane));
-            Arc::new(fleet)
-        }
-        None => fleet,
-    }
 }
 
 /// Returns the slot that the first attempt needs.

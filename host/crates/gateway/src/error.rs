@@ -103,9 +103,7 @@ pub(crate) enum RouteError {
         .endpoint.path().unwrap_or("this endpoint")
     )]
     EndpointNotSupported { model: String, endpoint: Endpoint, hint: String },
-    #[error(
-        "the request has been on this or on too many hosts, and no lane of this host serves it"
-    )]
+    #[error("the request has been here or on too many hosts, and no lane of this host serves it")]
     LoopDetected,
     #[error("no response with the id `{}`", excerpt(.id))]
     UnknownResponse { id: String },
@@ -113,6 +111,8 @@ pub(crate) enum RouteError {
     UnknownPreviousResponse { id: String },
     #[error("host `{}` has the response with the id `{}`", excerpt(.host), excerpt(.id))]
     ResponseElsewhere { id: String, host: String },
+    #[error("host `{}` has the response, and does not respond", excerpt(.host))]
+    ResponseHostUnreachable { host: String },
     #[error("no item with the id `{}`", excerpt(.id))]
     UnknownItem { id: String },
     #[error("{max} responses of this tenant are executed in the background already")]
@@ -272,6 +272,7 @@ impl RouteError {
             Self::ModelManagement => ErrorCode::NotSupported,
             Self::UnknownPreviousResponse { .. } => ErrorCode::PreviousResponseNotFound,
             Self::ResponseElsewhere { .. } => ErrorCode::ResponseElsewhere,
+            Self::ResponseHostUnreachable { .. } => ErrorCode::ResponseHostUnreachable,
             Self::TooManyBackground { .. } => ErrorCode::TooManyBackground,
             Self::Store(_) => ErrorCode::StoreUnavailable,
             Self::Rejected { .. } => return None,
@@ -338,6 +339,7 @@ impl RouteError {
             | Self::IdempotencyKeyInUse
             | Self::IdempotencyKeyElsewhere { .. }
             | Self::TooManyBackground { .. }
+            | Self::ResponseHostUnreachable { .. }
             | Self::Store(_) => response.with_retry_after(Some(RETRY_LOST_ENGINE)),
             Self::Attempt { lane, error } => response
                 .with_param_of(error)

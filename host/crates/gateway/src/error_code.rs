@@ -159,6 +159,9 @@ error_codes! {
     /// Another host keeps the response, which the message names.
     ResponseElsewhere = "response_elsewhere", NOT_FOUND, "invalid_request_error",
         retry_after: false;
+    /// Another host keeps the response, which the message names, and does not respond.
+    ResponseHostUnreachable = "response_host_unreachable", SERVICE_UNAVAILABLE, "server_error",
+        retry_after: true;
     /// A limit per minute of the key, its group or its tenant is reached; the message says which.
     RateLimitExceeded = "rate_limit_exceeded", TOO_MANY_REQUESTS, "rate_limit_error",
         retry_after: true;

@@ -13,6 +13,7 @@ use crate::error::RouteError;
 use crate::failure::AttemptError;
 use crate::pipeline::Pipeline;
 use crate::request_tracker::RequestTracker;
+use crate::responses::TurnSlot;
 use crate::{guard, rights};
 
 /// The result of executing a decision, with the state that the response needs.
@@ -203,6 +204,9 @@ async fn consult(
     let mut fleet = tracker.forwarded().restricted(fleet);
     if let Some(proxy) = &tracker.proxy {
         fleet = proxy.restricted(fleet);
+    }
+    if let Some(turn) = decision.turn.as_ref().and_then(TurnSlot::remote) {
+        fleet = turn.restricted(&fleet);
     }
     let lanes_left = Some(Arc::clone(&decision.lanes_left));
     let facts = Facts { lanes_left, ..facts(&decision.request, tracker) };

@@ -19,6 +19,8 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-pointsman-priority");
 const DEADLINE: HeaderName = HeaderName::from_static("x-pointsman-deadline-ms");
 /// The tenant of the client, in UTF-8.
 const TENANT: HeaderName = HeaderName::from_static("x-pointsman-tenant");
+/// The number of the client's key, as a hexadecimal number.
+const KEY: HeaderName = HeaderName::from_static("x-pointsman-key");
 /// The model name that the client wrote, in UTF-8, by which prompts are hashed.
 const MODEL: HeaderName = HeaderName::from_static("x-pointsman-model");
 
@@ -36,9 +38,10 @@ pub(crate) struct Forwarded {
     priority: Option<i32>,
     pub(crate) deadline: Option<Duration>,
     tenant: Option<String>,
+    key: Option<u64>,
     pub(crate) model: Option<String>,
     /// The request must not be sent to another host again.
-    is_last: bool,
+    pub(crate) is_last: bool,
 }
 
 /// What is known of the request of a client: no other host has said anything.
@@ -47,9 +50,24 @@ pub(crate) static NOTHING: Forwarded = Forwarded {
     priority: None,
     deadline: None,
     tenant: None,
+    key: None,
     model: None,
     is_last: false,
 };
+
+/// Who has sent a request, as far as that is told other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Client<'a> {
+    pub(crate) tenant: Option<&'a str>,
+    /// The number of the key.
+    pub(crate) key: u64,
+}
+
+impl<'a> From<&'a Identity> for Client<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        Self { tenant: identity.tenant.as_deref(), key: identity.key }
+    }
+}
 
 /// What is sent on with an attempt on a lane of another host.
 pub(crate) struct Onward<'a> {
@@ -57,7 +75,7 @@ pub(crate) struct Onward<'a> {
     pub(crate) host: &'a str,
     pub(crate) priority: i32,
     pub(crate) deadline: Duration,
-    pub(crate) tenant: Option<&'a str>,
+    pub(crate) client: Client<'a>,
     pub(crate) model: &'a str,
 }
 
@@ -80,6 +98,7 @@ impl Forwarded {
                 .and_then(|number| number.parse().ok())
                 .map(Duration::from_millis),
             tenant: text(headers, &TENANT),
+            key: number(&KEY).and_then(|number| u64::from_str_radix(number, 16).ok()),
             model: text(headers, &MODEL),
             is_last,
         })
@@ -93,6 +112,15 @@ impl Forwarded {
                 Arc::new(Identity { tenant: Some(tenant.clone()), ..Identity::clone(&identity) })
             }
             None => identity,
+        }
+    }
+
+    /// Returns the client of the first host, if another host names it, and otherwise this one, of
+    /// which the request came.
+    pub(crate) fn client<'a>(&'a self, sender: Client<'a>) -> Client<'a> {
+        match self.key {
+            Some(key) => Client { tenant: self.tenant.as_deref(), key },
+            None => sender,
         }
     }
 
@@ -123,21 +151,35 @@ impl Forwarded {
 
     /// Sets in the headers of a request what the other host has to know.
     pub(crate) fn set_onward(&self, onward: &Onward<'_>, headers: &mut HeaderMap) {
-        let Onward { host, priority, deadline, tenant, model } = *onward;
-        let hops: Vec<&str> = self.hops.iter().map(String::as_str).chain([host]).collect();
+        let Onward { host, priority, deadline, client, model } = *onward;
+        self.set_client(host, client, headers);
         let deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
         let model = self.model.as_deref().unwrap_or(model);
         let values = [
-            (HOPS, HeaderValue::from_str(&hops.join(",")).ok()),
             (PRIORITY, Some(HeaderValue::from(priority))),
             (DEADLINE, Some(HeaderValue::from(deadline))),
-            (TENANT, tenant.and_then(|tenant| HeaderValue::from_bytes(tenant.as_bytes()).ok())),
             (MODEL, HeaderValue::from_bytes(model.as_bytes()).ok()),
         ];
-        for (name, value) in values {
-            if let Some(value) = value {
-                headers.insert(name, value);
-            }
+        set(headers, values);
+    }
+
+    /// Sets in the headers of a request who has sent it, and over which hosts. `host` is this one.
+    pub(crate) fn set_client(&self, host: &str, sender: Client<'_>, headers: &mut HeaderMap) {
+        let hops: Vec<&str> = self.hops.iter().map(String::as_str).chain([host]).collect();
+        let Client { tenant, key } = self.client(sender);
+        let values = [
+            (HOPS, HeaderValue::from_str(&hops.join(",")).ok()),
+            (TENANT, tenant.and_then(|tenant| HeaderValue::from_bytes(tenant.as_bytes()).ok())),
+            (KEY, HeaderValue::from_str(&format!("{key:016x}")).ok()),
+        ];
+        set(headers, values);
+    }
+}
+
+fn set<const N: usize>(headers: &mut HeaderMap, values: [(HeaderName, Option<HeaderValue>); N]) {
+    for (name, value) in values {
+        if let Some(value) = value {
+            headers.insert(name, value);
         }
     }
 }
@@ -180,7 +222,7 @@ mod tests {
             host: "first",
             priority: -3,
             deadline: Duration::from_millis(1500),
-            tenant: Some("bücher"),
+            client: Client { tenant: Some("bücher"), key: 0xab },
             model: "qwen",
         };
         NOTHING.set_onward(&onward, &mut sent);
@@ -190,17 +232,24 @@ mod tests {
             priority: Some(-3),
             deadline: Some(Duration::from_millis(1500)),
             tenant: Some("bücher".to_owned()),
+            key: Some(0xab),
             model: Some("qwen".to_owned()),
             is_last: false,
         };
         assert_eq!(read, expected);
         assert_eq!(Forwarded::read(&Identity::default(), &sent, HOST), None);
-        // The name of the client stays, whatever the lane is called on the way.
+        // The client and its name of the model stay, whatever they are called on the way.
         let mut sent = HeaderMap::new();
-        read.set_onward(&Onward { host: HOST, model: "lane", ..onward }, &mut sent);
+        let here = Client { tenant: Some("peer:first"), key: 1 };
+        let onward = Onward { host: HOST, model: "lane", client: here, ..onward };
+        read.set_onward(&onward, &mut sent);
         let third = Forwarded::read(&peer(), &sent, "third").unwrap();
         assert_eq!(third.hops, ["first", HOST]);
         assert_eq!(third.model.as_deref(), Some("qwen"));
+        assert_eq!(third.client(here), Client { tenant: Some("bücher"), key: 0xab });
+        assert_eq!(NOTHING.client(here), here);
+        sent.insert(KEY, HeaderValue::from_static("not a number"));
+        assert_eq!(Forwarded::read(&peer(), &sent, HOST).unwrap().client(here), here);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::idempotency::{Begun, Fingerprint};
 use crate::pipeline::Pipeline;
 use crate::proxying::ProxyContext;
 use crate::request_tracker::request_span;
+use crate::responses::TurnSlot;
 use crate::serve::{self, Arrived};
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
@@ -29,6 +30,9 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     if parts.extensions.get::<Arc<ProxyContext>>().is_some() {
+        if endpoint == Endpoint::Responses {
+            parts.extensions.insert(TurnSlot::proxied());
+        }
         // The host has the response only while the proxy passes it on, and keeps none.
         let arrived = Arrived { id, parts, body: Incoming::Body(body), failed: None };
         return serve::serve(pipeline, endpoint, arrived).await;

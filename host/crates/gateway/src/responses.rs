@@ -5,6 +5,7 @@
 //!              │                            a turn: what is kept of the request
 //!              └──> body: own id in every event, the final response ──> stored
 //!   GET, DELETE, cancel, input_items ──> routes: of the same tenant and key only
+//!   if another host keeps the response ──> elsewhere: passed on to that host
 //! ```
 //!
 //! Policies see the whole conversation: the items of earlier turns are in the input before they are
@@ -12,12 +13,15 @@
 
 mod body;
 mod create;
+mod elsewhere;
 mod expand;
+mod lanes;
 mod routes;
 mod stored;
 mod turn;
 
 pub(crate) use self::create::create;
+pub(crate) use self::lanes::bound;
 pub(crate) use self::routes::{cancel, delete, input_items, retrieve};
 pub(crate) use self::stored::Responses;
 pub use self::stored::{ResponseLimits, response_namespace};

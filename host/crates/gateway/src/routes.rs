@@ -29,6 +29,9 @@ const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// The paths that other hosts may use besides the endpoints.
 const PATHS_OF_PEERS: [&str; 4] = ["/fleet", "/health", "/livez", "/readyz"];
 
+/// The beginning of the paths of responses, about which other hosts pass on requests.
+const RESPONSES: &str = "/v1/responses/";
+
 /// What a listener serves.
 pub(crate) enum Routes {
     /// Requests of clients.
@@ -82,8 +85,8 @@ impl ClientRoutes {
         }
     }
 
-    /// Creates the routes for requests that a proxy sends to the engines: the endpoints, and what
-    /// the host knows of the models.
+    /// Creates the routes for requests that a proxy sends to the engines: the endpoints, what the
+    /// host knows of the models, and the responses that other hosts keep.
     pub(crate) fn for_proxy(
         pipeline: Arc<Pipeline>,
         host: &StatusSources,
@@ -92,6 +95,7 @@ impl ClientRoutes {
         let others = Router::new()
             .route("/v1/models", only("GET, HEAD", get(models)))
             .route("/v1/models/{*id}", only("GET, HEAD", get(model)))
+            .merge(response_routes())
             .with_state(Arc::clone(&pipeline))
             .fallback(unknown_path);
         let stop = host.stop.clone();
@@ -146,7 +150,9 @@ impl ClientRoutes {
 
     /// Returns true if another host may not send a request, which is not one for an endpoint.
     fn is_kept_from_peers(&self, request: &Request) -> bool {
-        !PATHS_OF_PEERS.contains(&request.uri().path())
+        let path = request.uri().path();
+        !PATHS_OF_PEERS.contains(&path)
+            && !path.starts_with(RESPONSES)
             && self.pipeline.keys.is_peer(request.headers())
     }
 
@@ -225,17 +231,23 @@ fn others(pipeline: Arc<Pipeline>, host: Arc<StatusSources>, native: Option<&str
         .merge(ollama::routes())
         .merge(upstream_routes::routes(Access::Client))
         .merge(native.map(native::routes).unwrap_or_default())
+        .merge(response_routes())
+        .with_state(pipeline)
+        .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
+        .merge(host_routes)
+        .merge(fleet_routes)
+        .fallback(unknown_path)
+}
+
+/// Returns the routes of responses that are kept.
+fn response_routes() -> Router<Arc<Pipeline>> {
+    Router::new()
         .route(
             "/v1/responses/{id}",
             only("GET, HEAD, DELETE", get(responses::retrieve).delete(responses::delete)),
         )
         .route("/v1/responses/{id}/cancel", only("POST", post(responses::cancel)))
         .route("/v1/responses/{id}/input_items", only("GET, HEAD", get(responses::input_items)))
-        .with_state(pipeline)
-        .route_layer(middleware::from_fn_with_state(stop, reject_while_stopping))
-        .merge(host_routes)
-        .merge(fleet_routes)
-        .fallback(unknown_path)
 }
 
 /// Rejects new requests once the host stops. Health and status still respond.

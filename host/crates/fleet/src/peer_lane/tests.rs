@@ -72,9 +72,10 @@ fn lane_that_is_not_loaded_accepts_requests_and_one_that_is_down_does_not() {
 #[test]
 fn card_has_what_the_other_host_says() {
     let view = view(report(LaneState::Ready), Instant::now());
-    let card = card(&view.lane("big").unwrap().description, &spec("big"));
+    let card = card("gpu-2", &view.lane("big").unwrap().description, &spec("big"));
     assert_eq!(card.context, Some(4096));
     let peer = card.peer.unwrap();
+    assert_eq!(peer.host, "gpu-2");
     assert_eq!((peer.models, peer.slots), (vec!["m".to_owned()], 4), "without virtual names");
     assert_eq!(peer.engine, EngineKind::External, "for guards that forbid external engines");
 }

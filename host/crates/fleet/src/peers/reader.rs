@@ -4,24 +4,18 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use pointsman_peers::{EventDecoder, Liveness, PeerView, StaleLimits, WireError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PeerEndpoint;
+use super::call::{self, CONNECT_TIMEOUT, InvalidRequest, PeerClient};
 use super::metrics::{HostMetrics, PeerMetrics};
-use crate::tls::{self, TrustedRoots};
 use crate::upstream::root_cause;
 
-/// Maximum time to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect: each is twice as long as the one before, within these.
 const MIN_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -30,8 +24,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StreamError {
     /// The URL or the key cannot be sent.
-    #[error("the URL or the key of the host is not valid in a request")]
-    Request,
+    #[error(transparent)]
+    Request(#[from] InvalidRequest),
     /// The host cannot be reached, or the connection broke.
     #[error("{0}")]
     Connection(String),
@@ -52,7 +46,7 @@ impl StreamError {
     /// Returns the stable code of the error.
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::Request => "peer_invalid_request",
+            Self::Request(_) => "peer_invalid_request",
             Self::Connection(_) => "peer_unreachable",
             Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => "peer_key_refused",
             Self::Status(_) => "peer_unexpected_status",
@@ -65,7 +59,7 @@ impl StreamError {
 
 /// The reader of one host.
 pub(super) struct Reader {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: PeerClient,
     endpoint: PeerEndpoint,
     stale: StaleLimits,
     metrics: HostMetrics,
@@ -75,17 +69,10 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         endpoint: &PeerEndpoint,
-        stale: StaleLimits,
-        metrics: &PeerMetrics,
+        client: PeerClient,
+        (stale, metrics): (StaleLimits, &PeerMetrics),
         view: watch::Sender<PeerView>,
     ) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let roots = TrustedRoots { additional: endpoint.ca.as_deref() };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(0)
-            .build(tls::connector(connector, Some(roots)));
         let metrics = metrics.of_host(endpoint.url.to_string());
         Self { client, endpoint: endpoint.clone(), stale, metrics, view }
     }
@@ -143,20 +130,9 @@ impl Reader {
         }
     }
 
-    fn request(&self) -> Result<Request<Empty<Bytes>>, StreamError> {
-        let url = self.endpoint.url.join("/fleet").to_string();
-        let uri: Uri = url.parse().map_err(|_| StreamError::Request)?;
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = uri;
-        let headers = request.headers_mut();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        if let Some(key) = &self.endpoint.key {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", key.reveal()))
-                .map_err(|_| StreamError::Request)?;
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
-        }
-        Ok(request)
+    fn request(&self) -> Result<Request<Empty<Bytes>>, InvalidRequest> {
+        let accept = (header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+        call::request(&self.endpoint, Method::GET, "/fleet", HeaderMap::from_iter([accept]))
     }
 
     fn take(&self, decoder: &mut EventDecoder, bytes: &[u8]) -> Result<(), StreamError> {

@@ -1,6 +1,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use pointsman_peers::{
     Event, Heartbeat, HostInfo, LaneDescription, LaneReport, LaneReports, Liveness, PeerView,
     StaleLimits, TopologyEvent, VERSION,
@@ -10,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::{PeerEndpoint, PeerMetrics, Peers};
+use super::{PeerCallError, PeerEndpoint, PeerMetrics, Peers};
 use crate::engine_spec::Secret;
 use crate::post::ServiceUrl;
 
@@ -149,4 +151,46 @@ async fn all_who_watch_a_host_share_one_connection_that_ends_with_the_last_one()
     let again = peers.watch(&endpoint);
     Sender::accept(&listener, "200 OK").await;
     drop(again);
+}
+
+/// Accepts a request, and responds to it with this text. Returns the head of the request.
+async fn respond(listener: &TcpListener, response: &str) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(response.as_bytes()).await.unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_host_is_found_by_its_name_and_called_with_its_key() {
+    let (listener, endpoint) = listener().await;
+    let peers = Peers::new(STALE, PeerMetrics::default());
+    let peer = peers.watch(&endpoint);
+    assert!(peers.find("").is_none(), "a host of which nothing is known");
+    let (mut host, _) = Sender::accept(&listener, "200 OK").await;
+    let info = HostInfo { id: "h".into(), name: "gpu-2".into(), ..HostInfo::default() };
+    let topology = TopologyEvent { version: VERSION, generation: 1, host: info, lanes: vec![] };
+    host.send(&Event::Topology(topology).to_sse()).await;
+    until(&mut peer.view(), |view| view.host().is_some()).await;
+    assert!(peers.find("gpu-3").is_none());
+    let found = peers.find("gpu-2").unwrap();
+    let call = async |response: &str| -> (String, Result<Response<Bytes>, PeerCallError>) {
+        let name = HeaderName::from_static("x-pointsman-key");
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("1"))]);
+        let called = found.call(Method::DELETE, "/v1/responses/r", headers, 4);
+        tokio::join!(respond(&listener, response), called)
+    };
+    let (head, response) = call("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nbody").await;
+    let response = response.unwrap();
+    assert_eq!((response.status().as_u16(), &response.body()[..]), (404, &b"body"[..]));
+    let head = head.to_ascii_lowercase();
+    assert!(head.starts_with("delete /v1/responses/r http/1.1"), "{head}");
+    assert!(head.contains("authorization: bearer s3cret") && head.contains("x-pointsman-key: 1"));
+    let long = call("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nbody!").await.1;
+    assert!(matches!(long, Err(PeerCallError::Connection(_))), "{long:?}");
+    let short = call("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbod").await.1;
+    assert!(matches!(short, Err(PeerCallError::Connection(_))), "{short:?}");
 }

@@ -7,7 +7,7 @@ use pointsman_openai::Request;
 
 use super::RequestTracker;
 use crate::failure::AttemptError;
-use crate::forwarded::{Forwarded, NOTHING, Onward};
+use crate::forwarded::{Client, Forwarded, NOTHING, Onward};
 use crate::proxying::Proxied;
 
 impl RequestTracker {
@@ -37,7 +37,7 @@ impl RequestTracker {
                 host: fleet.host_id(),
                 priority: lease.priority(),
                 deadline: self.flow.time_left(self.age()),
-                tenant: request.tenant(),
+                client: Client::from(&**self.metering.identity()),
                 model: request.model(),
             };
             self.forwarded().set_onward(&onward, &mut headers);

@@ -31,7 +31,7 @@ pub(crate) async fn create(pipeline: Arc<Pipeline>, mut arrived: Arrived) -> Res
         response = &mut execution => {
             let in_background = slot.turn().filter(|turn| turn.is_background);
             match in_background {
-                None if response.status().is_success() => {
+                None if response.status().is_success() && slot.remote().is_none() => {
                     wrap(response, slot, Arc::clone(&pipeline.responses))
                 }
                 None => response,

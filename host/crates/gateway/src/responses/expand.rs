@@ -4,20 +4,27 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use memchr::memmem;
 use pointsman_openai::{BadRequest, Item, TurnRequest, referenced};
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tokio_util::sync::CancellationToken;
 
+use super::elsewhere::RemoteTurn;
 use super::stored::{Responses, Stored, initial, new_id, response_of};
 use super::turn::{Owner, Turn, TurnSlot};
 use crate::error::RouteError;
+use crate::forwarded::{Client, Forwarded};
 use crate::large_thread;
 use crate::pipeline::Pipeline;
 use crate::policy_threads::LARGE_BODY;
 use crate::settings::ResponseModel;
 use crate::upload::Reservation;
 use pointsman_access::Identity;
+use pointsman_fleet::Fleet;
+
+/// The field that names the response that a turn follows.
+const PREVIOUS: &str = "previous_response_id";
 
 /// Maximum number of turns of a conversation.
 const MAX_TURNS: usize = 10_000;
@@ -39,13 +46,18 @@ struct Earlier {
 impl TurnSlot {
     /// Begins the turn of a request: returns the body with the items of earlier turns and without
     /// what is the host's. A body that is not a request is returned as it is; parsing it says why.
+    /// So is one whose earlier turns another host keeps.
     pub(crate) async fn begin(
         &self,
         pipeline: &Pipeline,
         body: Bytes,
-        identity: &Identity,
+        (identity, forwarded): (&Identity, &Forwarded),
         memory: &mut Reservation,
     ) -> Result<Bytes, RouteError> {
+        if self.is_proxied() {
+            self.find_remote(pipeline, &body, (identity, forwarded)).await;
+            return Ok(body);
+        }
         let is_large = body.len() > LARGE_BODY;
         let read = {
             let body = body.clone();
@@ -58,20 +70,26 @@ impl TurnSlot {
         let parts = if is_large { large_thread::run(read).await? } else { read()? };
         let Some((mut request, items)) = parts else { return Ok(body) };
         let responses = &pipeline.responses;
-        let owner = Owner::from(identity);
+        let owner = Owner::from(forwarded.client(Client::from(identity)));
         let previous = previous_id(&request)?;
         let mut earlier = Earlier::default();
         if let Some(previous) = &previous {
             let max = pipeline.settings.max_body;
-            earlier = responses.earlier(previous, &owner, max, memory).await?;
+            let found = responses.earlier(previous, &owner, max, memory).await;
+            earlier = match self.or_remote(&pipeline.fleet, forwarded, previous, found)? {
+                Some(earlier) => earlier,
+                None => return Ok(body),
+            };
         }
         let mut turn = new_turn(&request, owner, (previous, earlier.lane.take()))?;
         if pipeline.settings.response_model == ResponseModel::Asked {
-            turn.own_fields.extend(request.get("model").map(|model| ("model", model)));
+            let asked = forwarded.model.as_deref().map(Value::from);
+            let asked = asked.or_else(|| request.get("model"));
+            turn.own_fields.extend(asked.map(|model| ("model", model)));
         }
         let (items, has_references) = responses.resolve(items, &earlier, &turn.owner).await?;
         let turn = Turn { input: items, ..turn };
-        request.remove("previous_response_id");
+        request.remove(PREVIOUS);
         request.remove("background");
         request.remove("conversation");
         request.set("store", &false);
@@ -92,6 +110,54 @@ impl TurnSlot {
             return Err(RouteError::BodyTooLarge { max });
         }
         Ok(written.into())
+    }
+
+    /// Finds the host that executes a turn which a proxy sends. What is not valid or not known is
+    /// left to the engine, which gets the request as it is.
+    async fn find_remote(
+        &self,
+        pipeline: &Pipeline,
+        body: &Bytes,
+        (identity, forwarded): (&Identity, &Forwarded),
+    ) {
+        // Most requests are the first of a conversation, and need not be read twice.
+        if memmem::find(body, PREVIOUS.as_bytes()).is_none() {
+            return;
+        }
+        let request = if body.len() > LARGE_BODY {
+            let _permit = pipeline.parsers.acquire(identity.tenant.as_deref()).await;
+            let body = body.clone();
+            large_thread::run(move || TurnRequest::read(&body)).await
+        } else {
+            TurnRequest::read(body)
+        };
+        let previous = request.and_then(|request| request.get(PREVIOUS));
+        let Some(Value::String(previous)) = previous else { return };
+        let owner = Owner::from(forwarded.client(Client::from(identity)));
+        let Some(host) = pipeline.responses.host_of(&previous, &owner).await else { return };
+        let turn = RemoteTurn::find(&pipeline.fleet, forwarded, &previous, &host);
+        turn.into_iter().for_each(|turn| self.set_remote(turn));
+    }
+
+    /// Returns the earlier turns; `None` if another host keeps the response `previous` and is to
+    /// execute the turn.
+    fn or_remote(
+        &self,
+        fleet: &Fleet,
+        forwarded: &Forwarded,
+        previous: &str,
+        found: Result<Earlier, RouteError>,
+    ) -> Result<Option<Earlier>, RouteError> {
+        match found {
+            Err(RouteError::ResponseElsewhere { id, host }) if id == previous => {
+                let Some(turn) = RemoteTurn::find(fleet, forwarded, previous, &host) else {
+                    return Err(RouteError::ResponseElsewhere { id, host });
+                };
+                self.set_remote(turn);
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
     }
 
     /// Notes that the request is valid. A background response is registered.
@@ -117,10 +183,10 @@ fn previous_id(request: &TurnRequest) -> Result<Option<String>, RouteError> {
         let what = "conversation objects (use `previous_response_id`)";
         return Err(BadRequest::unsupported("conversation", what).into());
     }
-    match request.get("previous_response_id") {
+    match request.get(PREVIOUS) {
         None => Ok(None),
         Some(Value::String(id)) => Ok(Some(id)),
-        Some(_) => Err(BadRequest::invalid("previous_response_id", "a string").into()),
+        Some(_) => Err(BadRequest::invalid(PREVIOUS, "a string").into()),
     }
 }
 
@@ -143,7 +209,7 @@ fn new_turn(
         ("id", id.as_str().into()),
         ("store", is_stored.into()),
         ("background", is_background.into()),
-        ("previous_response_id", previous.clone().into()),
+        (PREVIOUS, previous.clone().into()),
     ];
     let given = OWN_FIELDS.iter().filter_map(|name| Some((*name, request.get(name)?)));
     own_fields.extend(given);
@@ -185,7 +251,7 @@ impl Responses {
             };
             if stored.is_pending() {
                 let expected = "a response that is complete";
-                return Err(BadRequest::invalid("previous_response_id", expected).into());
+                return Err(BadRequest::invalid(PREVIOUS, expected).into());
             }
             let Stored { previous, lane: lane_of_turn, input: mut items, response, .. } = stored;
             let output = response.get("output").and_then(Value::as_array).into_iter().flatten();

@@ -9,9 +9,11 @@ use pointsman_domain::Endpoint;
 use pointsman_openai::{BadRequest, Item};
 use serde_json::{Value, json};
 
+use super::elsewhere;
 use super::stored::{Stored, failed};
 use super::turn::Owner;
 use crate::error::RouteError;
+use crate::forwarded::{Client, Forwarded};
 use crate::pipeline::Pipeline;
 use crate::response::{error, json as json_response};
 use crate::rights;
@@ -33,7 +35,7 @@ pub(crate) async fn retrieve(
         return error(request, BadRequest::unsupported("stream", what).into());
     }
     let found = find(&pipeline, id, owner(&pipeline, &request)).await;
-    respond(found.map(|(_, stored)| stored.response), request)
+    respond(&pipeline, found.map(|(_, stored)| stored.response), request).await
 }
 
 /// `DELETE /v1/responses/{id}`
@@ -48,7 +50,7 @@ pub(crate) async fn delete(
         pipeline.responses.remove(&id);
         json!({ "id": id, "object": "response", "deleted": true })
     });
-    respond(deleted, request)
+    respond(&pipeline, deleted, request).await
 }
 
 /// `POST /v1/responses/{id}/cancel`
@@ -69,7 +71,7 @@ pub(crate) async fn cancel(
         }
         Ok(stored.response)
     });
-    respond(cancelled, request)
+    respond(&pipeline, cancelled, request).await
 }
 
 /// `GET /v1/responses/{id}/input_items`
@@ -80,12 +82,19 @@ pub(crate) async fn input_items(
 ) -> Response {
     let found = find(&pipeline, id, owner(&pipeline, &request)).await;
     let page = found.and_then(|(id, stored)| page(&id, &stored, &request));
-    respond(page, request)
+    respond(&pipeline, page, request).await
 }
 
-fn respond(result: Result<Value, RouteError>, request: Request) -> Response {
+async fn respond(
+    pipeline: &Pipeline,
+    result: Result<Value, RouteError>,
+    request: Request,
+) -> Response {
     match result {
         Ok(body) => json_response(body.to_string()),
+        Err(RouteError::ResponseElsewhere { id, host }) => {
+            elsewhere::pass_on(pipeline, request, id, host).await
+        }
         Err(cause) => error(request, cause),
     }
 }
@@ -93,7 +102,10 @@ fn respond(result: Result<Value, RouteError>, request: Request) -> Response {
 fn owner(pipeline: &Pipeline, request: &Request) -> Result<Owner, RouteError> {
     let identity = rights::identify(&pipeline.keys, request.headers(), request.extensions())?;
     rights::check_endpoint(&identity.rights, Endpoint::Responses)?;
-    Ok(Owner::from(&*identity))
+    let host = pipeline.fleet.host_id();
+    let forwarded = Forwarded::read(&identity, request.headers(), host);
+    let client = Client::from(&*identity);
+    Ok(forwarded.as_ref().map_or(client, |forwarded| forwarded.client(client)).into())
 }
 
 /// Returns the response that a client asks for, with its id.

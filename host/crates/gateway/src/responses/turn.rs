@@ -6,7 +6,8 @@ use pointsman_openai::Item;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use pointsman_access::Identity;
+use super::elsewhere::RemoteTurn;
+use crate::forwarded::Client;
 
 /// One turn of a conversation.
 #[derive(Debug)]
@@ -30,16 +31,17 @@ pub(crate) struct Turn {
     pub(super) cancelled: CancellationToken,
 }
 
-/// Who may read a response: the tenant, with the same key.
+/// Who may read a response: the tenant, with the same key. If another host has sent the request,
+/// those of its client.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Owner {
     pub(super) tenant: Option<String>,
     pub(super) key: u64,
 }
 
-impl From<&Identity> for Owner {
-    fn from(identity: &Identity) -> Self {
-        Self { tenant: identity.tenant.clone(), key: identity.key }
+impl From<Client<'_>> for Owner {
+    fn from(Client { tenant, key }: Client<'_>) -> Self {
+        Self { tenant: tenant.map(str::to_owned), key }
     }
 }
 
@@ -50,11 +52,24 @@ pub(crate) struct TurnSlot(Arc<Slot>);
 #[derive(Debug, Default)]
 struct Slot {
     turn: OnceLock<Turn>,
+    remote: OnceLock<RemoteTurn>,
     lane: OnceLock<String>,
+    /// A proxy sends the request to its engine.
+    is_proxied: bool,
     accepted: CancellationToken,
 }
 
 impl TurnSlot {
+    /// Returns the slot of a request that a proxy sends, of which this host keeps nothing.
+    pub(crate) fn proxied() -> Self {
+        Self(Arc::new(Slot { is_proxied: true, ..Slot::default() }))
+    }
+
+    /// Returns true if a proxy sends the request.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.0.is_proxied
+    }
+
     /// Sets the turn, once the body has arrived.
     pub(super) fn set(&self, turn: Turn) {
         // Never twice: a request has one body.
@@ -64,6 +79,17 @@ impl TurnSlot {
     /// Returns the turn; `None` until the body has arrived.
     pub(crate) fn turn(&self) -> Option<&Turn> {
         self.0.turn.get()
+    }
+
+    /// Notes that another host executes the turn. This one keeps nothing of it.
+    pub(super) fn set_remote(&self, turn: RemoteTurn) {
+        // Never twice: a request has one body.
+        self.0.remote.set(turn).ok();
+    }
+
+    /// Returns the turn if another host executes it.
+    pub(crate) fn remote(&self) -> Option<&RemoteTurn> {
+        self.0.remote.get()
     }
 
     /// Notes that the request is valid, and will be executed.
