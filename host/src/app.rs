@@ -123,7 +123,7 @@ async fn run(
         }
         None => source.activated,
     };
-    let picks = pick::open(source.role, options, &config).await?;
+    let picks = pick::open(source.role, options, &config, &mut sockets).await?;
     let of_clients = source.role.listeners(&config);
     let listeners = listeners::open(options, of_clients, &mut sockets).await?;
     // Clients are answered from here on, unless the host before still does that.
@@ -143,6 +143,7 @@ async fn run(
     for Bound { id, listener, .. } in &listeners {
         copies.push((id.clone(), listener.copy()?));
     }
+    copies.extend(picks.as_ref().map(PickListener::copy).transpose()?);
     let records = Records::new(&mut registry);
     let recorder = records.apply(config.records.take())?;
     let spec = fleet_spec(&config, options);

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use pointsman_config::{Config, Listener};
-use pointsman_gateway::{Drain, Gateway, ListenAddress, ListenerSettings};
+use pointsman_gateway::{Drain, Gateway, ListenAddress, ListenerCopy, ListenerSettings};
 use tokio::net::TcpListener;
 
 use crate::cli::Serve;
 use crate::gateway_settings;
+use crate::listeners::bind_tcp;
+use crate::sockets::{ListenerId, Sockets};
 
 /// What the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ impl Role {
 #[derive(Debug)]
 #[cfg_attr(not(feature = "pick"), expect(dead_code, reason = "only read by the feature"))]
 pub(crate) struct PickListener {
+    /// The name by which the next process finds the socket.
+    id: ListenerId,
     listener: TcpListener,
     address: ListenAddress,
     settings: ListenerSettings,
@@ -81,24 +85,32 @@ impl PickListener {
     pub(crate) fn address(&self) -> ListenAddress {
         self.address.clone()
     }
+
+    /// Copies the socket for the next process.
+    pub(crate) fn copy(&self) -> std::io::Result<(ListenerId, ListenerCopy)> {
+        Ok((self.id.clone(), ListenerCopy::tcp(&self.listener)?))
+    }
 }
 
-/// Listens for a proxy; `None` for a host.
+/// Listens for a proxy, with the socket of another process if it has one; `None` for a host.
 pub(crate) async fn open(
     role: Role,
     options: &Serve,
     config: &Config,
+    sockets: &mut Sockets,
 ) -> Result<Option<PickListener>> {
     let Some(pick) = config.pick.as_ref().filter(|_| role == Role::Picker) else {
         return Ok(None);
     };
     let address = options.listen.unwrap_or(pick.listen);
-    let listener = TcpListener::bind(address).await;
+    let id = ListenerId::Picks(address.to_string());
+    let listener = bind_tcp(address, sockets.take(&id)).await;
     let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr().context("failed to read the address of the listener")?;
     // The names of models are those of the first listener.
     let settings = config.server.listeners.first().map(gateway_settings::of_listener);
     Ok(Some(PickListener {
+        id,
         listener,
         address: ListenAddress::Tcp(address),
         settings: settings.unwrap_or_default(),
@@ -127,14 +139,17 @@ mod service {
 
     use super::{Drain, Gateway, PickListener};
 
-    /// Serves a proxy until the drain is closed.
+    /// Serves a proxy until the drain is closed, or another process does and all streams have ended.
     pub(crate) async fn serve(picks: Option<PickListener>, gateway: &Gateway, drain: Drain) {
         let Some(picks) = picks else { return };
         let PickListener { listener, settings, max_streams, max_body, .. } = picks;
         let backend = Arc::new(GatewayBackend(Picker::new(gateway, settings)));
         let limits = Limits { max_streams, max_body };
-        let (stopping, closing) = (drain.stopping().clone(), drain.closing().clone());
-        let shutdown = Shutdown { stopping, closing };
+        let shutdown = Shutdown {
+            retiring: drain.retiring().clone(),
+            stopping: drain.stopping().clone(),
+            closing: drain.closing().clone(),
+        };
         if let Err(error) = pointsman_pick::serve(listener, backend, limits, shutdown).await {
             tracing::error!(%error, "the service for the proxy failed");
         }

@@ -16,13 +16,17 @@ pub(crate) enum ListenerId {
     AdminSocket(PathBuf),
     /// The port of the admin API.
     AdminPort(String),
+    /// The port for a proxy, of `pointsman pick`.
+    Picks(String),
 }
 
 impl ListenerId {
     /// Returns the address as the configuration writes it.
     pub(crate) fn address(&self) -> String {
         match self {
-            Self::Clients(address) | Self::AdminPort(address) => address.clone(),
+            Self::Clients(address) | Self::AdminPort(address) | Self::Picks(address) => {
+                address.clone()
+            }
             Self::AdminSocket(path) => format!("unix:{}", path.display()),
         }
     }

@@ -7,6 +7,7 @@ mod example;
 mod fleet_streams;
 mod limits;
 mod pick;
+mod pick_upgrade;
 mod redis;
 mod registry;
 mod responses;

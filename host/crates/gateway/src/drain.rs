@@ -89,7 +89,7 @@ impl Drain {
     }
 
     /// Returns the token that is cancelled when another host goes on.
-    pub(crate) fn retiring(&self) -> &CancellationToken {
+    pub fn retiring(&self) -> &CancellationToken {
         &self.retire
     }
 

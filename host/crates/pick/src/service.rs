@@ -50,13 +50,16 @@ pub struct Limits {
 /// The phases of a shutdown.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
+    /// Cancelled when another process serves the same socket: no connection is accepted from then
+    /// on, those that are open get no new streams, and the service ends with the last stream.
+    pub retiring: CancellationToken,
     /// Cancelled when the service is not ready any more.
     pub stopping: CancellationToken,
     /// Cancelled when it ends.
     pub closing: CancellationToken,
 }
 
-/// Serves a proxy until the shutdown ends.
+/// Serves a proxy until the shutdown ends, or another process serves it.
 ///
 /// # Errors
 /// If the service cannot be started.
@@ -74,7 +77,7 @@ pub async fn serve(
     let processor = ExternalProcessorServer::new(Processor { backend, permits })
         .max_decoding_message_size(limits.max_body.saturating_add(MESSAGE_OVERHEAD));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let Shutdown { stopping, closing } = shutdown;
+    let Shutdown { retiring, stopping, closing } = shutdown;
     let serving = Server::builder()
         .max_concurrent_streams(limits.max_streams)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -82,7 +85,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .add_service(health)
         .add_service(processor)
-        .serve_with_incoming(incoming);
+        .serve_with_incoming_shutdown(incoming, retiring.cancelled_owned());
     let mut serving = std::pin::pin!(serving);
     let not_ready = async {
         stopping.cancelled().await;

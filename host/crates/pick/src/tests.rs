@@ -48,8 +48,11 @@ impl Picker {
     async fn with_limits(limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
-        let shutdown = Shutdown { stopping, closing };
+        let shutdown = Shutdown {
+            retiring: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            closing: CancellationToken::new(),
+        };
         let (sender, notes) = mpsc::unbounded_channel();
         let (backend, phases) = (Arc::new(TestBackend::new(sender)), shutdown.clone());
         let mut tasks = JoinSet::new();

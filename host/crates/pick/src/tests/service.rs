@@ -35,6 +35,33 @@ async fn health_has_the_services_of_the_protocol() {
 }
 
 #[tokio::test]
+async fn service_that_another_process_replaces_ends_with_its_last_stream() {
+    let mut picker = Picker::start().await;
+    let mut client = picker.open().await;
+    client.head("/x", false).await;
+    client.body("a", false).await;
+    assert_eq!(picker.note().await, "begun None");
+    picker.shutdown.retiring.cancel();
+    // The listener is closed by a task of the service.
+    while ExternalProcessorClient::connect(picker.url()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let connection = client.connection.as_mut().unwrap();
+    let second = connection.process(futures_util::stream::pending()).await;
+    assert!(second.is_err(), "a connection that is open gets no new stream");
+    client.body("bc", true).await;
+    let head = client.answer().await;
+    assert!(head.dynamic_metadata.is_some());
+    assert_eq!(client.streamed().await.0, "abc!");
+    client.response_head(None, false).await;
+    client.answer().await;
+    client.response_body("one", true).await;
+    assert!(client.end().await.is_ok());
+    drop(client);
+    picker.tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn streams_are_limited_on_all_connections_together() {
     let picker = Picker::with_limits(Limits { max_streams: 1, max_body: 10 }).await;
     let mut first = picker.open().await;
