@@ -141,7 +141,7 @@ fn is_loopback(host: &str) -> bool {
 
 /// A request to a registry.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct Call {
     pub(crate) method: Method,
     /// Path and query.
     pub(crate) path: String,
@@ -173,19 +173,19 @@ impl Endpoint {
     }
 
     async fn resolve(&self, repository: &str, tag: &str) -> Result<OciDigest, RegistryError> {
-        let mut ask = self.manifest(repository, tag);
-        ask.method = Method::HEAD;
-        let head = self.ask_for_ok(&ask).await?;
+        let mut call = self.manifest(repository, tag);
+        call.method = Method::HEAD;
+        let head = self.call_for_ok(&call).await?;
         if let Some(digest) = head.header(DIGEST_HEADER).and_then(|digest| digest.parse().ok()) {
             return Ok(digest);
         }
         // A registry that does not say.
-        ask.method = Method::GET;
-        Ok(digest(&self.ask_for_ok(&ask).await?.body))
+        call.method = Method::GET;
+        Ok(digest(&self.call_for_ok(&call).await?.body))
     }
 
     async fn pull(&self, repository: &str, digest: &OciDigest) -> Result<Artifact, RegistryError> {
-        let bytes = self.ask_for_ok(&self.manifest(repository, &digest.to_string())).await?.body;
+        let bytes = self.call_for_ok(&self.manifest(repository, &digest.to_string())).await?.body;
         verify("manifest", &bytes, digest)?;
         let manifest = Manifest::parse(&bytes)?;
         let config = self.pull_blob(repository, &manifest.config).await?;
@@ -197,7 +197,7 @@ impl Endpoint {
         let Blob { what, digest, size, max } = blob;
         let size = usize::try_from(*size).ok().filter(|size| size <= max);
         let size = size.ok_or(RegistryError::TooLarge { what, max: *max })?;
-        let ask = Ask {
+        let call = Call {
             method: Method::GET,
             path: format!("/v2/{repository}/blobs/{digest}"),
             scope: pull_scope(repository),
@@ -206,14 +206,14 @@ impl Endpoint {
             // No byte more than the manifest says.
             expected: Expected { what, max: size, timeout: self.timeouts.blob },
         };
-        let body = self.ask_for_ok(&ask).await?.body;
+        let body = self.call_for_ok(&call).await?.body;
         verify(what, &body, digest)?;
         Ok(body)
     }
 
-    fn manifest(&self, repository: &str, version: &str) -> Ask {
+    fn manifest(&self, repository: &str, version: &str) -> Call {
         let timeout = self.timeouts.small;
-        Ask {
+        Call {
             method: Method::GET,
             path: format!("/v2/{repository}/manifests/{version}"),
             scope: pull_scope(repository),
@@ -224,18 +224,18 @@ impl Endpoint {
     }
 
     /// Sends a request, for which only the status 200 is good.
-    async fn ask_for_ok(&self, ask: &Ask) -> Result<Reply, RegistryError> {
-        let reply = self.ask(ask).await?;
+    async fn call_for_ok(&self, call: &Call) -> Result<Reply, RegistryError> {
+        let reply = self.call(call).await?;
         match reply.status {
             StatusCode::OK => Ok(reply),
-            status => Err(self.unexpected(ask, status)),
+            status => Err(self.unexpected(call, status)),
         }
     }
 
     /// Returns the error of an unexpected status.
-    pub(crate) fn unexpected(&self, ask: &Ask, status: StatusCode) -> RegistryError {
+    pub(crate) fn unexpected(&self, call: &Call, status: StatusCode) -> RegistryError {
         let host = self.host.clone();
-        let what = ask.path.trim_start_matches("/v2/");
+        let what = call.path.trim_start_matches("/v2/");
         let what = what.split('?').next().unwrap_or_default().to_owned();
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -248,8 +248,8 @@ impl Endpoint {
 
     /// Sends a request, if needed with the authorization that the registry wants, and follows
     /// redirects.
-    pub(crate) async fn ask(&self, ask: &Ask) -> Result<Reply, RegistryError> {
-        let reply = self.ask_once(ask).await?;
+    pub(crate) async fn call(&self, call: &Call) -> Result<Reply, RegistryError> {
+        let reply = self.call_once(call).await?;
         if reply.status != StatusCode::UNAUTHORIZED {
             return Ok(reply);
         }
@@ -258,11 +258,11 @@ impl Endpoint {
         // The safer one first, if there are several.
         let challenge = challenges.min_by_key(|challenge| *challenge == Challenge::Basic);
         let Some(challenge) = challenge else { return Ok(reply) };
-        let Some(authorization) = self.authorize(challenge, &ask.scope).await? else {
+        let Some(authorization) = self.authorize(challenge, &call.scope).await? else {
             return Ok(reply);
         };
         *self.authorization.lock().await = Some(authorization);
-        self.ask_once(ask).await
+        self.call_once(call).await
     }
 
     /// Returns the authorization that a challenge is about; `None` without credentials.
@@ -305,11 +305,11 @@ impl Endpoint {
         }
     }
 
-    async fn ask_once(&self, ask: &Ask) -> Result<Reply, RegistryError> {
-        let mut url = self.url(&ask.path)?;
+    async fn call_once(&self, call: &Call) -> Result<Reply, RegistryError> {
+        let mut url = self.url(&call.path)?;
         for _ in 0..=MAX_REDIRECTS {
-            let reply = self.http.send(self.request(ask, &url).await, ask.expected).await?;
-            let is_read = [Method::GET, Method::HEAD].contains(&ask.method);
+            let reply = self.http.send(self.request(call, &url).await, call.expected).await?;
+            let is_read = [Method::GET, Method::HEAD].contains(&call.method);
             if !(is_read && is_redirect(reply.status)) {
                 return Ok(reply);
             }
@@ -319,13 +319,13 @@ impl Endpoint {
         Err(RegistryError::Redirect { host: self.host.clone(), target })
     }
 
-    async fn request(&self, ask: &Ask, url: &Uri) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(ask.body.clone()));
-        *request.method_mut() = ask.method.clone();
+    async fn request(&self, call: &Call, url: &Uri) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(call.body.clone()));
+        *request.method_mut() = call.method.clone();
         *request.uri_mut() = url.clone();
         let headers = request.headers_mut();
         headers.insert(header::ACCEPT, HeaderValue::from_static(MANIFEST_TYPE));
-        if let Some(content_type) = ask.content_type {
+        if let Some(content_type) = call.content_type {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         let is_own = url.scheme() == Some(&self.scheme)

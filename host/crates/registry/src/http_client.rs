@@ -62,11 +62,11 @@ impl HttpClient {
         let Expected { what, max, timeout } = expected;
         let authority = request.uri().authority();
         let host = authority.map(ToString::to_string).unwrap_or_default();
-        let sent = tokio::time::timeout(timeout, self.send_patiently(request, what, max, &host));
+        let sent = tokio::time::timeout(timeout, self.send_and_read(request, what, max, &host));
         sent.await.unwrap_or_else(|_| Err(RegistryError::Timeout { host: host.clone(), timeout }))
     }
 
-    async fn send_patiently(
+    async fn send_and_read(
         &self,
         request: Request<Full<Bytes>>,
         what: &'static str,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use pointsman_spec::{OciDigest, OciReference, OciVersion};
 
-use crate::client::{Ask, Client, Endpoint, MAX_SMALL, verify};
+use crate::client::{Call, Client, Endpoint, MAX_SMALL, verify};
 use crate::digest::digest;
 use crate::error::RegistryError;
 use crate::http_client::Expected;
@@ -34,22 +34,22 @@ impl Client {
         for blob in [&packed.config, &artifact.component] {
             endpoint.push_blob(repository, blob).await?;
         }
-        let mut ask = endpoint.push_request(Method::PUT, repository);
-        ask.path = format!("/v2/{repository}/manifests/{version}");
-        ask.content_type = Some(MANIFEST_TYPE);
-        ask.body = packed.manifest;
-        let reply = endpoint.ask(&ask).await?;
+        let mut call = endpoint.push_request(Method::PUT, repository);
+        call.path = format!("/v2/{repository}/manifests/{version}");
+        call.content_type = Some(MANIFEST_TYPE);
+        call.body = packed.manifest;
+        let reply = endpoint.call(&call).await?;
         match reply.status {
             StatusCode::CREATED => Ok(found),
-            status => Err(endpoint.unexpected(&ask, status)),
+            status => Err(endpoint.unexpected(&call, status)),
         }
     }
 }
 
 impl Endpoint {
-    fn push_request(&self, method: Method, repository: &str) -> Ask {
+    fn push_request(&self, method: Method, repository: &str) -> Call {
         let timeout = self.timeouts.blob;
-        Ask {
+        Call {
             method,
             path: String::new(),
             scope: format!("repository:{repository}:pull,push"),
@@ -62,27 +62,27 @@ impl Endpoint {
     /// Pushes a blob, unless the registry has it.
     async fn push_blob(&self, repository: &str, blob: &Bytes) -> Result<(), RegistryError> {
         let digest = digest(blob);
-        let mut ask = self.push_request(Method::HEAD, repository);
-        ask.path = format!("/v2/{repository}/blobs/{digest}");
-        if self.ask(&ask).await?.status == StatusCode::OK {
+        let mut call = self.push_request(Method::HEAD, repository);
+        call.path = format!("/v2/{repository}/blobs/{digest}");
+        if self.call(&call).await?.status == StatusCode::OK {
             return Ok(());
         }
-        let mut ask = self.push_request(Method::POST, repository);
-        ask.path = format!("/v2/{repository}/blobs/uploads/");
-        let reply = self.ask(&ask).await?;
+        let mut call = self.push_request(Method::POST, repository);
+        call.path = format!("/v2/{repository}/blobs/uploads/");
+        let reply = self.call(&call).await?;
         if reply.status != StatusCode::ACCEPTED {
-            return Err(self.unexpected(&ask, reply.status));
+            return Err(self.unexpected(&call, reply.status));
         }
         let location = reply.header(header::LOCATION).unwrap_or_default();
         let path = self.own_path(location)?;
         let separator = if path.contains('?') { '&' } else { '?' };
-        let mut ask = self.push_request(Method::PUT, repository);
-        ask.path = format!("{path}{separator}digest={digest}");
-        ask.content_type = Some("application/octet-stream");
-        ask.body = blob.clone();
-        match self.ask(&ask).await?.status {
+        let mut call = self.push_request(Method::PUT, repository);
+        call.path = format!("{path}{separator}digest={digest}");
+        call.content_type = Some("application/octet-stream");
+        call.body = blob.clone();
+        match self.call(&call).await?.status {
             StatusCode::CREATED => Ok(()),
-            status => Err(self.unexpected(&ask, status)),
+            status => Err(self.unexpected(&call, status)),
         }
     }
 }
