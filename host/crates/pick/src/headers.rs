@@ -10,6 +10,12 @@ use tonic::Status;
 /// Names the endpoints for a request, in order.
 pub(crate) const DESTINATION: &str = "x-gateway-destination-endpoint";
 
+/// Maximum number of headers of a message. Proxies accept far fewer, and a map of headers panics
+/// beyond 32,768.
+const MAX_HEADERS: usize = 1024;
+/// Maximum size of all names and values of a message in bytes.
+const MAX_HEADER_BYTES: usize = 256 << 10;
+
 /// Headers that the proxy sets itself, and does not let others change.
 const OF_PROXY: [HeaderName; 3] = [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING];
 
@@ -28,10 +34,19 @@ pub(crate) struct MessageHead {
 /// Reads the headers of a message.
 ///
 /// # Errors
-/// If one of them is invalid, which a proxy does not pass on.
+/// If one of them is invalid, which a proxy does not pass on, or they exceed the limits.
 pub(crate) fn read(map: Option<core::HeaderMap>) -> Result<MessageHead, Status> {
+    let all = map.unwrap_or_default().headers;
+    let size = |header: &core::HeaderValue| {
+        header.key.len() + header.value.len() + header.raw_value.len()
+    };
+    if all.len() > MAX_HEADERS || all.iter().map(size).sum::<usize>() > MAX_HEADER_BYTES {
+        return Err(Status::resource_exhausted(format!(
+            "more than {MAX_HEADERS} headers, or {MAX_HEADER_BYTES} bytes of them"
+        )));
+    }
     let mut head = MessageHead::default();
-    for core::HeaderValue { key, value, raw_value } in map.unwrap_or_default().headers {
+    for core::HeaderValue { key, value, raw_value } in all {
         let value = if raw_value.is_empty() { value.into_bytes() } else { raw_value };
         let invalid = |_| Status::invalid_argument(format!("invalid header `{key}`"));
         let text = || std::str::from_utf8(&value).unwrap_or_default();
@@ -158,5 +173,23 @@ mod tests {
         assert_eq!(head.headers.get_all("x").iter().count(), 2);
         let map = core::HeaderMap { headers: vec![header("a b", "1", "")] };
         assert_eq!(read(Some(map)).unwrap_err().code(), tonic::Code::InvalidArgument);
+        let long = "x".repeat(MAX_HEADER_BYTES);
+        for (headers, is_accepted) in [
+            (vec![header("x", "1", ""); MAX_HEADERS], true),
+            (vec![header("x", "1", ""); MAX_HEADERS + 1], false),
+            (vec![header("x", "1", ""); 40_000], false),
+            (vec![header("", "", &long)], false),
+            (vec![header("x", &long[1..], "")], true),
+            (vec![header("x", &long, "")], false),
+        ] {
+            let count = headers.len();
+            match read(Some(core::HeaderMap { headers })) {
+                Ok(_) => assert!(is_accepted, "{count}"),
+                Err(error) => {
+                    assert!(!is_accepted, "{count}");
+                    assert_eq!(error.code(), tonic::Code::ResourceExhausted);
+                }
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! engine's response was passed on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
@@ -28,6 +29,8 @@ use crate::headers::{self, MessageHead};
 use crate::message::{self, Of};
 use crate::mode::{RequestMode, request_mode};
 
+/// Maximum time until the first message of a stream: a proxy opens one when it has a request.
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size in bytes of a response that the host makes itself.
 const MAX_IMMEDIATE_BODY: usize = 4 << 20;
 
@@ -83,7 +86,8 @@ where
     }
 
     async fn serve(&mut self, backend: Arc<impl Backend>) -> Result<(), Ended> {
-        let first = self.next().await?;
+        let first = tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, self.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("expected request headers"))??;
         let mode = request_mode(first.protocol_config.as_ref())?;
         let subset = message::subset(first.metadata_context.as_ref());
         let Some(Message::RequestHeaders(HttpHeaders { headers, end_of_stream, .. })) =

@@ -5,6 +5,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
+use crate::stream::ExchangeStream;
 
 const READY: [&str; 3] = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"];
 
@@ -119,4 +120,13 @@ async fn subset_is_passed_on() {
         assert_eq!(picker.note().await, expected);
         assert_eq!(picker.note().await, "dropped");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_without_a_request_ends() {
+    let (notes, _) = mpsc::unbounded_channel();
+    let (answers, _kept) = mpsc::channel(1);
+    let stream = ExchangeStream::new(futures_util::stream::pending(), answers);
+    let ended = stream.run(Arc::new(TestBackend::new(notes))).await;
+    assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
 }
