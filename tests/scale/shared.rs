@@ -1,6 +1,7 @@
 //! State that hosts share in a real Redis: limits over several hosts, and every way in which the
 //! store can fail.
 
+mod contributions;
 mod failures;
 
 use std::path::Path;

@@ -32,6 +32,8 @@ return 1";
 #[derive(Debug)]
 pub struct Direct {
     settings: Settings,
+    /// Maximum time of a call.
+    limit: Duration,
     link: Mutex<Link>,
 }
 
@@ -45,14 +47,20 @@ struct Link {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {
     /// The store did not respond in time.
-    #[error("the shared store did not respond within {} ms", CALL_TIMEOUT.as_millis())]
-    Timeout,
+    #[error("the shared store did not respond within {} ms", .0.as_millis())]
+    Timeout(Duration),
     /// A call before this one has failed.
     #[error("the shared store is not available")]
     Away,
     /// The store cannot be connected to, or has refused the command. Contains no credentials.
     #[error("the shared store failed: {0}")]
     Failed(String),
+    /// There is more to read than fits into memory.
+    #[error("the shared store has more than {0} bytes of that")]
+    TooLarge(usize),
+    /// The store has replied something else than its commands do.
+    #[error("unexpected reply of the shared store")]
+    Reply,
 }
 
 impl Direct {
@@ -61,8 +69,18 @@ impl Direct {
     /// # Errors
     /// If the settings are invalid.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        Self::with_limit(settings, CALL_TIMEOUT)
+    }
+
+    /// Creates values of which a call may take as long as `limit`, a second at most.
+    pub(crate) fn with_limit(settings: Settings, limit: Duration) -> Result<Self, SettingsError> {
         settings.validate()?;
-        Ok(Self { settings, link: Mutex::default() })
+        Ok(Self { settings, limit, link: Mutex::default() })
+    }
+
+    /// Returns the prefix of all keys.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.settings.prefix
     }
 
     /// Sets a value that is not there, for this time, and returns `None`; returns the value that is
@@ -121,14 +139,15 @@ impl Direct {
         format!("{}:one:{key}", self.settings.prefix)
     }
 
-    async fn call(&self, command: &Cmd) -> Result<Value, DirectError> {
-        match tokio::time::timeout(CALL_TIMEOUT, self.try_call(command)).await {
+    /// Sends a command and waits for its reply.
+    pub(crate) async fn call(&self, command: &Cmd) -> Result<Value, DirectError> {
+        match tokio::time::timeout(self.limit, self.try_call(command)).await {
             Ok(result) => result,
             Err(_) => {
                 // The lock is free: the call that held it was dropped. Others wait as long.
                 let mut link = self.link.lock().await;
                 *link = Link { connection: None, failed_at: Some(Instant::now()) };
-                Err(DirectError::Timeout)
+                Err(DirectError::Timeout(self.limit))
             }
         }
     }
@@ -169,6 +188,6 @@ fn bytes(value: Value) -> Option<Vec<u8>> {
     }
 }
 
-fn millis(ttl: Duration) -> u64 {
+pub(crate) fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50)
 }

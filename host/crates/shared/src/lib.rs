@@ -20,6 +20,9 @@
 //! **Direct values** are those of which one host is the owner: single commands, for which a caller
 //! waits, half a second at most.
 //!
+//! **Contributions** are what hosts have counted by day and of budgets: absolute values that outlive
+//! the hosts, and that a host writes again if the store has lost them.
+//!
 //! **Rounds.** The store remembers the number of the last round of each replica. A round that was
 //! given up and is executed late, after a later one, changes nothing.
 
@@ -27,6 +30,7 @@ mod backoff;
 mod batch;
 mod bucket;
 mod connection;
+mod contribution;
 mod counter;
 mod direct;
 mod entry;
@@ -42,6 +46,10 @@ mod usage;
 mod value;
 mod worker;
 
+pub use self::contribution::{
+    BudgetPart, Contribution, ContributionWriter, Contributor, ContributorIndex, DayPart,
+    SharedContributions,
+};
 pub use self::direct::{Direct, DirectError};
 pub use self::entry::{Entry, EntryValue};
 pub use self::namespace::Namespace;
