@@ -23,6 +23,9 @@ mod shared_tests;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
+#[cfg(test)]
+mod told_tests;
 mod window;
 
 use std::sync::Arc;
@@ -38,6 +41,7 @@ pub use self::limit_use::LimitUse;
 pub use self::refusal::Refusal;
 pub use self::shared::{SharedCounter, SharedCounters};
 use self::table::{Ended, Table, Used};
+pub use self::told::BudgetUse;
 use crate::identity::Identity;
 use crate::moment::Moment;
 
@@ -119,6 +123,30 @@ impl Accounts {
     /// A row replaces that of the same account and period, also if it began earlier.
     pub fn take_dirty(&self) -> Vec<BudgetRow> {
         self.table.lock().take_dirty()
+    }
+
+    /// Returns what this host has used of budgets that have changed, for other hosts: of at most
+    /// `max` accounts. A change is part of several rounds; if nothing is returned, a round is over,
+    /// and the next call begins another one. What cannot be told has to be given back by
+    /// [`Accounts::give_back_untold`].
+    pub fn take_untold(&self, max: usize, now: Moment) -> Vec<BudgetUse> {
+        self.table.lock().take_untold(max, now)
+    }
+
+    /// Notes what all other hosts have used of these budgets, in their order: requests, tokens, and
+    /// milliseconds of engines.
+    pub fn tell(&self, uses: &[BudgetUse], others: &[[u64; 3]]) {
+        self.table.lock().tell(uses, others);
+    }
+
+    /// Notes that other hosts were not told of these budgets.
+    pub fn give_back_untold(&self, uses: &[BudgetUse]) {
+        self.table.lock().give_back(uses);
+    }
+
+    /// Notes that other hosts have to be told of all budgets again.
+    pub fn mark_all_untold(&self) {
+        self.table.lock().mark_all_untold();
     }
 
     /// Continues budgets from stored rows, before the first request. Rows of periods that are over

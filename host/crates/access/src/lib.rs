@@ -32,7 +32,8 @@ mod tokens;
 mod usage;
 
 pub use self::accounts::{
-    Accounts, Admission, Ask, BudgetRow, LimitUse, Refusal, SharedCounter, SharedCounters,
+    Accounts, Admission, Ask, BudgetRow, BudgetUse, LimitUse, Refusal, SharedCounter,
+    SharedCounters,
 };
 pub use self::activity::{Activity, KeyActivity, LastRefusal};
 pub use self::edit::{EditError, KeysFile, NewKey};

@@ -37,6 +37,8 @@ pub(super) struct Account {
     duration: Duration,
     /// Its budgets have changed since they were stored.
     pub(super) is_dirty: bool,
+    /// Rounds in which other hosts are told of its budgets, which have changed.
+    pub(super) untold_rounds: u8,
     /// The counters that other hosts see; `None` if it has no request, or hosts share nothing.
     shared: Option<Box<Shared>>,
 }
@@ -59,6 +61,7 @@ impl Default for Account {
             output: FIRST_OUTPUT,
             duration: Duration::ZERO,
             is_dirty: false,
+            untold_rounds: 0,
             shared: None,
         }
     }
@@ -293,6 +296,15 @@ impl Account {
     /// Returns what was used of each budget.
     pub(super) fn budgets(&self) -> impl Iterator<Item = (Period, Spent)> {
         PERIODS.into_iter().zip(self.budgets).filter_map(|(period, spent)| Some((period, spent?)))
+    }
+
+    /// Notes what other hosts have told of the budget of a period that began at `start`.
+    pub(super) fn tell(&mut self, period: Period, start: u64, told: Figures) {
+        let spent = self.budgets[index_of(period)].as_mut();
+        if let Some(spent) = spent.filter(|spent| spent.start == start) {
+            // The store may have lost what they told before.
+            spent.told = spent.told.max(told);
+        }
     }
 
     /// Adds what another host has used of a budget.

@@ -66,6 +66,8 @@ pub(super) struct Spent {
     pub(super) engine_ms: u64,
     /// What other hosts have used and reserved, as far as it is known. Never less than zero.
     pub(super) others: Figures,
+    /// What other hosts have told that they have used since the period began.
+    pub(super) told: Figures,
 }
 
 /// What was used of a budget by all hosts, with what requests in flight are expected to use.
@@ -87,10 +89,12 @@ impl Spent {
     /// Returns what all hosts have used.
     pub(super) fn used(&self) -> Used {
         let sum = |own: u64, others: i64| own.saturating_add(u64::try_from(others).unwrap_or(0));
+        // Neither is more than what they have used.
+        let others = self.others.max(self.told);
         Used {
-            requests: sum(self.requests, self.others.requests),
-            tokens: sum(self.tokens.saturating_add(self.reserved), self.others.tokens),
-            engine_ms: sum(self.engine_ms, self.others.engine_ms),
+            requests: sum(self.requests, others.requests),
+            tokens: sum(self.tokens.saturating_add(self.reserved), others.tokens),
+            engine_ms: sum(self.engine_ms, others.engine_ms),
         }
     }
 

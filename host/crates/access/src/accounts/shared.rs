@@ -28,7 +28,7 @@ const HISTORY: u64 = 6;
 /// For how long the store keeps a span of the limits per minute.
 const SPAN_LIFETIME: Duration = Duration::from_secs(180);
 /// For how long the store keeps a budget after the end of its period: clocks differ.
-const AFTER_PERIOD: Duration = Duration::from_secs(24 * 3600);
+pub(super) const AFTER_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// Time without requests after which the counters of an account are closed: more than a span of
 /// the limits per minute counts.
 pub(super) const OPEN_TIME: Duration = Duration::from_secs(120);
@@ -181,7 +181,7 @@ impl Shared {
         self.refreshed = now.running;
         let budget = &mut self.budgets[index];
         if budget.as_ref().is_none_or(|(began, _)| *began != start) {
-            let name = format!("{}/{period}/{start}", name_of(id));
+            let name = budget_name(id, period, start);
             let rest = Duration::from_millis(end.saturating_sub(now.unix_ms));
             let lifetime = rest.saturating_add(AFTER_PERIOD);
             let mut span = Span::open(counters, &name, lifetime);
@@ -225,6 +225,11 @@ impl Shared {
     pub(super) fn is_idle(&self, now: Moment) -> bool {
         now.running.saturating_sub(self.refreshed) > OPEN_TIME
     }
+}
+
+/// Returns the name of a budget in the store, of the period that began at `start`.
+pub(super) fn budget_name(id: &AccountId, period: Period, start: u64) -> String {
+    format!("{}/{period}/{start}", name_of(id))
 }
 
 /// Returns the name of an account in the store. Names of tenants and groups may be long, or secret.

@@ -13,6 +13,7 @@ use super::excess::Excess;
 use super::limit_use::LimitUse;
 use super::refusal::Refusal;
 use super::shared::SharedCounters;
+use super::told::{self, BudgetUse, ChangedBudgets};
 use crate::limits::{AccountId, AccountLimits, Limits};
 use crate::moment::Moment;
 
@@ -45,8 +46,7 @@ pub(super) struct Ended {
 pub(super) struct Table {
     /// The names in the keys are those of the configuration, or of an issuer that it trusts.
     accounts: HashMap<AccountId, Account>,
-    /// Accounts whose budgets have changed, each of them once.
-    dirty: Vec<AccountId>,
+    changed: ChangedBudgets,
     /// The latest point in time that was seen. Callers read their clocks before they wait for the
     /// lock, so that one may come after a later one.
     latest: Moment,
@@ -80,7 +80,7 @@ impl Table {
                 account.charge(limits, charge);
                 allowance = tightest(allowance, account.allowance(limits, now));
                 if !limits.budgets.is_empty() {
-                    mark(&mut self.dirty, id, account);
+                    self.changed.mark(id, account);
                 }
             }
         }
@@ -153,7 +153,7 @@ impl Table {
                     account.learn(duration, output);
                 }
                 if !limits.budgets.is_empty() {
-                    mark(&mut self.dirty, id, account);
+                    self.changed.mark(id, account);
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Table {
 
     pub(super) fn take_dirty(&mut self) -> Vec<BudgetRow> {
         let mut rows = Vec::new();
-        for id in std::mem::take(&mut self.dirty) {
+        for id in self.changed.take_unwritten() {
             let Some(account) = self.accounts.get_mut(&id) else { continue };
             account.is_dirty = false;
             rows.extend(account.budgets().map(|(period, spent)| BudgetRow {
@@ -228,7 +228,7 @@ impl Table {
         let (id, period, used) = row.into_spent();
         let account = self.accounts.entry(id.clone()).or_default();
         account.add(period, used);
-        mark(&mut self.dirty, &id, account);
+        self.changed.mark(&id, account);
     }
 
     pub(super) fn restore(&mut self, row: BudgetRow) {
@@ -241,6 +241,47 @@ impl Table {
     /// Counts together with other hosts from now on.
     pub(super) fn share(&mut self, counters: Arc<dyn SharedCounters>) {
         self.counters = Some(counters);
+        self.changed.are_told = true;
+        self.mark_all_untold();
+    }
+
+    /// Notes that other hosts have to be told of all budgets.
+    pub(super) fn mark_all_untold(&mut self) {
+        for (id, account) in &mut self.accounts {
+            self.changed.mark_untold(id, account);
+        }
+    }
+
+    /// Returns what is used of budgets of at most `max` accounts to be told in this round. If it is
+    /// nothing, the next call begins another round.
+    pub(super) fn take_untold(&mut self, max: usize, now: Moment) -> Vec<BudgetUse> {
+        let now = self.advance(now);
+        let mut uses = Vec::new();
+        for id in self.changed.take_untold(max) {
+            let Some(account) = self.accounts.get_mut(&id) else { continue };
+            let budgets = account.budgets();
+            uses.extend(budgets.filter_map(|budget| BudgetUse::new(&id, budget, now.unix_ms)));
+            self.changed.told(id, account);
+        }
+        uses
+    }
+
+    /// Notes what other hosts have used of budgets, in the order of `uses`.
+    pub(super) fn tell(&mut self, uses: &[BudgetUse], others: &[[u64; 3]]) {
+        for (BudgetUse { account, period, start, .. }, others) in uses.iter().zip(others) {
+            if let Some(account) = self.accounts.get_mut(account) {
+                account.tell(*period, *start, told::figures(*others));
+            }
+        }
+    }
+
+    /// Notes that other hosts were not told.
+    pub(super) fn give_back(&mut self, uses: &[BudgetUse]) {
+        for BudgetUse { account: id, .. } in uses {
+            if let Some(account) = self.accounts.get_mut(id) {
+                self.changed.mark_untold(id, account);
+            }
+        }
     }
 
     /// Returns a copy that no other host sees.
@@ -248,7 +289,7 @@ impl Table {
         let accounts = self.accounts.iter();
         Self {
             accounts: accounts.map(|(id, account)| (id.clone(), account.detached())).collect(),
-            dirty: self.dirty.clone(),
+            changed: self.changed.detached(),
             counters: None,
             ..*self
         }
@@ -266,14 +307,6 @@ fn refuse_longest<'a>(
     let longest =
         excesses.reduce(|one, other| if one.1.longer(other.1) == one.1 { one } else { other });
     longest.map_or(Ok(()), |(id, excess)| Err(excess.refusal(id)))
-}
-
-/// Notes that the budgets of an account have changed.
-fn mark(dirty: &mut Vec<AccountId>, id: &AccountId, account: &mut Account) {
-    if !account.is_dirty {
-        account.is_dirty = true;
-        dirty.push(id.clone());
-    }
 }
 
 /// Returns the tightest limit of each kind.
