@@ -193,8 +193,10 @@ async fn run(
     let address = listeners.first().map(|bound| bound.address.to_string()).unwrap_or_default();
     let requests = shared.as_ref().map(|shared| {
         shared.share_limits(&metered.accounts);
-        shared.requests(&config.fleet.peering.name, &address)
+        let hosts = shared.requests(&config.fleet.peering.name, &address);
+        shared.share_usage(&hosts, &metered.book, &metered.accounts).map(|()| hosts)
     });
+    let requests = requests.transpose()?;
     let gateway = Gateway::new(GatewayParts {
         settings: settings.clone(),
         keys: tokens.added_to(keys),

@@ -192,10 +192,11 @@ pub(crate) async fn finish_store(
         if let Some(states) = states {
             states.finish();
         }
+        store.flush();
+        // Last, because the shared store may not reply.
         if let Some(shared) = shared {
             shared.finish();
         }
-        store.flush();
     });
     if tokio::time::timeout(STORE_TIMEOUT, flush).await.is_err() {
         tracing::warn!(

@@ -9,6 +9,8 @@ mod hosts;
 mod metrics;
 #[cfg(feature = "shared-state")]
 mod policies;
+#[cfg(feature = "shared-state")]
+mod usage;
 
 use anyhow::Result;
 use pointsman_access::{Limit, MinuteLimit};
@@ -111,8 +113,10 @@ const EXAMPLE_RATE: f64 = 100.0;
 #[cfg(not(feature = "shared-state"))]
 mod disabled {
     use super::{Config, FeatureMissing};
+    use std::sync::Arc;
+
     use anyhow::Result;
-    use pointsman_access::Accounts;
+    use pointsman_access::{Accounts, UsageBook};
     use pointsman_gateway::SharedHosts;
     use pointsman_policy::Policies;
     use prometheus_client::registry::Registry;
@@ -138,6 +142,15 @@ mod disabled {
             match *self {}
         }
 
+        pub(crate) fn share_usage(
+            &self,
+            _: &SharedHosts,
+            _: &Arc<UsageBook>,
+            _: &Arc<Accounts>,
+        ) -> Result<()> {
+            match *self {}
+        }
+
         pub(crate) fn requests(&self, _: &str, _: &str) -> SharedHosts {
             match *self {}
         }
@@ -153,7 +166,8 @@ mod enabled {
     use std::sync::Arc;
 
     use anyhow::{Context as _, Result};
-    use pointsman_access::Accounts;
+    use parking_lot::Mutex;
+    use pointsman_access::{Accounts, UsageBook};
     use pointsman_gateway::SharedHosts;
     use pointsman_policy::Policies;
     use pointsman_shared::{Direct, Replicator, Settings};
@@ -161,6 +175,7 @@ mod enabled {
 
     use super::hosts::{self, RequestStore};
     use super::policies::SharedPolicies;
+    use super::usage::UsageSharing;
     use super::{Config, metrics};
 
     /// What this host shares with others.
@@ -168,14 +183,18 @@ mod enabled {
     pub(crate) struct SharedStates {
         replicator: Replicator,
         requests: Arc<RequestStore>,
+        settings: Settings,
+        usage: Arc<Mutex<Option<UsageSharing>>>,
     }
 
     impl SharedStates {
         pub(super) fn start(config: &Config, registry: &mut Registry) -> Result<Self> {
-            let direct = Direct::new(settings(config)).context("[shared-state]")?;
-            let replicator = Replicator::start(settings(config)).context("[shared-state]")?;
+            let settings = settings(config);
+            let direct = Direct::new(settings.clone()).context("[shared-state]")?;
+            let replicator = Replicator::start(settings.clone()).context("[shared-state]")?;
             metrics::register(registry, &replicator);
-            Ok(Self { replicator, requests: Arc::new(RequestStore(direct)) })
+            let (requests, usage) = (Arc::new(RequestStore(direct)), Arc::default());
+            Ok(Self { replicator, requests, settings, usage })
         }
 
         /// Checks the settings, and returns by how much a limit is exceeded at most, for one
@@ -202,8 +221,29 @@ mod enabled {
             SharedHosts { store, host: hosts::name_of_host(name, address).into() }
         }
 
+        /// Contributes what is used at this host to the usage of all hosts, and to their budgets.
+        /// Call it in a runtime, before the first request.
+        ///
+        /// # Errors
+        /// If the thread cannot be created.
+        pub(crate) fn share_usage(
+            &self,
+            hosts: &SharedHosts,
+            book: &Arc<UsageBook>,
+            accounts: &Arc<Accounts>,
+        ) -> Result<()> {
+            let (book, accounts) = (Arc::clone(book), Arc::clone(accounts));
+            let sharing = UsageSharing::start(self.settings.clone(), &hosts.host, book, accounts)?;
+            *self.usage.lock() = Some(sharing);
+            Ok(())
+        }
+
         /// Sends what is left. Blocks for some seconds at most.
         pub(crate) fn finish(&self) {
+            let usage = self.usage.lock().take();
+            if let Some(usage) = usage {
+                usage.finish();
+            }
             self.replicator.finish();
         }
     }

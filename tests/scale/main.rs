@@ -12,5 +12,6 @@ mod redis;
 mod registry;
 mod responses;
 mod shared;
+mod usage;
 
 const FAKE_ENGINE: &str = env!("CARGO_BIN_EXE_fake-engine");

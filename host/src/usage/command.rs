@@ -38,7 +38,9 @@ pub(crate) fn usage(options: &Usage) -> Result<()> {
     let runtime = runtime.context("failed to start the async runtime")?;
     let called = runtime.block_on(client.call_text(Method::GET, &path(options), String::new()));
     let mut text = match (called, &options.target.address.config) {
-        (Err(ClientError::NotRunning { .. }), Some(config)) => from_store(config, &query, options)?,
+        (Err(ClientError::NotRunning { .. }), Some(config)) if !options.all_hosts => {
+            from_store(config, &query, options)?
+        }
         (called, _) => called?,
     };
     if !options.with.is_empty() {
@@ -47,8 +49,35 @@ pub(crate) fn usage(options: &Usage) -> Result<()> {
     output::print(&match options.format {
         Format::Csv => text,
         Format::Json => format!("{:#}\n", parse(&text)?),
-        Format::Table => table(&parse(&text)?),
+        Format::Table => {
+            let report = parse(&text)?;
+            format!("{}{}", table(&report), hosts(&report))
+        }
     })
+}
+
+/// Formats which hosts have contributed; empty of a report of one host.
+fn hosts(report: &Value) -> String {
+    let Some(hosts) = report["hosts"].as_array() else { return String::new() };
+    let host = |host: &Value| {
+        let name = clean(host["name"].as_str().unwrap_or_default());
+        match host["age_seconds"].as_f64() {
+            Some(age) if age > 0.0 => format!("{name} ({} ago)", age_text(age)),
+            _ => format!("{name} (now)"),
+        }
+    };
+    format!("hosts: {}\n", hosts.iter().map(host).collect::<Vec<_>>().join(", "))
+}
+
+/// Formats an age in whole units.
+fn age_text(seconds: f64) -> String {
+    // Casts: ages of some years at most.
+    match seconds {
+        ..60.0 => format!("{} s", seconds.ceil() as u64),
+        60.0..3600.0 => format!("{} min", (seconds / 60.0) as u64),
+        3600.0..86400.0 => format!("{} h", (seconds / 3600.0) as u64),
+        _ => format!("{} days", (seconds / 86400.0) as u64),
+    }
 }
 
 fn parse(text: &str) -> Result<Value> {
@@ -86,6 +115,9 @@ fn path(options: &Usage) -> String {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", percent_encoded(value)));
         }
+    }
+    if options.all_hosts {
+        path.push_str("&hosts=all");
     }
     path
 }
@@ -143,6 +175,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn hosts_are_listed_with_their_ages() {
+        let host = |name: &str, age: f64| json!({ "name": name, "age_seconds": age });
+        let all = [host("a", 0.0), host("b", 1.2), host("c\u{7}", 90.0), host("d", 200_000.0)];
+        let text = hosts(&json!({ "hosts": all }));
+        assert!(text.contains("a (now), b (2 s ago)") && text.contains("(1 min ago)"), "{text}");
+        assert!(text.contains("d (2 days ago)") && !text.contains('\u{7}'), "{text}");
+        assert_eq!(hosts(&json!({ "rows": [] })), "");
+    }
 
     #[test]
     fn table_is_aligned() {

@@ -50,8 +50,8 @@ pub use self::tokens::{
     TokenRefusal, TokenSettings, TokenStatus, TokenVerifier,
 };
 pub use self::usage::{
-    Column, Counts, ForeignUsage, Saved, UsageBook, UsageError, UsageEvent, UsageQuery,
-    UsageReport, UsageSettings,
+    Column, Counts, ForeignUsage, HostValue, OtherHosts, ReportedHost, Saved, UsageBook,
+    UsageError, UsageEvent, UsagePart, UsageQuery, UsageReport, UsageSettings,
 };
 
 #[cfg(test)]

@@ -10,16 +10,18 @@
 //! number, which is in the store with it: a batch whose transaction failed is not added twice.
 
 mod budgets;
+mod contribution;
 mod counts;
 mod export;
 mod file;
 mod foreign;
+mod hosts;
 mod memory;
 mod query;
 mod row;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,8 +29,11 @@ use pointsman_domain::TokenCounts;
 use pointsman_store::{Store, StoreError};
 
 use self::budgets::BudgetTable;
+pub use self::contribution::UsagePart;
+use self::contribution::{Changed, Sharing};
 pub use self::counts::Counts;
 pub use self::foreign::ForeignUsage;
+pub use self::hosts::{HostValue, OtherHosts, ReportedHost};
 use self::memory::{Batch, Memory};
 use self::query::hour_of;
 pub use self::query::{Column, UsageError, UsageQuery, UsageReport};
@@ -89,6 +94,9 @@ pub struct UsageBook {
     /// `None` to keep nothing but what is in memory.
     store: Option<Store>,
     settings: Mutex<UsageSettings>,
+    /// What other hosts do not know yet.
+    changed: Mutex<Changed>,
+    sharing: OnceLock<Sharing>,
 }
 
 /// What is being written, or could not be written.
@@ -171,6 +179,7 @@ impl UsageBook {
         let Unwritten { batch, budgets, .. } = &*unwritten;
         let max_rows = self.settings.lock().max_rows;
         let removed = file::write(store, batch, number, budgets, max_rows)?;
+        self.note_changed(batch.keys().map(|row| (row.span, row.start)));
         *unwritten = Unwritten::default();
         Ok(removed)
     }
@@ -203,15 +212,24 @@ impl UsageBook {
         BudgetTable::remove_before(store, before(BUDGET_AGE))?;
         let compact_before = hour_of(now_unix_ms).saturating_sub(COMPACT_AGE);
         let keep = self.settings.lock().keep;
-        file::maintain(store, hour_of(before(keep)), compact_before)
+        // So that a report has each row once: as an hour, or in its day.
+        let _unwritten = self.unwritten.lock();
+        let (has_more, days) = file::maintain(store, hour_of(before(keep)), compact_before)?;
+        self.note_changed(days.into_iter().map(|start| (Span::Day, start)));
+        Ok(has_more)
     }
 
     /// Adds up what a query wants, up to now. Blocks.
     ///
     /// # Errors
-    /// If the store cannot be read, or the report has too many rows.
+    /// If the store cannot be read, the report has too many rows, or is by host.
     pub fn report(&self, query: &UsageQuery) -> Result<UsageReport, UsageError> {
-        let mut report = UsageReport::new(query);
+        if query.is_by_host() { Err(UsageError::HostColumn) } else { self.own_report(query, "") }
+    }
+
+    /// Adds up what a query wants of this host, which has this name in the report.
+    fn own_report(&self, query: &UsageQuery, host: &str) -> Result<UsageReport, UsageError> {
+        let mut report = UsageReport { host: host.to_owned(), ..UsageReport::new(query) };
         let Some(store) = &self.store else {
             self.add_unwritten(&mut report)?;
             return Ok(report);
@@ -220,6 +238,8 @@ impl UsageBook {
         if self.save(Vec::new()).is_err() {
             self.add_unwritten(&mut report)?;
         }
+        // No rows are compacted meanwhile.
+        let _unwritten = self.unwritten.lock();
         for span in [Span::Day, Span::Hour] {
             let (from, to) = (bound(span, query.from), bound(span, query.to));
             let mut result = Ok(());

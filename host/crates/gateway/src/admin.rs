@@ -29,7 +29,7 @@
 //!   GET  /status                               more than clients see: configuration, problems, …
 //!   GET  /metrics                              as for clients
 //!   GET  /fleet                                what other hosts learn of the lanes
-//!   GET  /usage                                what was used, as JSON or CSV
+//!   GET  /usage?hosts=all                      what was used, as JSON or CSV
 //!   GET  /keys?limit=9                         the limits of keys, and what is used of them
 //!   DELETE /conversations?tenant=…            erase what was saved of conversations
 //!   any  /upstream/{lane}/{path}               a path of the engine of a lane

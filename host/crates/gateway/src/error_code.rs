@@ -261,6 +261,11 @@ error_codes! {
         retry_after: false;
     /// Admin: no API key has this id.
     KeyNotFound = "key_not_found", NOT_FOUND, "invalid_request_error", retry_after: false;
+    /// Admin: hosts do not share their usage; `[shared-state]` lets them.
+    UsageNotShared = "usage_not_shared", CONFLICT, "invalid_request_error", retry_after: false;
+    /// Admin: the store that hosts share does not respond, or has too much for one report.
+    SharedStateUnavailable = "shared_state_unavailable", SERVICE_UNAVAILABLE, "server_error",
+        retry_after: true;
     /// An internal error of the host; its log has the cause.
     InternalError = "internal_error", INTERNAL_SERVER_ERROR, "server_error", retry_after: false;
 }

@@ -20,8 +20,8 @@
 //! **Direct values** are those of which one host is the owner: single commands, for which a caller
 //! waits, half a second at most.
 //!
-//! **Contributions** are what hosts have counted by day and of budgets: absolute values that outlive
-//! the hosts, and that a host writes again if the store has lost them.
+//! **Contributions** are what hosts have counted by day and of budgets: absolute values that
+//! outlive the hosts, and that a host writes again if the store has lost them.
 //!
 //! **Rounds.** The store remembers the number of the last round of each replica. A round that was
 //! given up and is executed late, after a later one, changes nothing.

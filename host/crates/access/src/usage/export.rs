@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::counts::Counts;
+use super::hosts::ReportedHost;
 use super::query::{MAX_GROUPS, UsageError, UsageQuery, UsageReport, format_hour};
 
 /// The names of what is counted.
@@ -28,7 +29,7 @@ fn values(counts: &Counts) -> [Value; 7] {
 }
 
 impl UsageReport {
-    /// Returns the report as JSON: `from`, `to`, `by` and `rows`.
+    /// Returns the report as JSON: `from`, `to`, `by`, `rows`, and `hosts` of one of all hosts.
     pub fn to_json(&self) -> Value {
         let by: Vec<&str> = self.query.by.iter().map(|column| column.name()).collect();
         let row = |(group, counts): (&Vec<String>, &Counts)| {
@@ -37,12 +38,20 @@ impl UsageReport {
             let row = names.chain(counts).map(|(name, value)| (name.to_owned(), value));
             Value::Object(row.collect::<Map<_, _>>())
         };
-        json!({
+        let mut report = json!({
             "from": format_hour(self.query.from),
             "to": format_hour(self.query.to),
             "by": by,
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
-        })
+        });
+        if let Some(hosts) = &self.hosts {
+            let host = |host: &ReportedHost| {
+                let age = host.age.as_millis() as f64 / 1000.0;
+                json!({ "name": host.name, "age_seconds": age })
+            };
+            report["hosts"] = hosts.iter().map(host).collect();
+        }
+        report
     }
 
     /// Returns the report as CSV (RFC 4180). A name that a spreadsheet would compute gets a `'`.

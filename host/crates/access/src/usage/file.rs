@@ -1,6 +1,8 @@
 //! The rows in the store: transactions that add, compact and remove them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
+use std::ops::ControlFlow;
 
 use pointsman_store::{OrderedTable, Store, StoreError};
 
@@ -19,6 +21,9 @@ const META: &str = "usage.meta";
 /// Its key.
 const BATCH: &[u8] = b"batch";
 
+/// The key of the id of the store in the same table.
+const ID: &[u8] = b"id";
+
 /// Rows that a transaction compacts or removes.
 const STEP: usize = 1000;
 
@@ -30,9 +35,31 @@ pub(super) fn last_batch(store: &Store) -> Result<u64, StoreError> {
     let mut last = 0;
     store.scan(META, (BATCH, b"batch\0"), |_, value| {
         last = number(Some(value));
-        std::ops::ControlFlow::Break(())
+        ControlFlow::Break(())
     })?;
     Ok(last)
+}
+
+/// Returns the id of the store: a random number, which the first call writes.
+pub(super) fn id(store: &Store) -> Result<u64, StoreError> {
+    let mut id = 0;
+    store.scan(META, (ID, b"id\0"), |_, value| {
+        id = number(Some(value));
+        ControlFlow::Break(())
+    })?;
+    if id != 0 {
+        return Ok(id);
+    }
+    store.update(|transaction| {
+        let mut meta = transaction.table(META)?;
+        // Two threads may be here.
+        let id = match number(meta.get(ID)?.as_deref()) {
+            0 => RandomState::new().hash_one(0).max(1),
+            id => id,
+        };
+        meta.put(ID, &id.to_be_bytes())?;
+        Ok(id)
+    })
 }
 
 fn number(value: Option<&[u8]>) -> u64 {
@@ -87,15 +114,15 @@ fn remove(
 }
 
 /// Removes rows from before the hour `oldest`, and adds up hours before `compact_before` to days.
-/// Returns true if there is more to do.
+/// Returns true if there is more to do, and the first hours of days to which hours were added.
 pub(super) fn maintain(
     store: &Store,
     oldest: u32,
     compact_before: u32,
-) -> Result<bool, StoreError> {
+) -> Result<(bool, BTreeSet<u32>), StoreError> {
     // The beginning of a day: a day is in the file as hours, or as a day.
     let compact_before = compact_before - compact_before % DAY;
-    let mut is_done = false;
+    let (mut is_done, mut days) = (false, BTreeSet::new());
     for _ in 0..MAX_STEPS {
         is_done = store.update(|transaction| {
             let mut rows = transaction.table(ROWS)?;
@@ -105,18 +132,22 @@ pub(super) fn maintain(
             for (span, end) in ends {
                 changed += remove(&mut rows, &bound(span, 0), &bound(span, end), STEP)?;
             }
-            changed += compact(&mut rows, compact_before)?;
+            changed += compact(&mut rows, compact_before, &mut days)?;
             Ok::<_, StoreError>(changed == 0)
         })?;
         if is_done {
             break;
         }
     }
-    Ok(!is_done)
+    Ok((!is_done, days))
 }
 
-/// Adds up the first rows of hours before `end` to days.
-fn compact(rows: &mut OrderedTable<'_>, end: u32) -> Result<u64, StoreError> {
+/// Adds up the first rows of hours before `end` to days, which are added to `changed`.
+fn compact(
+    rows: &mut OrderedTable<'_>,
+    end: u32,
+    changed: &mut BTreeSet<u32>,
+) -> Result<u64, StoreError> {
     let hours = rows.first(&bound(Span::Hour, 0), &bound(Span::Hour, end), STEP)?;
     let mut days: Batch = HashMap::new();
     for (key, value) in &hours {
@@ -127,6 +158,7 @@ fn compact(rows: &mut OrderedTable<'_>, end: u32) -> Result<u64, StoreError> {
         }
     }
     for (key, counts) in &days {
+        changed.insert(key.start);
         add(rows, key, *counts)?;
     }
     Ok(hours.len() as u64)

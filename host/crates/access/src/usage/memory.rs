@@ -17,7 +17,7 @@ const MAX_TENANT_NAMES: usize = MAX_NAMES / 8;
 const MAX_ROWS: usize = 2 * MAX_NAMES;
 
 /// Stands for names of which there are too many.
-const OTHER: &str = "(other)";
+pub(super) const OTHER: &str = "(other)";
 
 /// What was used since the last write, by row.
 pub(super) type Batch = HashMap<RowKey, Counts>;

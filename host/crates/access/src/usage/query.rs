@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::counts::Counts;
+use super::hosts::ReportedHost;
 use super::row::RowKey;
 
 /// Seconds of an hour.
@@ -29,10 +30,12 @@ pub enum Column {
     Day,
     /// The month.
     Month,
+    /// The host, in a report of all hosts.
+    Host,
 }
 
 /// All columns with their names.
-const COLUMNS: [(&str, Column); 7] = [
+const COLUMNS: [(&str, Column); 8] = [
     ("tenant", Column::Tenant),
     ("key", Column::Key),
     ("model", Column::Model),
@@ -40,6 +43,7 @@ const COLUMNS: [(&str, Column); 7] = [
     ("hour", Column::Hour),
     ("day", Column::Day),
     ("month", Column::Month),
+    ("host", Column::Host),
 ];
 
 impl Column {
@@ -53,10 +57,11 @@ impl Column {
             Self::Hour => "hour",
             Self::Day => "day",
             Self::Month => "month",
+            Self::Host => "host",
         }
     }
 
-    fn value(self, row: &RowKey) -> String {
+    fn value(self, row: &RowKey, host: &str) -> String {
         let names = &row.names;
         match self {
             Self::Tenant => names.tenant.to_string(),
@@ -66,6 +71,7 @@ impl Column {
             Self::Hour => format_hour(row.start),
             Self::Day => format_hour(row.start)[..10].to_owned(),
             Self::Month => format_hour(row.start)[..7].to_owned(),
+            Self::Host => host.to_owned(),
         }
     }
 }
@@ -86,8 +92,8 @@ pub enum UsageError {
     },
     /// An unknown column.
     #[error(
-        "unknown column \"{0}\" in `by`: expected tenant, key, model, lane, and one of hour, day \
-         or month"
+        "unknown column \"{0}\" in `by`: expected tenant, key, model, lane, host, and one of hour, \
+         day or month"
     )]
     UnknownColumn(String),
     /// A column that is named twice, or a second one of time.
@@ -102,6 +108,18 @@ pub enum UsageError {
     /// A report of another host that cannot be added.
     #[error("the report is of another time, or has other columns in `by`")]
     OtherReport,
+    /// The column `host` in a report of one host.
+    #[error("column \"host\" in `by` is only for the usage of all hosts")]
+    HostColumn,
+    /// Hosts do not share their usage.
+    #[error(
+        "hosts do not share their usage: configure [shared-state] on all of them, or add reports \
+         of other hosts with `pointsman usage --with`"
+    )]
+    NotShared,
+    /// The usage of other hosts cannot be read.
+    #[error("cannot read the usage of other hosts: {0}; that of this host alone is available")]
+    HostsUnavailable(String),
     /// The store cannot be read.
     #[error("cannot read the store of the usage")]
     Store(#[from] pointsman_store::StoreError),
@@ -194,11 +212,16 @@ pub struct UsageReport {
     pub(super) query: UsageQuery,
     /// By the values of the columns.
     pub(super) rows: BTreeMap<Vec<String>, Counts>,
+    /// The host whose rows are added.
+    pub(super) host: String,
+    /// All hosts that have contributed; `None` in a report of one host.
+    pub(super) hosts: Option<Vec<ReportedHost>>,
 }
 
 impl UsageReport {
     pub(super) fn new(query: &UsageQuery) -> Self {
-        Self { query: query.clone(), rows: BTreeMap::new() }
+        let (rows, host, hosts) = Default::default();
+        Self { query: query.clone(), rows, host, hosts }
     }
 
     /// Adds a row, if it is wanted.
@@ -208,7 +231,7 @@ impl UsageReport {
         if !is_wanted || !(*from..*to).contains(&row.start) {
             return Ok(());
         }
-        let group = by.iter().map(|column| column.value(row)).collect();
+        let group = by.iter().map(|column| column.value(row, &self.host)).collect();
         self.rows.entry(group).or_default().add(counts);
         if self.rows.len() > MAX_GROUPS { Err(UsageError::TooManyRows) } else { Ok(()) }
     }

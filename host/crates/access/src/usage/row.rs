@@ -23,6 +23,29 @@ impl Names {
     pub(super) fn new(tenant: &str, key: &str, model: &str, lane: &str) -> Self {
         NamesRef::new(tenant, key, model, lane).to_names()
     }
+
+    /// Writes the names, each after its length.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for name in [&self.tenant, &self.key, &self.model, &self.lane] {
+            // At most `MAX_NAME`.
+            bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`Names::to_bytes`] has written, and returns what comes after it.
+    pub(super) fn from_bytes(mut rest: &[u8]) -> Option<(Self, &[u8])> {
+        let mut name = || {
+            let (length, after) = rest.split_first()?;
+            let (name, after) = after.split_at_checked(usize::from(*length))?;
+            rest = after;
+            std::str::from_utf8(name).ok().map(Box::from)
+        };
+        let names = Self { tenant: name()?, key: name()?, model: name()?, lane: name()? };
+        Some((names, rest))
+    }
 }
 
 /// [`Names`] that are borrowed, to look them up. They have the same hash.
@@ -75,14 +98,7 @@ pub(super) struct RowKey {
 impl RowKey {
     /// Writes the key. Keys are in the order of spans and times.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let Names { tenant, key, model, lane } = &*self.names;
-        let mut bytes = bound(self.span, self.start).to_vec();
-        for name in [tenant, key, model, lane] {
-            // At most `MAX_NAME`.
-            bytes.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-            bytes.extend_from_slice(name.as_bytes());
-        }
-        bytes
+        [&bound(self.span, self.start)[..], &self.names.to_bytes()].concat()
     }
 
     /// Reads what [`RowKey::to_bytes`] has written; `None` if it is something else.
@@ -93,14 +109,8 @@ impl RowKey {
             1 => Span::Hour,
             2.. => return None,
         };
-        let (start, mut rest) = rest.split_first_chunk()?;
-        let mut name = || {
-            let (length, after) = rest.split_first()?;
-            let (name, after) = after.split_at_checked(usize::from(*length))?;
-            rest = after;
-            std::str::from_utf8(name).ok().map(Box::from)
-        };
-        let names = Names { tenant: name()?, key: name()?, model: name()?, lane: name()? };
+        let (start, rest) = rest.split_first_chunk()?;
+        let (names, _) = Names::from_bytes(rest)?;
         Some(Self { span, start: u32::from_be_bytes(*start), names: Arc::new(names) })
     }
 

@@ -1,7 +1,7 @@
 -- Writes what a host contributes, and returns the mark of its write before.
 -- KEYS: the hosts, the days, and the hash of each day.
--- ARGV: id, mark, name, milliseconds to keep, maximum number of hosts, and for each day: its number,
--- 1 if all other fields of the host go, the number of fields, and their names and values.
+-- ARGV: id, mark, name, milliseconds to keep, maximum number of hosts, and for each day: its
+-- number, 1 if all other fields of the host go, the number of fields, and their names and values.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local id, mark, name, keep, max_hosts = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
