@@ -65,6 +65,24 @@ impl Engine {
         self.process = None;
     }
 
+    /// Returns the number of requests that have ended, in whatever way.
+    pub(crate) fn ended(&self) -> usize {
+        self.sum("vllm:request_success_total{")
+    }
+
+    /// Returns the number of requests that it computes.
+    pub(crate) fn running(&self) -> usize {
+        self.sum("vllm:num_requests_running{")
+    }
+
+    fn sum(&self, metric: &str) -> usize {
+        let text = get(self.port, "/metrics").text();
+        let values = text.lines().filter(|line| line.starts_with(metric));
+        let values = values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+        // Cast: small numbers without fractions.
+        values.sum::<f64>() as usize
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

@@ -1,16 +1,15 @@
 //! `pointsman pick` behind real Envoy.
 
 mod conformance;
+mod death;
 mod hosts;
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pointsman_tests::client::{Response, chat, post, stream};
 use pointsman_tests::host::{Host, program};
 use pointsman_tests::wait_until;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::FAKE_ENGINE;
@@ -207,39 +206,4 @@ fn file_of_endpoints_is_followed_and_the_last_good_one_kept() {
     let error = failed.text("error");
     assert!(error.contains("endpoints.toml:3: ") && error.contains("[wrong_type]"), "{error}");
     assert_eq!(send(&envoy).header("x-pointsman-lane"), Some("b"));
-}
-
-#[test]
-fn death_of_a_picker_loses_no_request_that_is_sent_again() {
-    const CLIENTS: usize = 4;
-    let engines = engines([json!({ "tokens": 2 }), json!({ "tokens": 2 })]);
-    let lanes = [engines[0].lane("a", "slots = 8"), engines[1].lane("b", "slots = 8")];
-    let pickers = [picker(&lanes, ""), picker(&lanes, "")];
-    let ports = [engines[0].port, engines[1].port];
-    let envoy = Envoy::start([pickers[0].port, pickers[1].port], ports, |text| text);
-    let (is_over, served, again) =
-        (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    // As client libraries do: they send a request again that has failed.
-                    let tries = (0..3).position(|_| {
-                        let response = send(&envoy);
-                        response.status == 200
-                    });
-                    let tries = tries.expect("a response");
-                    again.fetch_add(tries, Ordering::Relaxed);
-                    served.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let count = || served.load(Ordering::Relaxed);
-        wait_until("requests are served", || count() > 100);
-        pickers[0].signal(Signal::KILL);
-        let before = count();
-        wait_until("requests are served without it", || count() > before + 200);
-        is_over.store(true, Ordering::Relaxed);
-    });
-    assert!(again.load(Ordering::Relaxed) <= 3 * CLIENTS, "{again:?}");
 }

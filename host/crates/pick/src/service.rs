@@ -11,7 +11,8 @@ use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
     ExternalProcessor, ExternalProcessorServer,
 };
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
-use futures_util::Stream;
+use futures_util::stream::{Chain, Iter};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -107,22 +108,29 @@ struct Processor<B> {
 
 #[tonic::async_trait]
 impl<B: Backend> ExternalProcessor for Processor<B> {
-    type ProcessStream = Answers;
+    type ProcessStream = AllAnswers;
 
+    /// Responds with the first answer: until the head of the response has arrived, the proxy may
+    /// send the request to another picker, if this one dies.
     async fn process(
         &self,
         request: Request<Streaming<ProcessingRequest>>,
-    ) -> Result<Response<Answers>, Status> {
+    ) -> Result<Response<AllAnswers>, Status> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let permit = permit.map_err(|_| Status::resource_exhausted("too many requests"))?;
         let (sender, answers) = mpsc::channel(MAX_ANSWERS);
         let stream = ExchangeStream::new(request.into_inner(), sender);
         let backend = Arc::clone(&self.backend);
         let run = Box::pin(stream.run(backend));
-        Ok(Response::new(Answers { run: Some(run), answers, _permit: permit }))
+        let mut answers = Answers { run: Some(run), answers, _permit: permit };
+        let first = answers.next().await.transpose()?;
+        Ok(Response::new(stream::iter(first.map(Ok)).chain(answers)))
     }
 }
 
+/// The first answer, if there is one, and those after it.
+type AllAnswers = Chain<Iter<std::option::IntoIter<Answer>>, Answers>;
+type Answer = Result<ProcessingResponse, Status>;
 type Run = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 /// The answers of one stream. They are made while they are read; dropped, the request ends.
@@ -140,7 +148,7 @@ impl fmt::Debug for Answers {
 }
 
 impl Stream for Answers {
-    type Item = Result<ProcessingResponse, Status>;
+    type Item = Answer;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;

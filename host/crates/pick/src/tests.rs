@@ -71,8 +71,9 @@ impl Picker {
         let outgoing = futures_util::stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|message| (message, receiver))
         });
-        let answers = client.process(outgoing).await.unwrap().into_inner();
-        Client { messages: Some(messages), answers, connection: Some(client) }
+        let (connection, mut opening) = (Some(client.clone()), JoinSet::new());
+        opening.spawn(async move { Ok(client.process(outgoing).await?.into_inner()) });
+        Client { messages: Some(messages), opening, answers: None, connection }
     }
 
     /// Waits for the next note of the backend.
@@ -84,7 +85,9 @@ impl Picker {
 /// One stream, as Envoy has it for a request.
 struct Client {
     messages: Option<mpsc::Sender<ProcessingRequest>>,
-    answers: Streaming<ProcessingResponse>,
+    /// Ends with the first answer.
+    opening: JoinSet<Result<Streaming<ProcessingResponse>, Status>>,
+    answers: Option<Streaming<ProcessingResponse>>,
     connection: Option<ExternalProcessorClient<tonic::transport::Channel>>,
 }
 
@@ -118,15 +121,24 @@ impl Client {
         self.send(body(Message::ResponseBody, text, is_over)).await;
     }
 
+    /// Returns the next answer; `None` at the end.
+    async fn next(&mut self) -> Result<Option<ProcessingResponse>, Status> {
+        let answers = match &mut self.answers {
+            Some(answers) => answers,
+            None => self.answers.insert(self.opening.join_next().await.unwrap().unwrap()?),
+        };
+        answers.message().await
+    }
+
     /// Returns the next answer.
     async fn answer(&mut self) -> ProcessingResponse {
-        self.answers.message().await.unwrap().expect("an answer")
+        self.next().await.unwrap().expect("an answer")
     }
 
     /// Returns what the stream ends with.
     async fn end(&mut self) -> Result<(), Status> {
         loop {
-            match self.answers.message().await {
+            match self.next().await {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
                 Err(status) => return Err(status),

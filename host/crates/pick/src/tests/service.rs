@@ -64,9 +64,10 @@ async fn service_that_another_process_replaces_ends_with_its_last_stream() {
 
 #[tokio::test]
 async fn streams_are_limited_on_all_connections_together() {
-    let picker = Picker::with_limits(Limits { max_streams: 1, max_body: 10 }).await;
+    let mut picker = Picker::with_limits(Limits { max_streams: 1, max_body: 10 }).await;
     let mut first = picker.open().await;
     first.head("/hold", false).await;
+    assert_eq!([picker.note().await, picker.note().await], ["begun None", "held"]);
     let mut client = ExternalProcessorClient::connect(picker.url()).await.unwrap();
     let refused = client.process(futures_util::stream::pending()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
