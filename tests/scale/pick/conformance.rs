@@ -94,6 +94,8 @@ fn requests_go_to_the_selected_endpoints() {
     let second = send(&envoy, &format!("{a},{b}"));
     assert_eq!(second.header("x-pointsman-lane"), Some("b"), "{}", second.text());
     // One that cannot: the others are not asked.
+    let before = engines[1].ended();
     assert!(send(&envoy, &a).status >= 500);
+    assert_eq!(engines[1].ended(), before);
     assert_eq!(send(&envoy, &b).status, 200);
 }

@@ -404,8 +404,7 @@ impl EngineSpec {
         }
         let Target { https, authority, base_path, api_path, key, priorities, .. } =
             self.0.target(0);
-        let has_key = key.is_some();
-        Some(ExternalAddress { authority, https, base_path, api_path, has_key, priorities })
+        Some(ExternalAddress { authority, https, base_path, api_path, key, priorities })
     }
 
     /// Returns true if the lane is one of another host.

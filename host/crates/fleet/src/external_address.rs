@@ -1,5 +1,7 @@
 //! Where an engine is that the host does not run.
 
+use crate::engine_spec::Secret;
+
 /// Where an engine is that the host does not run, and what requests to it have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalAddress {
@@ -11,8 +13,8 @@ pub struct ExternalAddress {
     pub base_path: String,
     /// The path of the API, which takes the place of `/v1`.
     pub api_path: String,
-    /// Requests carry a key of the host.
-    pub has_key: bool,
+    /// The key that requests carry.
+    pub key: Option<Secret>,
     /// Requests carry their priority.
     pub priorities: bool,
 }

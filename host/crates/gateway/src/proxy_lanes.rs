@@ -60,12 +60,10 @@ impl ProxyLanes {
             model.or_else(|| topology.model_of(lane, request.model()).map(str::to_owned))
         };
         let serving = |lane| topology.serving(lane, request.endpoint());
-        // A key of one engine must not get to another one.
-        let has_key = a.address.has_key || b.address.has_key;
+        // With the same key, or none: the key of one engine must not get to another one.
         let b_there =
             ExternalAddress { authority: b.address.authority.clone(), ..a.address.clone() };
-        !has_key
-            && b_there == b.address
+        b_there == b.address
             && a.stream_usage == b.stream_usage
             && model(one, a) == model(two, b)
             && serving(one) == serving(two)

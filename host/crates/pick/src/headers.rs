@@ -16,6 +16,10 @@ const MAX_HEADERS: usize = 1024;
 /// Maximum size of all names and values of a message in bytes.
 const MAX_HEADER_BYTES: usize = 256 << 10;
 
+/// Tells Envoy how often it may send the request again: once to each further endpoint. After that,
+/// it would choose an engine itself.
+pub(crate) const MAX_RETRIES: &str = "x-envoy-max-retries";
+
 /// Headers that the proxy sets itself, and does not let others change.
 const OF_PROXY: [HeaderName; 3] = [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING];
 

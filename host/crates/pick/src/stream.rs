@@ -176,6 +176,7 @@ where
         let mut mutation = headers::mutation(old, &parts.headers);
         let path = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         headers::set(&mut mutation, ":path", path);
+        headers::set(&mut mutation, headers::MAX_RETRIES, &fallbacks.len().to_string());
         let endpoints: Vec<String> = std::iter::once(endpoint).chain(fallbacks).collect();
         let (common, metadata) = message::with_endpoints(mutation, &endpoints.join(","));
         let body = body.collect().await;

@@ -24,6 +24,7 @@ async fn expect_endpoints(client: &mut Client, body: &str) {
     let has = |name: &str, value: &str| set.contains(&(name.to_owned(), value.to_owned()));
     assert!(has("x-gateway-destination-endpoint", ENDPOINTS), "{set:?}");
     assert!(has(":path", "/v1/x") && has("x-new", "1"), "{set:?}");
+    assert!(has("x-envoy-max-retries", "1"), "{set:?}");
     let removed = common.header_mutation.unwrap().remove_headers;
     assert_eq!(removed, ["authorization", "content-length"]);
     assert_eq!(client.streamed().await.0, body);
