@@ -6,6 +6,7 @@ mod envoy;
 mod example;
 mod fleet_streams;
 mod limits;
+mod peer_tls;
 mod pick;
 mod pick_upgrade;
 mod redis;

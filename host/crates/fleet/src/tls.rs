@@ -61,6 +61,23 @@ pub fn https_connector(ca: Option<&[u8]>, timeout: Duration) -> HttpsConnector<H
     connector(http, Some(TrustedRoots { additional: ca }))
 }
 
+/// Returns true if a connection failed because the certificate of the server cannot be trusted.
+pub(crate) fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return matches!(error, rustls::Error::InvalidCertificate(_));
+        }
+        // The source of an I/O error is that of the error that it wraps.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
+}
+
 /// Does the same as [`connector`] for a server that speaks HTTP/2.
 pub(crate) fn http2_connector(
     http: HttpConnector,

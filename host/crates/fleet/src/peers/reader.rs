@@ -29,6 +29,9 @@ pub(super) enum StreamError {
     /// The host cannot be reached, or the connection broke.
     #[error("{0}")]
     Connection(String),
+    /// The certificate of the host cannot be trusted. It was sent nothing.
+    #[error("{0}")]
+    Certificate(String),
     /// The host refused. Redirects are not followed.
     #[error("the host returned {0}")]
     Status(StatusCode),
@@ -48,6 +51,7 @@ impl StreamError {
         match self {
             Self::Request(_) => "peer_invalid_request",
             Self::Connection(_) => "peer_unreachable",
+            Self::Certificate(_) => "peer_certificate_refused",
             Self::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => "peer_key_refused",
             Self::Status(_) => "peer_unexpected_status",
             Self::Silent(_) => "peer_silent",
@@ -181,5 +185,9 @@ impl Reader {
 }
 
 fn broken(error: &(dyn std::error::Error + 'static)) -> StreamError {
-    StreamError::Connection(root_cause(error).to_string())
+    let cause = root_cause(error).to_string();
+    match tls::is_certificate_error(error) {
+        true => StreamError::Certificate(cause),
+        false => StreamError::Connection(cause),
+    }
 }
