@@ -11,12 +11,13 @@ import { policies } from "./policies.js";
 import { usage } from "./usage.js";
 import { log } from "./log.js";
 import { playground } from "./playground.js";
+import { hosts } from "./hosts.js";
 
 // Each page: `show(main, host, rest)` draws it and returns what to do at changes.
-const pages = { lanes, requests, decisions, policies, keys, usage, log, playground };
+const pages = { lanes, requests, decisions, policies, keys, usage, log, playground, hosts };
 const titles = {
   lanes: "Lanes", requests: "Requests", decisions: "Decisions", policies: "Policies",
-  keys: "Keys", usage: "Usage", log: "Log", playground: "Playground",
+  keys: "Keys", usage: "Usage", log: "Log", playground: "Playground", hosts: "Hosts",
 };
 const MAX_LINES = 1000;
 const MAX_ROWS = 200;

@@ -4,6 +4,7 @@ import { ask } from "./actions.js";
 import { send } from "./api.js";
 import { el, notice, replace, table, terms } from "./dom.js";
 import { bytes, duration, text } from "./format.js";
+import { laneThere, nameOf } from "./hosts.js";
 import { timeline } from "./timeline.js";
 
 const buttons = [
@@ -51,6 +52,8 @@ function card(lane) {
       ["ready in", lane.state === "starting" ? duration(lane.ready_in_ms) : null],
       ["key-value cache", lane.kv_used_permille ? `${lane.kv_used_permille / 10} %` : null],
       ["by hand", lane.manual ? `${lane.manual.mode} by ${lane.manual.by}` : null],
+      ["host", lane.host ? `${nameOf(lane.host)}, ${lane.host.liveness}` : null],
+      ["lane there", lane.host ? laneThere(lane.host) : null],
       ["problem", lane.problem],
     ]),
     el("div", { class: "row" }, allowed, log));

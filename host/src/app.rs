@@ -205,6 +205,7 @@ async fn run(
         fleet: fleet.clone(),
         advisor: policies.slot(),
         config: reload_status(&reloader),
+        shared_state: shared_state::status_part(shared.as_ref()),
         policies: policy_status(&policies),
         recorder: recorder.clone(),
         observer: source.observer.clone().map(|observer| observer as Arc<dyn RequestObserver>),

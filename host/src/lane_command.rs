@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::cli::lane::{Lane, LaneTarget, Wait};
 use crate::cli::policy::HostOptions;
+use crate::other_host::{OtherHost, unix_ms_now};
 use crate::output;
 use crate::policy::{HostClient, aligned, percent_encoded};
 
@@ -87,7 +88,7 @@ fn table(lanes: &[Value]) -> String {
             text(&lane["problem_code"]),
         ]
     }));
-    aligned(&rows) + &problems(lanes)
+    aligned(&rows) + &problems(lanes) + &hosts(lanes)
 }
 
 /// Returns what is wrong with lanes, and what to do, as lines below their table.
@@ -95,6 +96,16 @@ fn problems(lanes: &[Value]) -> String {
     let line = |lane: &Value| {
         let (name, problem) = (lane["name"].as_str()?, lane["problem"].as_str()?);
         Some(format!("\n{}: {}\n", clean(name), clean(problem)))
+    };
+    lanes.iter().filter_map(line).collect()
+}
+
+/// Returns which lanes are those of other hosts, and how they are there, as lines below the table.
+fn hosts(lanes: &[Value]) -> String {
+    let line = |lane: &Value| {
+        let name = lane["name"].as_str()?;
+        let host = OtherHost::read(&lane["host"])?;
+        Some(format!("\n{}: {}\n", clean(name), host.describe(unix_ms_now())))
     };
     lanes.iter().filter_map(line).collect()
 }
@@ -113,9 +124,13 @@ mod tests {
                     "slots": 2, "manual": null, "problem_code": null }),
             json!({ "name": "b", "state": "down", "engine": "cold", "manual": held,
                     "problem": "held;\u{1b} load it", "problem_code": "lane_held" }),
+            json!({ "name": "far", "state": "ready", "host": {
+                    "url": "http://10.0.0.2:8080", "name": "gpu-2\u{1b}", "lane": "c",
+                    "liveness": "live" } }),
         ]);
         let (text, below) = text.split_once("\n\n").unwrap();
         assert!(below.starts_with("b: held;") && !below.contains('\u{1b}'), "{below}");
+        assert!(below.contains("far: lane `c` of gpu-2"), "{below}");
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["a", "ready", "ready", "1", "0", "2", "-", "-", "-"]);

@@ -23,6 +23,7 @@ mod key_source;
 mod lane_command;
 mod listeners;
 mod memory;
+mod other_host;
 mod output;
 mod pick;
 mod policy;

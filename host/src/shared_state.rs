@@ -10,11 +10,14 @@ mod metrics;
 #[cfg(feature = "shared-state")]
 mod policies;
 #[cfg(feature = "shared-state")]
+mod status;
+#[cfg(feature = "shared-state")]
 mod usage;
 
 use anyhow::Result;
 use pointsman_access::{Limit, MinuteLimit};
 use pointsman_config::SharedState as Config;
+use pointsman_gateway::StatusPart;
 use pointsman_report::table::clean;
 use prometheus_client::registry::Registry;
 
@@ -41,6 +44,14 @@ pub(crate) fn start(
     registry: &mut Registry,
 ) -> Result<Option<SharedStates>> {
     config.map(|config| SharedStates::start(config, registry)).transpose()
+}
+
+/// Returns what operators see of the store; null if hosts share none.
+pub(crate) fn status_part(shared: Option<&SharedStates>) -> StatusPart {
+    match shared {
+        Some(shared) => shared.status_part(),
+        None => Box::new(|| serde_json::Value::Null),
+    }
 }
 
 /// Returns what `check` says about the store, and by how much each of these limits can be exceeded.
@@ -117,7 +128,7 @@ mod disabled {
 
     use anyhow::Result;
     use pointsman_access::{Accounts, UsageBook};
-    use pointsman_gateway::SharedHosts;
+    use pointsman_gateway::{SharedHosts, StatusPart};
     use pointsman_policy::Policies;
     use prometheus_client::registry::Registry;
 
@@ -132,6 +143,10 @@ mod disabled {
 
         pub(super) fn overshoot(_: &Config) -> Result<f64> {
             Err(FeatureMissing.into())
+        }
+
+        pub(super) fn status_part(&self) -> StatusPart {
+            match *self {}
         }
 
         pub(crate) fn attach(&self, _: &Policies) {
@@ -168,7 +183,7 @@ mod enabled {
     use anyhow::{Context as _, Result};
     use parking_lot::Mutex;
     use pointsman_access::{Accounts, UsageBook};
-    use pointsman_gateway::SharedHosts;
+    use pointsman_gateway::{SharedHosts, StatusPart};
     use pointsman_policy::Policies;
     use pointsman_shared::{Direct, Replicator, Settings};
     use prometheus_client::registry::Registry;
@@ -176,7 +191,7 @@ mod enabled {
     use super::hosts::{self, RequestStore};
     use super::policies::SharedPolicies;
     use super::usage::UsageSharing;
-    use super::{Config, metrics};
+    use super::{Config, metrics, status};
 
     /// What this host shares with others.
     #[derive(Debug, Clone)]
@@ -185,6 +200,8 @@ mod enabled {
         requests: Arc<RequestStore>,
         settings: Settings,
         usage: Arc<Mutex<Option<UsageSharing>>>,
+        /// How many hosts share the store, as it is configured.
+        replicas: u32,
     }
 
     impl SharedStates {
@@ -194,7 +211,8 @@ mod enabled {
             let replicator = Replicator::start(settings.clone()).context("[shared-state]")?;
             metrics::register(registry, &replicator);
             let (requests, usage) = (Arc::new(RequestStore(direct)), Arc::default());
-            Ok(Self { replicator, requests, settings, usage })
+            let replicas = config.replicas;
+            Ok(Self { replicator, requests, settings, usage, replicas })
         }
 
         /// Checks the settings, and returns by how much a limit is exceeded at most, for one
@@ -202,6 +220,11 @@ mod enabled {
         pub(super) fn overshoot(config: &Config) -> Result<f64> {
             settings(config).validate().context("[shared-state]")?;
             Ok(pointsman_shared::overshoot(config.replicas, 1.0, config.interval))
+        }
+
+        pub(super) fn status_part(&self) -> StatusPart {
+            let (replicator, replicas) = (self.replicator.clone(), self.replicas);
+            Box::new(move || status::to_json(&replicator.status(), replicas))
         }
 
         /// Lets policies share their states. Call it before the first policy is loaded.

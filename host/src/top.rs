@@ -1,6 +1,7 @@
 //! `pointsman top`: what a running host does, in the terminal, as it changes.
 
 mod feed;
+mod hosts;
 mod keys;
 mod model;
 mod view;

@@ -30,6 +30,9 @@ listen = "127.0.0.1:0"
 token-env = "ADMIN_TOKEN"
 [access]
 keys = "keys.toml"
+[[peers]]
+name = "edge"
+key-file = "peer.key"
 [policies]
 dir = "policies"
 cache = "cache"
@@ -82,6 +85,32 @@ AUDITED = {
 }
 # Sessions are events of the log.
 SESSIONS = {"log-in": "console_login", "log-out": "console_logout"}
+# Another host, one of whose lanes is a lane of the host that is tested.
+OTHER = """
+log.format = "json"
+[fleet]
+name = "gpu-2"
+[[peers]]
+name = "desk"
+key-file = "peer.key"
+[[lanes]]
+name = "big"
+models = ["qwen-72b"]
+slots = 4
+[lanes.engine]
+driver = "llama-cpp"
+command = {command}
+"""
+FAR = """
+[[lanes]]
+name = "far"
+[lanes.engine]
+driver = "pointsman"
+url = "http://127.0.0.1:{port}"
+lane = "big"
+key-file = "peer.key"
+"""
+PEER_KEY = "peer-key-0123456789"
 LANE = """
 [[lanes]]
 name = {name}
@@ -112,21 +141,16 @@ def lanes(engine):
     )
 
 
-class Host:
-    def __init__(self, program, engine):
+class Server:
+    """A host in a folder of its own."""
+
+    def __init__(self):
         self.dir = tempfile.TemporaryDirectory()
-        folder = Path(self.dir.name)
-        self.folder = folder
-        chain = [f"[[policies.chain]]\nname = {json.dumps(name)}\n{more}" for name, more in
-                 CHAIN.items()]
-        for name in CHAIN:
-            self.write_policy(name)
-        keys = [KEYS]
-        for name, more in NAMES.items():
-            digest = hashlib.sha256((SECRET + name).encode()).hexdigest()
-            keys.append(f'[[keys]]\nid = {json.dumps(name)}\nhash = "sha256:{digest}"\n{more}\n')
-        (folder / "keys.toml").write_text("".join(keys))
-        config = CONFIG.format(chain="\n".join(chain)) + lanes(engine)
+        self.folder = Path(self.dir.name)
+        (self.folder / "peer.key").write_text(PEER_KEY)
+
+    def start(self, program, config):
+        folder = self.folder
         (folder / "pointsman.toml").write_text(config)
         self.log = folder / "log"
         self.process = subprocess.Popen(
@@ -137,18 +161,6 @@ class Host:
         )
         self.wait("the host listens", lambda: (folder / "port").exists())
         self.port = int((folder / "port").read_text().split()[0])
-        self.admin = self.wait("the admin API listens", self.find_admin)
-
-    def write_policy(self, name, description="first"):
-        """Puts a version into the folder of a policy: its manifest is a part of its fingerprint."""
-        folder, source = self.folder / "policies" / name, ROOT / "policies" / name
-        if not folder.exists():
-            shutil.copytree(source, folder)
-        manifest = (source / "policy.toml").read_text()
-        line = f'description = "{description}"'
-        manifest = re.sub("^description = .*", line, manifest, flags=re.MULTILINE)
-        (folder / "next").write_text(manifest)
-        (folder / "next").rename(folder / "policy.toml")
 
     def events(self):
         """The events of the log; its last line may be incomplete."""
@@ -162,6 +174,43 @@ class Host:
                 raise TimeoutError(f"{what}\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)
         return found
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.dir.cleanup()
+
+
+class Host(Server):
+    def __init__(self, program, engine):
+        super().__init__()
+        folder = self.folder
+        self.other = Server()
+        command = json.dumps([engine, "--port", "{port}", "--alias", "{lane}"])
+        self.other.start(program, OTHER.format(command=command))
+        chain = [f"[[policies.chain]]\nname = {json.dumps(name)}\n{more}" for name, more in
+                 CHAIN.items()]
+        for name in CHAIN:
+            self.write_policy(name)
+        keys = [KEYS]
+        for name, more in NAMES.items():
+            digest = hashlib.sha256((SECRET + name).encode()).hexdigest()
+            keys.append(f'[[keys]]\nid = {json.dumps(name)}\nhash = "sha256:{digest}"\n{more}\n')
+        (folder / "keys.toml").write_text("".join(keys))
+        config = CONFIG.format(chain="\n".join(chain)) + lanes(engine)
+        self.start(program, config + FAR.format(port=self.other.port))
+        self.admin = self.wait("the admin API listens", self.find_admin)
+
+    def write_policy(self, name, description="first"):
+        """Puts a version into the folder of a policy: its manifest is a part of its fingerprint."""
+        folder, source = self.folder / "policies" / name, ROOT / "policies" / name
+        if not folder.exists():
+            shutil.copytree(source, folder)
+        manifest = (source / "policy.toml").read_text()
+        line = f'description = "{description}"'
+        manifest = re.sub("^description = .*", line, manifest, flags=re.MULTILINE)
+        (folder / "next").write_text(manifest)
+        (folder / "next").rename(folder / "policy.toml")
 
     def find_admin(self):
         for event in self.events():
@@ -182,10 +231,11 @@ class Host:
         except urllib.error.HTTPError as error:
             return error.code
 
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-        self.dir.cleanup()
+    def read_fleet(self):
+        """Reads what the host tells others, until the response is closed."""
+        headers = {"authorization": f"Bearer {PEER_KEY}"}
+        url = f"http://127.0.0.1:{self.port}/fleet"
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
 
 
 def confirm(page):
@@ -404,6 +454,24 @@ class Test:
         page.wait("the preview is shown", text_has("What would be decided"))
         self.note("playground-decide")
 
+    def hosts(self):
+        page, host = self.page, self.host
+        page.key("9")
+        row = "document.querySelector('[data-host=far]')?.innerText"
+        page.wait("the other host is live", f"{row}.includes('live')")
+        page.wait("its name and its lane are shown", text_has("gpu-2") + " && " + text_has("big"))
+        page.wait("the lane there is shown", f"{row}.includes('ready, 0 of 4 slots')")
+        readers = "document.querySelectorAll('#readers tbody tr').length"
+        assert page.run(readers) == 0
+        with host.read_fleet():
+            page.wait("the reader is shown with its key", text_has("edge"))
+            page.wait("there is no store", text_has("shares no state"))
+            self.picture("hosts")
+        page.wait("the reader is gone", f"{readers} === 0")
+        host.other.stop()
+        page.wait("the other host is down", f"{row}.includes('down')")
+        page.wait("with the reason", f"{row}.includes('peer_unreachable')")
+
     def injection(self):
         """What clients write is shown as text."""
         self.host.chat("<img src=x onerror=alert(1)>", request_id="<b>bold</b>")
@@ -417,7 +485,7 @@ class Test:
         page.scheme("dark")
         fits = "document.documentElement.scrollWidth <= innerWidth"
         names = page.run("[...document.querySelectorAll('#nav a')].map(a => a.dataset.page)")
-        assert len(names) == 8, names
+        assert len(names) == 9, names
         for name in [*names, "decisions/request-0", "policies/spread", "lanes/small"]:
             page.run(f"location.hash = '#{name}'")
             page.wait(f"{name} is shown", "document.getElementById('main').children.length > 1")
@@ -485,7 +553,7 @@ def main():
             test.all_pictures = options.all_pictures
             test.log_in()
             for name in ["lanes", "requests", "decisions", "policies", "keys", "usage", "log",
-                         "playground", "injection", "phone", "audit", "log_out"]:
+                         "playground", "hosts", "injection", "phone", "audit", "log_out"]:
                 if options.only and name not in options.only:
                     continue
                 getattr(test, name)()
@@ -494,6 +562,8 @@ def main():
                 assert not expected, expected
     finally:
         host.stop()
+        if host.other.process.poll() is None:
+            host.other.stop()
 
 
 if __name__ == "__main__":

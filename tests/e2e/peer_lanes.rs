@@ -338,3 +338,35 @@ fn deadline_of_the_first_host_holds_and_none_of_a_client() {
     assert_eq!(ask(&[("authorization", authorization.as_str())]), (504, json!("engine_timeout")));
     assert_eq!(ask(&[]), (200, Value::Null));
 }
+
+#[test]
+fn operators_see_the_hosts_of_lanes_and_who_reads_this_one() {
+    let big = fake_lane(FAKE_ENGINE, "big", &["m"], "slots = 2", &[]);
+    let there = start(&["[fleet]\nname = \"gpu-2\"\n", &big].concat()).wait_until_ready();
+    let stale = "[fleet]\nstale-after = \"500ms\"\ndown-after = \"1500ms\"\n";
+    let here = start(&[stale, &peer_lane("far", &there, "big")].concat());
+    here.wait_for_lane("far", "ready");
+    let found = here.lane("far")["host"].clone();
+    assert_eq!((&found["name"], &found["lane"]), (&json!("gpu-2"), &json!("big")));
+    assert_eq!((&found["liveness"], &found["there"]["state"]), (&json!("live"), &json!("ready")));
+    assert_eq!(found["there"]["slots"], 2);
+    assert!(found["silent_ms"].as_u64().is_some_and(|silent| silent < 1500), "{found}");
+    assert!(!here.status().to_string().contains(KEY));
+    assert_eq!(there.lane("big")["host"], Value::Null, "its own lane");
+    let readers = there.status()["fleet_readers"].clone();
+    assert_eq!(readers.as_array().map(Vec::len), Some(1), "{readers}");
+    assert_eq!(readers[0]["name"], "other");
+    assert!(readers[0]["since_unix_ms"].is_u64(), "{readers}");
+    there.signal(Signal::STOP);
+    wait_until("the host is down", || here.lane("far")["host"]["liveness"] == "down");
+    let found = here.lane("far")["host"].clone();
+    assert!(found["silent_ms"].as_u64().is_some_and(|silent| silent >= 1500), "{found}");
+    let mut list = Command::new(program(FAKE_ENGINE));
+    list.args(["lane", "list", "--socket"]).arg(here.admin_socket().unwrap());
+    let text = String::from_utf8(list.output().unwrap().stdout).unwrap();
+    assert!(text.contains("gpu-2") && text.contains("no event for"), "{text}");
+    there.signal(Signal::CONT);
+    wait_until("the host is live", || here.lane("far")["host"]["liveness"] == "live");
+    drop(here);
+    wait_until("the reader is gone", || there.status()["fleet_readers"] == json!([]));
+}

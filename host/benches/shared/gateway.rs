@@ -71,6 +71,7 @@ pub(crate) async fn gateway(
         advisor,
         policies: Box::new(|| Value::Null),
         config: Box::new(|| Value::Null),
+        shared_state: Box::new(|| Value::Null),
         recorder: None,
         observer: None,
         log: pointsman_gateway::Feed::default(),

@@ -19,7 +19,17 @@ pub(super) fn register(registry: &mut Registry, replicator: &Replicator) {
 
 impl Collector for SharedMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Status { is_up, age, round_trip, rounds, failures, pending, dropped } = self.0.status();
+        let Status {
+            is_up,
+            age,
+            round_trip,
+            rounds,
+            failures,
+            pending,
+            dropped,
+            since: _,
+            replicas,
+        } = self.0.status();
         let mut add =
             |name: &str, help: &str, metric: &dyn EncodeConst| metric.add(&mut encoder, name, help);
         let up = gauge(f64::from(u8::from(is_up)));
@@ -33,6 +43,11 @@ impl Collector for SharedMetrics {
         let pending = gauge(pending as f64);
         let help = "Entries with changes that the shared store has not confirmed";
         add("pointsman_shared_state_pending", help, &pending)?;
+        if let Some(replicas) = replicas {
+            let help = "Processes that use the shared store, this one included";
+            let replicas = gauge(f64::from(replicas));
+            add("pointsman_shared_state_replicas", help, &replicas)?;
+        }
         let help = "Changed entries that were never sent to the shared store: too many";
         add("pointsman_shared_state_dropped", help, &ConstCounter::new(dropped))?;
         let help = "Round trips to the shared store";

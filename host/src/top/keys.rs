@@ -39,7 +39,7 @@ pub(super) fn on_key(model: &mut Model, key: KeyEvent) -> Option<Command> {
     let row = model.selected;
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return Some(Command::Quit),
-        KeyCode::Char(digit @ '1'..='5') => {
+        KeyCode::Char(digit @ '1'..='6') => {
             let index = usize::from(digit as u8 - b'1');
             model.show(View::ALL[index]);
         }
@@ -97,6 +97,6 @@ fn question(model: &Model, letter: char) -> Option<Question> {
             let path = format!("/policies/{}/{verb}", percent_encoded(&policy));
             Some(post(format!("{verb} policy {policy}"), path))
         }
-        View::Requests | View::Decisions | View::Log => None,
+        View::Requests | View::Decisions | View::Log | View::Hosts => None,
     }
 }

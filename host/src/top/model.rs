@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::feed::Update;
+use super::hosts;
 
 /// Lines of the log and decisions that are kept.
 const MAX_KEPT: usize = 500;
@@ -20,12 +21,13 @@ pub(super) enum View {
     Decisions,
     Policies,
     Log,
+    Hosts,
 }
 
 impl View {
     /// All views, in the order of their keys.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Lanes, Self::Requests, Self::Decisions, Self::Policies, Self::Log];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Lanes, Self::Requests, Self::Decisions, Self::Policies, Self::Log, Self::Hosts];
 
     /// Returns the name of the view.
     pub(super) fn title(self) -> &'static str {
@@ -35,6 +37,7 @@ impl View {
             Self::Decisions => "Decisions",
             Self::Policies => "Policies",
             Self::Log => "Log",
+            Self::Hosts => "Hosts",
         }
     }
 }
@@ -101,6 +104,11 @@ impl Model {
         self.state[name].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the rows of the view of other hosts.
+    pub(super) fn hosts(&self) -> Vec<[String; 4]> {
+        hosts::rows(self.list("lanes"), self.list("fleet_readers"), &self.state["shared_state"])
+    }
+
     /// Returns a text of the state, such as `version`.
     pub(super) fn text(&self, name: &str) -> &str {
         self.state[name].as_str().unwrap_or_default()
@@ -129,6 +137,7 @@ impl Model {
             View::Decisions => self.decisions.len(),
             View::Policies => self.list("policies").len(),
             View::Log => self.log.len(),
+            View::Hosts => self.hosts().len(),
         }
     }
 

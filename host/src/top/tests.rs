@@ -13,7 +13,15 @@ fn state() -> Value {
               "memory": { "need_bytes": 3_u64 << 30 }, "manual": null },
             { "name": "lar\u{1b}[2Jge", "state": "starting", "running": 0, "slots": 2,
               "queued": 3, "progress": "loading weights 40 %", "manual": null },
+            { "name": "far", "state": "degraded", "running": 0, "slots": 8, "queued": 0,
+              "manual": null,
+              "host": { "url": "http://10.0.0.2:8080", "name": "gpu-2", "lane": "big",
+                        "liveness": "degraded", "last_event_unix_ms": 1, "error": "peer_silent",
+                        "there": { "state": "ready", "running": 3, "slots": 4, "queued": 5 } } },
         ],
+        "fleet_readers": [{ "name": "edge\u{1b}", "since_unix_ms": 1 }],
+        "shared_state": { "state": "down", "since_unix_ms": 1, "pending": 42, "dropped": 0,
+                          "replicas": null, "expected_replicas": 3 },
         "groups": [{ "name": "gpu", "reserved_bytes": 3_u64 << 30, "budget_bytes": 24_u64 << 30,
                      "lanes": ["small"] }],
         "requests": [
@@ -48,11 +56,16 @@ fn drawn(model: &Model) -> String {
 fn each_view_shows_its_rows() {
     let mut model = model();
     for (key, expected) in [
-        ('1', &["small", "1/4", "3.0 GiB", "3.0 GiB of 24.0 GiB", "loading weights 40 %"][..]),
+        (
+            '1',
+            &["small", "1/4", "3.0 GiB", "3.0 GiB of 24.0 GiB", "loading weights 40 %", "at gpu-2"]
+                [..],
+        ),
         ('2', &["queued 1", "the lane to be loaded", "responding", "r2"]),
         ('3', &["served", "score", "1 min 1 s", "d1"]),
         ('4', &["cortex", "active", "2 (cd) (shadow)"]),
         ('5', &["WARN slow lane=small"]),
+        ('6', &["`big` of gpu-2", "3 of 4 slots", "reader", "edge", "42 changes", "? of 3 hosts"]),
     ] {
         assert_eq!(press(&mut model, KeyCode::Char(key)), None);
         let text = drawn(&model);
@@ -99,11 +112,11 @@ fn commands_are_sent_after_a_confirmation() {
 fn keys_quit_and_change_the_view() {
     let mut model = model();
     press(&mut model, KeyCode::BackTab);
-    assert_eq!(model.view, View::Log);
+    assert_eq!(model.view, View::Hosts);
     press(&mut model, KeyCode::Tab);
     assert_eq!(model.view, View::Lanes);
     model.select(9);
-    assert_eq!(model.selected, 1);
+    assert_eq!(model.selected, 2);
     assert_eq!(press(&mut model, KeyCode::Char('q')), Some(Command::Quit));
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
     press(&mut model, KeyCode::Char('l'));

@@ -10,6 +10,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 use serde_json::Value;
 
 use super::model::{Model, View};
+use crate::other_host::OtherHost;
 
 /// Draws one frame.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
@@ -22,6 +23,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
         View::Decisions => draw_decisions(frame, model, body),
         View::Policies => draw_policies(frame, model, body),
         View::Log => draw_log(frame, model, body),
+        View::Hosts => draw_hosts(frame, model, body),
     }
     frame.render_widget(Paragraph::new(footer(model)), foot);
 }
@@ -55,7 +57,7 @@ fn footer(model: &Model) -> Line<'static> {
         View::Lanes => "l load  u unload  h hold  d drain  r resume",
         View::Requests => "c cancel",
         View::Policies => "p promote  b roll back  d disable  e enable",
-        View::Decisions | View::Log => "↑ ↓ move",
+        View::Decisions | View::Log | View::Hosts => "↑ ↓ move",
     };
     let lost = if model.lost > 0 { format!("  {} events lost", model.lost) } else { String::new() };
     Line::raw(format!("{keys}  tab view  q quit  {}{lost}", model.text("version")))
@@ -86,7 +88,7 @@ fn draw_table<const N: usize>(
 /// Returns the color of a row, by the state that it shows.
 fn color(row: &[String]) -> Option<Color> {
     row.iter().take(3).find_map(|cell| match cell.as_str() {
-        "ready" | "active" => Some(Color::Green),
+        "ready" | "active" | "live" | "up" => Some(Color::Green),
         "starting" | "draining" | "degraded" | "queued" => Some(Color::Yellow),
         "down" | "failed" | "breaker-open" => Some(Color::Red),
         "unloaded" | "disabled" => Some(Color::DarkGray),
@@ -122,7 +124,9 @@ fn draw_lanes(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let rows = model.list("lanes").iter().map(|lane| {
         let detail = ["progress", "problem"].into_iter().find(|name| !lane[*name].is_null());
         let by_hand = lane["manual"]["mode"].as_str().map(|mode| format!("by hand: {mode}"));
-        let detail = detail.map(|name| text(&lane[name])).or(by_hand).unwrap_or_default();
+        let host = || OtherHost::read(&lane["host"]).map(|host| format!("at {}", host.name()));
+        let detail = detail.map(|name| text(&lane[name])).or(by_hand).or_else(host);
+        let detail = detail.unwrap_or_default();
         [
             text(&lane["name"]),
             text(&lane["state"]),
@@ -239,6 +243,16 @@ fn draw_policies(frame: &mut Frame<'_>, model: &Model, area: Rect) {
         ("CANDIDATE", Constraint::Fill(2)),
     ];
     draw_table(frame, ("Policies", area), model.selected, columns, rows.collect());
+}
+
+fn draw_hosts(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let columns = [
+        ("WHAT", Constraint::Length(6)),
+        ("NAME", Constraint::Fill(1)),
+        ("STATE", Constraint::Length(10)),
+        ("DETAILS", Constraint::Fill(4)),
+    ];
+    draw_table(frame, ("Hosts", area), model.selected, columns, model.hosts());
 }
 
 fn draw_log(frame: &mut Frame<'_>, model: &Model, area: Rect) {

@@ -41,7 +41,15 @@ impl Identity {
         let priority = priority.map_or(all, |range| (*range.start(), *range.end()));
         QueueShare { weight: self.weight, priority }
     }
+
+    /// Returns the name of the other host that has the key; `None` for the key of a client.
+    pub fn peer_name(&self) -> Option<&str> {
+        self.name.strip_prefix(PEER_KEY_PREFIX).filter(|_| self.is_peer)
+    }
 }
+
+/// What the names of the keys of other hosts begin with, before the name of the host.
+pub(crate) const PEER_KEY_PREFIX: &str = "peer-";
 
 impl Default for Identity {
     /// Returns the identity of all clients of a host without keys.

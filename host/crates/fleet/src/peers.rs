@@ -8,6 +8,7 @@
 //! ```
 
 mod call;
+mod lanes;
 mod metrics;
 mod reader;
 #[cfg(test)]
@@ -24,6 +25,8 @@ use tokio::task::JoinSet;
 
 pub use self::call::PeerCallError;
 use self::call::PeerClient;
+pub use self::lanes::PeerLaneStatus;
+use self::lanes::PeerLanes;
 pub use self::metrics::PeerMetrics;
 use self::reader::Reader;
 use crate::engine_spec::Secret;
@@ -65,6 +68,7 @@ struct Shared {
     metrics: PeerMetrics,
     /// Those that may have ended are removed when another one is added.
     readers: Mutex<HashMap<PeerId, Weak<Running>>>,
+    lanes: PeerLanes,
 }
 
 /// A reader that runs.
@@ -83,12 +87,13 @@ pub struct Peer(Arc<Running>);
 impl Peers {
     /// Creates a set without hosts, whose views count as stale after these times.
     pub fn new(stale: StaleLimits, metrics: PeerMetrics) -> Self {
-        Self(Arc::new(Shared { stale, metrics, readers: Mutex::default() }))
+        let (readers, lanes) = Default::default();
+        Self(Arc::new(Shared { stale, metrics, readers, lanes }))
     }
 
     /// Watches a host. Must be called within a runtime, which the reader uses.
     pub fn watch(&self, endpoint: &PeerEndpoint) -> Peer {
-        let Shared { stale, metrics, readers } = &*self.0;
+        let Shared { stale, metrics, readers, .. } = &*self.0;
         let mut readers = readers.lock();
         let id = endpoint.id();
         if let Some(running) = readers.get(&id).and_then(Weak::upgrade) {
@@ -115,6 +120,10 @@ impl Peers {
             .into_iter()
             .filter(|running| running.view.borrow().host().is_some_and(|host| host.name == name));
         named.min_by_key(|running| running.view.borrow().liveness == Liveness::Down).map(Peer)
+    }
+
+    fn lanes(&self) -> &PeerLanes {
+        &self.0.lanes
     }
 }
 

@@ -172,8 +172,8 @@ impl Supervisor {
             let host = PeerEndpoint { url, key: spec.key.clone(), ca: spec.ca.clone() };
             let limits = self.shared.stale_limits;
             let lane = WatchedLane { driver: &*self.driver, spec, limits, reporter };
-            let peer = self.shared.peers.watch(&host);
-            self.shared.stop.run_until_cancelled(watch_peer(lane, peer.view())).await;
+            let watched = self.shared.peers.watch_lane(&self.name, &spec.lane, &host);
+            self.shared.stop.run_until_cancelled(watch_peer(lane, watched.view())).await;
             return;
         }
         let engine = ExternalEngine {

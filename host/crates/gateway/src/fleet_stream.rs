@@ -11,6 +11,7 @@
 //! at all ends with the limits of its connection.
 
 mod publisher;
+mod readers;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,7 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
-use pointsman_access::Keys;
+use pointsman_access::{Identity, Keys};
 use pointsman_fleet::Fleet;
 use pointsman_peers::{Event, Heartbeat};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +32,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::publisher::Publisher;
+pub(crate) use self::readers::FleetReader;
+use self::readers::{Readers, Registered};
 use crate::error::RouteError;
 use crate::metrics::GatewayMetrics;
 use crate::response::error;
@@ -59,6 +62,7 @@ pub(crate) struct FleetStream {
     /// Cancelled when the host stops.
     stop: CancellationToken,
     metrics: Arc<GatewayMetrics>,
+    readers: Arc<Readers>,
 }
 
 impl FleetStream {
@@ -76,7 +80,13 @@ impl FleetStream {
             keys,
             stop,
             metrics,
+            readers: Arc::default(),
         }
+    }
+
+    /// Returns who reads what this host tells, in the order of their connections.
+    pub(crate) fn readers(&self) -> Vec<FleetReader> {
+        self.readers.list()
     }
 
     /// Returns the interval of a reader.
@@ -97,7 +107,7 @@ pub(crate) async fn for_peers(
     request: Request,
 ) -> Response {
     match rights::identify(&shared.keys, request.headers(), request.extensions()) {
-        Ok(identity) if identity.is_peer => serve(&shared, Some(identity.key), request),
+        Ok(identity) if identity.is_peer => serve(&shared, Some(&identity), request),
         // An open host accepts all clients, but tells only other hosts.
         Ok(identity) if identity.tenant.is_none() => error(request, RouteError::Unauthorized),
         Ok(_) => error(request, RouteError::PeerKeyRequired),
@@ -113,7 +123,7 @@ pub(crate) async fn for_operators(
     serve(&shared, None, request)
 }
 
-fn serve(shared: &Arc<FleetStream>, key: Option<u64>, request: Request) -> Response {
+fn serve(shared: &Arc<FleetStream>, peer: Option<&Identity>, request: Request) -> Response {
     if shared.stop.is_cancelled() {
         return error(request, RouteError::Stopping);
     }
@@ -123,7 +133,8 @@ fn serve(shared: &Arc<FleetStream>, key: Option<u64>, request: Request) -> Respo
     shared.metrics.fleet_readers.inc();
     let reader = Reader {
         shared: Arc::clone(shared),
-        key,
+        key: peer.map(|peer| peer.key),
+        _registered: shared.readers.register(peer.and_then(Identity::peer_name)),
         interval: shared.interval(),
         position: None,
         next: VecDeque::new(),
@@ -154,6 +165,7 @@ struct Reader {
     next: VecDeque<Bytes>,
     last_sent: Instant,
     key_checked: Instant,
+    _registered: Registered,
     _permit: OwnedSemaphorePermit,
 }
 

@@ -65,6 +65,8 @@ pub struct GatewayParts {
     pub policies: StatusPart,
     /// The status of the configuration: the error of the last reload, and pending restarts.
     pub config: StatusPart,
+    /// The status of the store that hosts share; null if there is none.
+    pub shared_state: StatusPart,
     /// Writes decision records; `None` if recording is disabled.
     pub recorder: Option<Recorder>,
     /// Receives each request that has ended.
@@ -159,6 +161,7 @@ impl Gateway {
             fleet: fleet.clone(),
             policies: parts.policies,
             config: parts.config,
+            shared_state: parts.shared_state,
             registry: parts.registry,
             keys: keys.clone(),
             stop: drain.stopping().clone(),

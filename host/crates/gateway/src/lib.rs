@@ -72,6 +72,7 @@ mod once;
 mod pace;
 mod paths;
 mod peer;
+mod peer_status;
 mod picking;
 mod pipeline;
 mod policy_threads;

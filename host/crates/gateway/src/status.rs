@@ -33,6 +33,7 @@ use crate::exposition::Exposition;
 use crate::feed::Feed;
 use crate::fleet_stream::FleetStream;
 use crate::memory_status::{groups, lane_memory, machine};
+use crate::peer_status;
 use crate::response::{check_result, error, json, typed};
 use crate::rights;
 use crate::settings::StatusPart;
@@ -43,6 +44,7 @@ pub(crate) struct StatusSources {
     pub(crate) fleet: Fleet,
     pub(crate) policies: StatusPart,
     pub(crate) config: StatusPart,
+    pub(crate) shared_state: StatusPart,
     pub(crate) registry: Registry,
     /// The API keys of the clients.
     pub(crate) keys: Keys,
@@ -157,6 +159,7 @@ pub(crate) fn operator_status(host: &StatusSources) -> Value {
                 "slots": view.topology.lane(lane.lane).map(|lane| lane.slots),
                 "models": view.topology.lane(lane.lane).map(|lane| &lane.models),
                 "conversations": conversations(&host.fleet, &lane.name),
+                "host": peer_status::lane_host(&host.fleet, &lane.name),
             })
         })
         .collect();
@@ -169,6 +172,8 @@ pub(crate) fn operator_status(host: &StatusSources) -> Value {
         "config": (host.config)(),
         "policies": (host.policies)(),
         "tokens": host.keys.token_status(),
+        "fleet_readers": peer_status::readers(&host.fleet_stream),
+        "shared_state": (host.shared_state)(),
     })
 }
 

@@ -226,6 +226,7 @@ impl TestGateway {
             advisor: Arc::new(ArcSwap::from_pointee(advisor)),
             policies: Box::new(|| Value::Null),
             config: Box::new(|| serde_json::Value::Null),
+            shared_state: Box::new(|| serde_json::Value::Null),
             recorder: None,
             observer: None,
             log: crate::Feed::default(),

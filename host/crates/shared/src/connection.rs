@@ -99,7 +99,12 @@ impl Connection {
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        limited(ROUND_TIMEOUT, self.query(&redis::cmd("PING"))).await.map(|_| ())
+        self.limited_query(&redis::cmd("PING")).await.map(|_| ())
+    }
+
+    /// Runs a command within the maximum time of a round.
+    pub(crate) async fn limited_query(&self, command: &Cmd) -> Result<Value, StoreError> {
+        limited(ROUND_TIMEOUT, self.query(command)).await
     }
 
     pub(crate) async fn query(&self, command: &Cmd) -> RedisResult<Value> {

@@ -36,6 +36,7 @@ mod direct;
 mod entry;
 mod namespace;
 mod overshoot;
+mod presence;
 mod replica;
 mod replicator;
 mod script;

@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::backoff::Backoff;
 use crate::connection::{Connection, StoreError};
 use crate::namespace::Namespace;
+use crate::presence::Presence;
 use crate::replica::{Replica, random};
 use crate::settings::Settings;
 use crate::status::{Change, StatusCell};
@@ -34,6 +35,7 @@ pub(crate) struct Worker {
     link: Link,
     round: u64,
     last_contact: Option<Instant>,
+    presence: Presence,
 }
 
 #[derive(Debug, Default)]
@@ -51,8 +53,9 @@ impl Worker {
         namespaces: Namespaces,
         status: Arc<StatusCell>,
     ) -> Self {
-        let link = Link::default();
-        Self { settings, replica, namespaces, status, link, round: 0, last_contact: None }
+        let (link, presence) = (Link::default(), Presence::default());
+        let last_contact = None;
+        Self { settings, replica, namespaces, status, link, round: 0, last_contact, presence }
     }
 
     /// Makes rounds until `stop` is closed or true, and one more then.
@@ -100,6 +103,7 @@ impl Worker {
                 if change == Some(Change::Up) {
                     tracing::info!(event = "shared_state_up", "shared state is available");
                 }
+                self.count_replicas().await;
             }
             Ok(false) => {}
             Err(error) => self.failed(&error),
@@ -150,6 +154,17 @@ impl Worker {
         }
         loading.iter().for_each(|namespace| namespace.set_loaded());
         Ok(true)
+    }
+
+    /// Counts the processes that use the store. Without effect on anything else if that fails: the
+    /// next round finds out whether the store is there.
+    async fn count_replicas(&mut self) {
+        let Some(connection) = &self.link.connection else { return };
+        let (prefix, id) = (&self.settings.prefix, self.replica.id);
+        match self.presence.announce(connection, prefix, id).await {
+            Ok(count) => count.into_iter().for_each(|count| self.status.counted_replicas(count)),
+            Err(error) => tracing::debug!(%error, "the store does not count its users"),
+        }
     }
 
     fn failed(&mut self, error: &StoreError) {

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{Entry, KeySet, Keys, number};
 use crate::credential::{Offer, offered};
-use crate::identity::Identity;
+use crate::identity::{Identity, PEER_KEY_PREFIX};
 use crate::secret::SecretHash;
 
 impl KeySet {
@@ -20,7 +20,7 @@ impl KeySet {
         let identity = Identity {
             tenant: Some(tenant),
             key: number(&digest),
-            name: format!("peer-{name}"),
+            name: format!("{PEER_KEY_PREFIX}{name}"),
             weight,
             is_peer: true,
             ..Identity::default()
@@ -76,6 +76,7 @@ mod tests {
             let peer = keys.identity(&headers("peer")).unwrap();
             assert!(peer.is_peer && keys.is_peer(&headers("peer")) && keys.has_peer(peer.key));
             assert_eq!(peer.tenant.as_deref(), Some("peer:gpu-2"));
+            assert_eq!(peer.peer_name(), Some("gpu-2"));
             assert!(!keys.is_peer(&headers("other")) && !keys.is_peer(&HeaderMap::new()));
             assert_eq!(keys.is_open(), client_key.is_none());
             let other = keys.identity(&headers("other")).map(|identity| identity.is_peer);

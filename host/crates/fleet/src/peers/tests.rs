@@ -194,3 +194,28 @@ async fn a_host_is_found_by_its_name_and_called_with_its_key() {
     let short = call("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbod").await.1;
     assert!(matches!(short, Err(PeerCallError::Connection(_))), "{short:?}");
 }
+
+#[tokio::test]
+async fn lane_of_a_host_is_shown_as_the_host_describes_it() {
+    let (listener, endpoint) = listener().await;
+    let peers = Peers::new(STALE, PeerMetrics::default());
+    assert_eq!(peers.lane_status("far"), None);
+    let watched = peers.watch_lane("far", "a", &endpoint);
+    let before = peers.lane_status("far").unwrap();
+    assert_eq!((before.liveness, before.silent, before.report), (Liveness::Down, None, None));
+    let (mut host, _) = Sender::accept(&listener, "200 OK").await;
+    host.send(&(topology(1, &["a"]) + &queued(1, 3))).await;
+    let mut view = watched.view();
+    until(&mut view, |view| view.lanes().first().is_some_and(|a| a.report.queued > 0)).await;
+    let status = peers.lane_status("far").unwrap();
+    assert_eq!((status.url, status.lane.as_str()), (endpoint.url.to_string(), "a"));
+    assert_eq!(status.report.map(|(report, _)| report.queued), Some(3));
+    assert!(status.last_event.is_some() && status.silent.is_some());
+    // The lane is configured anew before its last watch ends.
+    let next = peers.watch_lane("far", "b", &endpoint);
+    drop(watched);
+    let status = peers.lane_status("far").unwrap();
+    assert_eq!((status.lane.as_str(), status.report), ("b", None));
+    drop(next);
+    assert_eq!(peers.lane_status("far"), None);
+}

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::operator::Operator;
 use crate::admin_error::AdminError;
 use crate::error_code::ErrorCode;
+use crate::peer_status;
 use crate::response::{error, only};
 use crate::status::{StatusSources, manual};
 
@@ -62,12 +63,13 @@ struct LogParameters {
 
 async fn list(State(host): State<Arc<StatusSources>>) -> Response {
     let (fleet, view) = (&host.fleet, host.fleet.view());
-    let lanes: Vec<Value> = fleet.status().iter().map(|status| lane(&view, status)).collect();
+    let statuses = fleet.status();
+    let lanes: Vec<Value> = statuses.iter().map(|status| lane(fleet, &view, status)).collect();
     crate::response::json(json!({ "lanes": lanes }).to_string())
 }
 
 /// Describes a lane.
-fn lane(view: &FleetView, status: &LaneStatus) -> Value {
+fn lane(fleet: &Fleet, view: &FleetView, status: &LaneStatus) -> Value {
     let stat = view.stat(status.lane);
     json!({
         "name": status.name,
@@ -81,6 +83,7 @@ fn lane(view: &FleetView, status: &LaneStatus) -> Value {
         "pid": status.pid,
         "problem": status.problem.as_ref().map(ToString::to_string),
         "problem_code": status.problem.as_ref().and_then(Problem::code),
+        "host": peer_status::lane_host(fleet, &status.name),
     })
 }
 
@@ -153,7 +156,7 @@ async fn execute(
     }
     let statuses = fleet.status();
     let status = LaneStatus::find(&statuses, id).ok_or_else(|| unknown(fleet, name))?;
-    Ok(lane(&fleet.view(), status))
+    Ok(lane(fleet, &fleet.view(), status))
 }
 
 fn find(fleet: &Fleet, name: &str) -> Result<LaneId, AdminError> {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::requests;
 use crate::in_flight::InFlightRequests;
+use crate::peer_status;
 use crate::status::{StatusSources, operator_status};
 
 /// Returns the whole status: that of `/status`, and also requests in flight. Nothing in it changes
@@ -14,6 +15,8 @@ pub(super) async fn document(host: &StatusSources, in_flight: &InFlightRequests)
     if let Some(machine) = document["machine"].as_object_mut() {
         machine.remove("measured_at");
     }
+    let lanes = document["lanes"].as_array_mut().into_iter().flatten();
+    lanes.for_each(|lane| peer_status::settle(&mut lane["host"]));
     document["policies"].as_array_mut().into_iter().flatten().for_each(shorten);
     document["requests"] = requests.into();
     document

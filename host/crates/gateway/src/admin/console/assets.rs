@@ -36,7 +36,7 @@ macro_rules! assets {
     };
 }
 
-const ASSETS: [Asset; 17] = assets![
+const ASSETS: [Asset; 18] = assets![
     "index.html": HTML,
     "style.css": STYLE,
     "icon.svg": "image/svg+xml",
@@ -45,6 +45,7 @@ const ASSETS: [Asset; 17] = assets![
     "api.js": SCRIPT,
     "dom.js": SCRIPT,
     "format.js": SCRIPT,
+    "hosts.js": SCRIPT,
     "keys.js": SCRIPT,
     "lanes.js": SCRIPT,
     "timeline.js": SCRIPT,
