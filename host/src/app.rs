@@ -123,7 +123,7 @@ async fn run(
         }
         None => source.activated,
     };
-    let picks = pick::open(source.role, options, &config, &mut sockets).await?;
+    let picks = pick::open(source.role, options, &config, &mut sockets, &mut registry).await?;
     let of_clients = source.role.listeners(&config);
     let listeners = listeners::open(options, of_clients, &mut sockets).await?;
     // Clients are answered from here on, unless the host before still does that.

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use pointsman_config::{Config, Listener};
 use pointsman_gateway::{Drain, Gateway, ListenAddress, ListenerCopy, ListenerSettings};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::cli::Serve;
@@ -79,6 +80,8 @@ pub(crate) struct PickListener {
     settings: ListenerSettings,
     max_streams: u32,
     max_body: usize,
+    #[cfg(feature = "pick")]
+    metrics: pointsman_pick::PickMetrics,
 }
 
 impl PickListener {
@@ -93,11 +96,13 @@ impl PickListener {
 }
 
 /// Listens for a proxy, with the socket of another process if it has one; `None` for a host.
+#[cfg_attr(not(feature = "pick"), expect(unused_variables, reason = "the metrics of the feature"))]
 pub(crate) async fn open(
     role: Role,
     options: &Serve,
     config: &Config,
     sockets: &mut Sockets,
+    registry: &mut Registry,
 ) -> Result<Option<PickListener>> {
     let Some(pick) = config.pick.as_ref().filter(|_| role == Role::Picker) else {
         return Ok(None);
@@ -116,6 +121,8 @@ pub(crate) async fn open(
         settings: settings.unwrap_or_default(),
         max_streams: pick.max_streams,
         max_body: config.server.max_body.max(config.server.max_upload),
+        #[cfg(feature = "pick")]
+        metrics: pointsman_pick::PickMetrics::register(registry),
     }))
 }
 
@@ -131,10 +138,10 @@ mod service {
     use std::sync::Arc;
 
     use axum::body::Body;
-    use http::Request;
+    use http::{Request, Response};
     use http_body_util::BodyExt as _;
     use pointsman_fleet::ProxiedBody;
-    use pointsman_gateway::{FromEngine, Picker};
+    use pointsman_gateway::{ERROR_CODE, ErrorCode, FromEngine, Picker};
     use pointsman_pick::{Backend, BodyError, Exchange, Limits, ServedResponse, Shutdown};
 
     use super::{Drain, Gateway, PickListener};
@@ -142,15 +149,15 @@ mod service {
     /// Serves a proxy until the drain is closed, or another process does and all streams have ended.
     pub(crate) async fn serve(picks: Option<PickListener>, gateway: &Gateway, drain: Drain) {
         let Some(picks) = picks else { return };
-        let PickListener { listener, settings, max_streams, max_body, .. } = picks;
-        let backend = Arc::new(GatewayBackend(Picker::new(gateway, settings)));
+        let PickListener { listener, settings, max_streams, max_body, metrics, .. } = picks;
+        let served = (Arc::new(GatewayBackend(Picker::new(gateway, settings))), metrics);
         let limits = Limits { max_streams, max_body };
         let shutdown = Shutdown {
             retiring: drain.retiring().clone(),
             stopping: drain.stopping().clone(),
             closing: drain.closing().clone(),
         };
-        if let Err(error) = pointsman_pick::serve(listener, backend, limits, shutdown).await {
+        if let Err(error) = pointsman_pick::serve(listener, served, limits, shutdown).await {
             tracing::error!(%error, "the service for the proxy failed");
         }
     }
@@ -164,10 +171,19 @@ mod service {
             let serving = async move {
                 let response = serving.await;
                 let is_from_engine = response.extensions().get::<FromEngine>().is_some();
+                let code = error_code(&response);
                 let response = response.map(|body| body.map_err(BodyError::new).boxed_unsync());
-                ServedResponse { response, is_from_engine }
+                ServedResponse { response, is_from_engine, code }
             };
             Exchange { serving: Box::pin(serving), side, guard }
         }
+    }
+
+    /// Returns the code of an error of the host for metrics: those of policies, which are of any
+    /// number, are `other`.
+    fn error_code(response: &Response<Body>) -> &'static str {
+        let Some(code) = response.headers().get(ERROR_CODE) else { return "none" };
+        let known = ErrorCode::ALL.iter().map(|known| known.as_str());
+        known.into_iter().find(|known| code == known).unwrap_or("other")
     }
 }

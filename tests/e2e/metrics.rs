@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use pointsman_tests::client::{Response, chat, send};
 use pointsman_tests::deployment::chain;
 use pointsman_tests::guests::Guest;
-use pointsman_tests::host::{Host, fake_lane, root, send_signal};
+use pointsman_tests::host::{Host, fake_lane, program, root, send_signal};
 use pointsman_tests::issuer::{AUDIENCE, Issuer};
 use pointsman_tests::wait_until;
 use pointsman_xtask::sha256;
@@ -28,12 +28,14 @@ use crate::groups::FakeMachine;
 use crate::requirements::rust_files;
 
 const CHAT: &str = "/v1/chat/completions";
+const PEER_KEY: &str = "peer-key-0123456789";
 const GIB: u64 = 1 << 30;
 const DASHBOARDS: &str = "host/dashboards";
 
 /// A host that has measured its machine, and has served, rejected and failed requests.
 struct Observed {
     host: Host,
+    _other: Host,
     machine: FakeMachine,
     _issuer: Issuer,
 }
@@ -61,10 +63,29 @@ fn secret(name: &str) -> String {
     format!("pm_secret-of-{name}")
 }
 
-fn config(machine: &FakeMachine, issuer: &Issuer) -> String {
+/// Returns a lane of another host.
+fn peer_lane(name: &str, port: u16) -> String {
+    format!(
+        "[[lanes]]\nname = {name:?}\n[lanes.engine]\ndriver = \"pointsman\"\nlane = \"there\"\n\
+         url = \"http://127.0.0.1:{port}\"\nkey-file = \"peer.key\"\n"
+    )
+}
+
+/// Starts another host, whose lane is one of the host that is observed.
+fn start_other() -> Host {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("peer.key"), PEER_KEY).unwrap();
+    let lane = fake_lane(FAKE_ENGINE, "there", &["there"], "", &[]);
+    let config = format!("[[peers]]\nname = \"observed\"\nkey-file = \"peer.key\"\n{lane}");
+    Host::start_in(&program(FAKE_ENGINE), dir, &config, &[]).wait_until_ready()
+}
+
+fn config(machine: &FakeMachine, issuer: &Issuer, other: &Host) -> String {
     let first = fake_lane(FAKE_ENGINE, "first", &["auto"], "", &[]);
     let second = fake_lane(FAKE_ENGINE, "second", &["auto"], "", &[]);
-    let lanes = [gpu_lane(machine, "a"), gpu_lane(machine, "b"), first, second].concat();
+    // One is away.
+    let peers = [peer_lane("far", other.port), peer_lane("away", 1)].concat();
+    let lanes = [gpu_lane(machine, "a"), gpu_lane(machine, "b"), first, second, peers].concat();
     format!(
         "switching = {{ min-residency = 0.0, linger = \"0s\" }}\n\
          [access]\nkeys = \"keys.toml\"\n[access.tokens]\nissuer = {:?}\n\
@@ -97,10 +118,17 @@ impl Observed {
         for guest in [Guest::new("good").reason("good"), Guest::from_file("unreachable")] {
             guest.write_to(&dir.path().join("policies"));
         }
-        let host = Host::start_in(&machine.program(), dir, &config(&machine, &issuer), &[]);
-        host.wait_for_lane("first", "ready");
-        host.wait_for_lane("second", "ready");
-        let observed = Self { host, machine, _issuer: issuer };
+        fs::write(dir.path().join("peer.key"), PEER_KEY).unwrap();
+        let other = start_other();
+        let config = config(&machine, &issuer, &other);
+        let host = Host::start_in(&machine.program(), dir, &config, &[]);
+        for lane in ["first", "second", "far"] {
+            host.wait_for_lane(lane, "ready");
+        }
+        wait_until("the host that is away is noticed", || {
+            host.metric("pointsman_peer_errors_total", "peer_unreachable") > 0.0
+        });
+        let observed = Self { host, _other: other, machine, _issuer: issuer };
         observed.send_requests();
         observed
     }
@@ -336,6 +364,10 @@ const NOT_CAUSED: [&str; 7] = [
     "pointsman_refused_connections_total",
 ];
 
+/// What the names of metrics begin with that only a host with further features has. That it has
+/// those of the page is tested with real services, in `tests/scale/operators.rs`.
+const OF_FEATURES: [&str; 2] = ["pointsman_pick_", "pointsman_shared_state_"];
+
 /// Each metric and label that the dashboard and the alerts name exists.
 #[test]
 fn dashboard_and_alerts_name_what_the_host_has() {
@@ -349,7 +381,9 @@ fn dashboard_and_alerts_name_what_the_host_has() {
         assert!(!names.metrics.is_empty(), "{expression:?}");
         for (name, compared) in &names.metrics {
             let (family, is_histogram) = family(&documented, name);
+            let is_of_feature = OF_FEATURES.iter().any(|prefix| family.starts_with(prefix));
             let is_shown = metrics.contains_key(family) || NOT_CAUSED.contains(&family);
+            let is_shown = is_shown || is_of_feature;
             let Some(row) = documented.get(family).filter(|_| is_shown) else {
                 wrong.insert(format!("{}: no metric {name}", expression.place));
                 continue;

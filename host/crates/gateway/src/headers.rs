@@ -19,8 +19,8 @@ pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-pointsman-att
 /// Asks to load a lane for a request to a path of its engine.
 pub(crate) const LOAD: HeaderName = HeaderName::from_static("x-pointsman-load");
 
-/// The stable code of an error.
-pub(crate) const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
+/// The name of the header with the stable code of an error.
+pub const CODE: HeaderName = HeaderName::from_static("x-pointsman-code");
 /// Tells client libraries whether to send a request again.
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Turns off the buffering of proxies for one response.

@@ -118,7 +118,7 @@ pub use self::error_code::ErrorCode;
 pub use self::feed::Feed;
 pub use self::finished::{FinishedRequest, RequestObserver};
 pub use self::gateway::{Gateway, GatewayConfig, GatewayParts};
-pub use self::headers::FromEngine;
+pub use self::headers::{CODE as ERROR_CODE, FromEngine};
 pub use self::metrics::GatewayMetrics;
 pub use self::picking::Picker;
 pub use self::proxy_lanes::ProxyLanes;

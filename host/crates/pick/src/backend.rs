@@ -42,6 +42,9 @@ pub struct ServedResponse {
     pub response: Response<ResponseBody>,
     /// It is the engine's, which the proxy has; otherwise it is the host's own.
     pub is_from_engine: bool,
+    /// The stable code of the host's own error, one of a small number; `none` for a response that
+    /// is not an error of the host.
+    pub code: &'static str,
 }
 
 /// A request that has begun. Dropping it ends the request as a client does that hangs up.

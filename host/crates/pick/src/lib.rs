@@ -14,11 +14,13 @@
 mod backend;
 mod headers;
 mod message;
+mod metrics;
 mod mode;
 mod service;
 mod stream;
 
 pub use self::backend::{Backend, BodyError, Exchange, ResponseBody, ServedResponse};
+pub use self::metrics::PickMetrics;
 pub use self::service::{Limits, Shutdown, serve};
 
 #[cfg(test)]

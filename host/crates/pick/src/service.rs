@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 
 use crate::backend::Backend;
+use crate::metrics::{OpenStream, PickMetrics};
 use crate::stream::ExchangeStream;
 
 /// The health services that the protocol names, beside the server as a whole.
@@ -66,7 +67,7 @@ pub struct Shutdown {
 /// If the service cannot be started.
 pub async fn serve(
     listener: TcpListener,
-    backend: Arc<impl Backend>,
+    (backend, metrics): (Arc<impl Backend>, PickMetrics),
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
@@ -75,7 +76,7 @@ pub async fn serve(
         reporter.set_service_status(service, ServingStatus::Serving).await;
     }
     let permits = Arc::new(Semaphore::new(limits.max_streams as usize));
-    let processor = ExternalProcessorServer::new(Processor { backend, permits })
+    let processor = ExternalProcessorServer::new(Processor { backend, metrics, permits })
         .max_decoding_message_size(limits.max_body.saturating_add(MESSAGE_OVERHEAD));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let Shutdown { retiring, stopping, closing } = shutdown;
@@ -103,6 +104,7 @@ pub async fn serve(
 
 struct Processor<B> {
     backend: Arc<B>,
+    metrics: PickMetrics,
     permits: Arc<Semaphore>,
 }
 
@@ -117,12 +119,17 @@ impl<B: Backend> ExternalProcessor for Processor<B> {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<AllAnswers>, Status> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let permit = permit.map_err(|_| Status::resource_exhausted("too many requests"))?;
+        let permit = permit.map_err(|_| {
+            self.metrics.refused_stream();
+            Status::resource_exhausted("too many requests")
+        })?;
         let (sender, answers) = mpsc::channel(MAX_ANSWERS);
-        let stream = ExchangeStream::new(request.into_inner(), sender);
+        let metrics = self.metrics.clone();
+        let open = metrics.open_stream();
+        let stream = ExchangeStream::new(request.into_inner(), sender, metrics);
         let backend = Arc::clone(&self.backend);
         let run = Box::pin(stream.run(backend));
-        let mut answers = Answers { run: Some(run), answers, _permit: permit };
+        let mut answers = Answers { run: Some(run), answers, _open: open, _permit: permit };
         let first = answers.next().await.transpose()?;
         Ok(Response::new(stream::iter(first.map(Ok)).chain(answers)))
     }
@@ -138,6 +145,7 @@ pub(crate) struct Answers {
     /// `None` after the end.
     run: Option<Run>,
     answers: mpsc::Receiver<ProcessingResponse>,
+    _open: OpenStream,
     _permit: OwnedSemaphorePermit,
 }
 

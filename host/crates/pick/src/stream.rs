@@ -27,6 +27,7 @@ use tonic::Status;
 use crate::backend::{Backend, Exchange, ResponseBody, ServedResponse};
 use crate::headers::{self, MessageHead};
 use crate::message::{self, Of};
+use crate::metrics::{Decision, PickMetrics};
 use crate::mode::{RequestMode, request_mode};
 
 /// Maximum time until the first message of a stream: a proxy opens one when it has a request.
@@ -38,6 +39,7 @@ const MAX_IMMEDIATE_BODY: usize = 4 << 20;
 pub(crate) struct ExchangeStream<S> {
     messages: S,
     answers: mpsc::Sender<ProcessingResponse>,
+    metrics: PickMetrics,
 }
 
 /// Why a stream ends early.
@@ -70,8 +72,12 @@ impl<S> ExchangeStream<S>
 where
     S: Stream<Item = Result<ProcessingRequest, Status>> + Unpin + Send,
 {
-    pub(crate) fn new(messages: S, answers: mpsc::Sender<ProcessingResponse>) -> Self {
-        Self { messages, answers }
+    pub(crate) fn new(
+        messages: S,
+        answers: mpsc::Sender<ProcessingResponse>,
+        metrics: PickMetrics,
+    ) -> Self {
+        Self { messages, answers, metrics }
     }
 
     /// Answers the messages until the request has ended.
@@ -100,8 +106,16 @@ where
             self.send(message::head(Of::Request, CommonResponse::default())).await?;
         }
         let (body, received) = proxied_body();
+        let undecided = self.metrics.begin();
         let exchange = backend.begin(request(&head, received), subset);
-        match self.receive(exchange, body, end_of_stream).await? {
+        let received = self.receive(exchange, body, end_of_stream).await;
+        undecided.end(match &received {
+            Ok(Ok(_)) => Decision::Picked,
+            Ok(Err(_)) => Decision::Answered,
+            Err(Ended::ByProxy) => Decision::ClientGone,
+            Err(Ended::With(_)) => Decision::Failed,
+        });
+        match received? {
             Ok((exchange, sent, end)) => {
                 let is_whole = mode == RequestMode::Buffered && !end_of_stream;
                 self.pass_on_request(&head.headers, sent, is_whole, end).await?;
@@ -303,6 +317,7 @@ where
 
     /// Lets the proxy respond with what the host has made itself.
     async fn respond_immediately(&mut self, served: ServedResponse) -> Result<(), Ended> {
+        self.metrics.responded_immediately(served.code);
         let (parts, body) = served.response.into_parts();
         let body = http_body_util::Limited::new(body, MAX_IMMEDIATE_BODY).collect().await;
         let body = body.map_err(|error| Status::internal(format!("response aborted: {error}")))?;

@@ -1,6 +1,7 @@
 //! The service with a client in the same process, in the place of Envoy.
 
 mod backend;
+mod counts;
 mod orders;
 mod service;
 mod wire;
@@ -17,6 +18,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     ProcessingResponse, ProtocolConfiguration, body_mutation,
 };
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,6 +27,7 @@ use tonic::{Code, Status, Streaming};
 
 use self::backend::TestBackend;
 use self::client::ExternalProcessorClient;
+use crate::metrics::PickMetrics;
 use crate::service::{Limits, Shutdown, serve};
 
 /// Values of `BodySendMode`.
@@ -37,6 +40,7 @@ struct Picker {
     shutdown: Shutdown,
     /// What the backend notes.
     notes: mpsc::UnboundedReceiver<String>,
+    registry: Registry,
     tasks: JoinSet<()>,
 }
 
@@ -55,9 +59,19 @@ impl Picker {
         };
         let (sender, notes) = mpsc::unbounded_channel();
         let (backend, phases) = (Arc::new(TestBackend::new(sender)), shutdown.clone());
+        let mut registry = Registry::default();
+        let served = (backend, PickMetrics::register(&mut registry));
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { serve(listener, backend, limits, phases).await.unwrap() });
-        Self { address, shutdown, notes, tasks }
+        tasks.spawn(async move { serve(listener, served, limits, phases).await.unwrap() });
+        Self { address, shutdown, notes, registry, tasks }
+    }
+
+    /// Returns the value of a series, with its labels if it has some; 0 if it is not there.
+    fn metric(&self, series: &str) -> f64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     fn url(&self) -> String {

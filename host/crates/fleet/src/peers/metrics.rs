@@ -29,6 +29,7 @@ pub struct PeerMetrics(Arc<Families>);
 struct Families {
     up: Family<PeerLabel, Gauge>,
     received: Family<PeerLabel, Gauge<f64, AtomicU64>>,
+    connections: Family<PeerLabel, Counter>,
     events: Family<PeerLabel, Counter>,
     errors: Family<ErrorLabels, Counter>,
 }
@@ -44,12 +45,17 @@ impl PeerMetrics {
     /// Registers the metrics. Called once.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Families { up, received, events, errors } = &*metrics.0;
+        let Families { up, received, connections, events, errors } = &*metrics.0;
         registry.register("pointsman_peer_up", "1 if another host is live", up.clone());
         registry.register(
             "pointsman_peer_received_timestamp_seconds",
             "When the last event of another host was received, in seconds since the Unix epoch",
             received.clone(),
+        );
+        registry.register(
+            "pointsman_peer_connections",
+            "Connections to another host that were made, the first one and each later one",
+            connections.clone(),
         );
         registry.register("pointsman_peer_events", "Events of another host", events.clone());
         registry.register(
@@ -72,6 +78,10 @@ impl HostMetrics {
     pub(super) fn set_liveness(&self, liveness: Liveness) {
         let is_live = i64::from(liveness == Liveness::Live);
         self.families.up.get_or_create(&self.label).set(is_live);
+    }
+
+    pub(super) fn connected(&self) {
+        self.families.connections.get_or_create(&self.label).inc();
     }
 
     pub(super) fn received(&self, events: usize) {

@@ -122,6 +122,7 @@ impl Reader {
         if response.status() != StatusCode::OK {
             return Err(StreamError::Status(response.status()));
         }
+        self.metrics.connected();
         tracing::info!(event = "peer_connected", host = %self.endpoint.url, "reading a host");
         let (mut body, mut decoder): (Incoming, _) =
             (response.into_body(), EventDecoder::default());

@@ -79,7 +79,7 @@ fn own(status: u16, text: &'static str) -> ServedResponse {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
-    ServedResponse { response, is_from_engine: false }
+    ServedResponse { response, is_from_engine: false, code: "refused_by_test" }
 }
 
 fn from_engine(response: Response<ProxiedBody>, served: Option<String>) -> ServedResponse {
@@ -88,5 +88,5 @@ fn from_engine(response: Response<ProxiedBody>, served: Option<String>) -> Serve
     if let Some(served) = served {
         response.headers_mut().insert("x-served", HeaderValue::from_str(&served).unwrap());
     }
-    ServedResponse { response, is_from_engine: true }
+    ServedResponse { response, is_from_engine: true, code: "none" }
 }

@@ -127,7 +127,8 @@ async fn subset_is_passed_on() {
 async fn stream_without_a_request_ends() {
     let (notes, _) = mpsc::unbounded_channel();
     let (answers, _kept) = mpsc::channel(1);
-    let stream = ExchangeStream::new(futures_util::stream::pending(), answers);
+    let metrics = PickMetrics::register(&mut Registry::default());
+    let stream = ExchangeStream::new(futures_util::stream::pending(), answers, metrics);
     let ended = stream.run(Arc::new(TestBackend::new(notes))).await;
     assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
 }
