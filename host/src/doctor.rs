@@ -11,6 +11,8 @@ mod finding;
 mod gpu;
 mod host;
 mod memory;
+mod peers;
+mod shared_state;
 mod system;
 mod targets;
 mod variables;
@@ -85,6 +87,8 @@ fn of_config(system: &System, file: &Path, config: &Config) -> Result<Vec<Findin
     findings.extend(config::folders(system, config));
     findings.extend(config::models(system, config));
     findings.extend(runtime.block_on(engines::programs(system, config)));
+    findings.extend(runtime.block_on(peers::check(config)));
+    findings.extend(runtime.block_on(shared_state::check(config.shared_state.as_ref())));
     findings.extend(engines::lanes(status.as_ref()));
     findings.push(engines::leftovers(system, status.as_ref()));
     Ok(findings)

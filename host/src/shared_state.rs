@@ -46,6 +46,32 @@ pub(crate) fn start(
     config.map(|config| SharedStates::start(config, registry)).transpose()
 }
 
+/// What `doctor` finds of a store.
+#[cfg_attr(
+    not(any(feature = "shared-state", test)),
+    expect(dead_code, reason = "without the feature, there is no store")
+)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreState {
+    /// It cannot be connected to.
+    Unreachable(String),
+    /// It does not accept the user.
+    Refused(String),
+    /// It can be used.
+    Usable {
+        /// What its servers do when their memory is full; empty if that is not known.
+        eviction: Vec<String>,
+        /// Number of processes that use it.
+        replicas: u64,
+    },
+}
+
+/// Asks the store once whether it can be used; `None` if that cannot be said, for which `check` has
+/// the reason.
+pub(crate) async fn probe(config: &Config) -> Option<StoreState> {
+    SharedStates::probe(config).await
+}
+
 /// Returns what operators see of the store; null if hosts share none.
 pub(crate) fn status_part(shared: Option<&SharedStates>) -> StatusPart {
     match shared {
@@ -123,7 +149,7 @@ const EXAMPLE_RATE: f64 = 100.0;
 
 #[cfg(not(feature = "shared-state"))]
 mod disabled {
-    use super::{Config, FeatureMissing};
+    use super::{Config, FeatureMissing, StoreState};
     use std::sync::Arc;
 
     use anyhow::Result;
@@ -143,6 +169,11 @@ mod disabled {
 
         pub(super) fn overshoot(_: &Config) -> Result<f64> {
             Err(FeatureMissing.into())
+        }
+
+        #[expect(clippy::unused_async, reason = "with the feature, it waits for the store")]
+        pub(super) async fn probe(_: &Config) -> Option<StoreState> {
+            None
         }
 
         pub(super) fn status_part(&self) -> StatusPart {
@@ -185,13 +216,13 @@ mod enabled {
     use pointsman_access::{Accounts, UsageBook};
     use pointsman_gateway::{SharedHosts, StatusPart};
     use pointsman_policy::Policies;
-    use pointsman_shared::{Direct, Replicator, Settings};
+    use pointsman_shared::{Direct, ProbeError, Replicator, Settings, StoreProbe};
     use prometheus_client::registry::Registry;
 
     use super::hosts::{self, RequestStore};
     use super::policies::SharedPolicies;
     use super::usage::UsageSharing;
-    use super::{Config, metrics, status};
+    use super::{Config, StoreState, metrics, status};
 
     /// What this host shares with others.
     #[derive(Debug, Clone)]
@@ -213,6 +244,16 @@ mod enabled {
             let (requests, usage) = (Arc::new(RequestStore(direct)), Arc::default());
             let replicas = config.replicas;
             Ok(Self { replicator, requests, settings, usage, replicas })
+        }
+
+        pub(super) async fn probe(config: &Config) -> Option<StoreState> {
+            let settings = settings(config);
+            settings.validate().ok()?;
+            Some(match pointsman_shared::probe(&settings).await {
+                Ok(StoreProbe { eviction, replicas }) => StoreState::Usable { eviction, replicas },
+                Err(ProbeError::Unreachable(error)) => StoreState::Unreachable(error),
+                Err(ProbeError::Refused(error)) => StoreState::Refused(error),
+            })
         }
 
         /// Checks the settings, and returns by how much a limit is exceeded at most, for one

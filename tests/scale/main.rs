@@ -7,6 +7,7 @@ mod example;
 mod fleet_streams;
 mod limits;
 mod peer_tls;
+mod operators;
 mod pick;
 mod pick_upgrade;
 mod redis;

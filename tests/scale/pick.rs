@@ -19,7 +19,7 @@ const PATH: &str = "/v1/chat/completions";
 
 /// Starts a picker for these lanes, and waits until all of them are ready. `more` are further
 /// tables.
-fn picker(lanes: &[String], more: &str) -> Host {
+pub(crate) fn picker(lanes: &[String], more: &str) -> Host {
     let config = format!("{more}\n[pick]\n{}", lanes.concat());
     let dir = tempfile::tempdir().unwrap();
     let host = Host::start_picker(&program(FAKE_ENGINE), dir, &config);
@@ -32,12 +32,12 @@ fn picker(lanes: &[String], more: &str) -> Host {
 }
 
 /// Starts Envoy for one picker.
-fn envoy(picker: &Host, engines: &[Engine; 2]) -> Envoy {
+pub(crate) fn envoy(picker: &Host, engines: &[Engine; 2]) -> Envoy {
     let engines = [engines[0].port, engines[1].port];
     Envoy::start([picker.port, free_port()], engines, |text| text)
 }
 
-fn engines(scripts: [Value; 2]) -> [Engine; 2] {
+pub(crate) fn engines(scripts: [Value; 2]) -> [Engine; 2] {
     scripts.map(|script| Engine::start(&script))
 }
 

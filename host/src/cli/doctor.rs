@@ -7,7 +7,7 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Doctor {
     /// Configuration file (TOML): also check its budgets, ports, models, policies, programs of
-    /// engines, and the lanes of the host that runs with it.
+    /// engines, other hosts, the shared store, and the lanes of the host that runs with it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print the findings as JSON.

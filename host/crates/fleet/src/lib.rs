@@ -105,7 +105,10 @@ pub use self::memory_estimate::{MemoryComparison, MemoryEstimate};
 pub use self::metrics::FleetMetrics;
 pub use self::model_card::{Adapter, ModelCard};
 pub use self::model_need::{ExtraSpec, Model, Remedies};
-pub use self::peers::{Peer, PeerCallError, PeerEndpoint, PeerLaneStatus, PeerMetrics, Peers};
+pub use self::peers::{
+    Peer, PeerCallError, PeerEndpoint, PeerLaneStatus, PeerMetrics, PeerProbe, PeerProbeError,
+    Peers, probe_peer,
+};
 pub use self::post::{PostError, Posted, Poster, ServiceUrl, ServiceUrlError};
 pub use self::predecessor::Predecessor;
 pub use self::process::{

@@ -10,6 +10,7 @@
 mod call;
 mod lanes;
 mod metrics;
+mod probe;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use self::call::PeerClient;
 pub use self::lanes::PeerLaneStatus;
 use self::lanes::PeerLanes;
 pub use self::metrics::PeerMetrics;
+pub use self::probe::{PeerProbe, PeerProbeError, probe_peer};
 use self::reader::Reader;
 use crate::engine_spec::Secret;
 use crate::post::ServiceUrl;

@@ -47,6 +47,13 @@ impl Presence {
     }
 }
 
+/// Returns the command that counts the processes, and changes nothing.
+pub(crate) fn count_command(prefix: &str) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg("return redis.call('ZCARD', KEYS[1])").arg(1).arg(key(prefix));
+    command
+}
+
 fn key(prefix: &str) -> String {
     format!("{{{prefix}:replicas}}")
 }

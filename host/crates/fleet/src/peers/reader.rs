@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::PeerEndpoint;
 use super::call::{self, CONNECT_TIMEOUT, InvalidRequest, PeerClient};
 use super::metrics::{HostMetrics, PeerMetrics};
+use crate::tls;
 use crate::upstream::root_cause;
 
 /// Pauses between attempts to connect: each is twice as long as the one before, within these.
@@ -116,7 +117,8 @@ impl Reader {
     /// Reads one stream to its end.
     async fn read(&self) -> Result<std::convert::Infallible, StreamError> {
         let limit = self.stale.down;
-        let response = timeout(CONNECT_TIMEOUT + limit, self.client.request(self.request()?));
+        let response =
+            timeout(CONNECT_TIMEOUT + limit, self.client.request(request(&self.endpoint)?));
         let response = response.await.map_err(|_| StreamError::Silent(CONNECT_TIMEOUT + limit))?;
         let response = response.map_err(|error| broken(&error))?;
         if response.status() != StatusCode::OK {
@@ -133,11 +135,6 @@ impl Reader {
                 self.take(&mut decoder, &bytes)?;
             }
         }
-    }
-
-    fn request(&self) -> Result<Request<Empty<Bytes>>, InvalidRequest> {
-        let accept = (header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        call::request(&self.endpoint, Method::GET, "/fleet", HeaderMap::from_iter([accept]))
     }
 
     fn take(&self, decoder: &mut EventDecoder, bytes: &[u8]) -> Result<(), StreamError> {
@@ -185,7 +182,14 @@ impl Reader {
     }
 }
 
-fn broken(error: &(dyn std::error::Error + 'static)) -> StreamError {
+/// Returns the request for the stream of a host.
+pub(super) fn request(endpoint: &PeerEndpoint) -> Result<Request<Empty<Bytes>>, InvalidRequest> {
+    let accept = (header::ACCEPT, HeaderValue::from_static("text/event-stream"));
+    call::request(endpoint, Method::GET, "/fleet", HeaderMap::from_iter([accept]))
+}
+
+/// Returns the error of a connection that failed.
+pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> StreamError {
     let cause = root_cause(error).to_string();
     match tls::is_certificate_error(error) {
         true => StreamError::Certificate(cause),
