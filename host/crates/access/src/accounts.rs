@@ -162,6 +162,12 @@ impl Accounts {
         rows.into_iter().for_each(|row| table.add(row));
     }
 
+    /// Returns a number that changes with everything that is counted; `None` if other hosts count
+    /// on the accounts, too. What limits per minute count also changes with time.
+    pub fn changes(&self) -> Option<u64> {
+        self.table.lock().changes()
+    }
+
     /// Returns the number of accounts that are remembered. Those that are idle and have nothing to
     /// remember are forgotten.
     pub fn count(&self) -> usize {

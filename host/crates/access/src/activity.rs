@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -17,6 +18,7 @@ const MAX_KEYS: usize = 4096;
 #[derive(Debug, Default)]
 pub struct KeyActivity {
     keys: Mutex<HashMap<u64, Activity>>,
+    changes: AtomicU64,
 }
 
 /// What a key has done.
@@ -51,6 +53,7 @@ impl KeyActivity {
         if identity.tenant.is_none() {
             return;
         }
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let mut keys = self.keys.lock();
         if keys.len() >= MAX_KEYS && !keys.contains_key(&identity.key) {
             let oldest = keys.iter().min_by_key(|(_, activity)| activity.last_used_unix_ms);
@@ -74,11 +77,17 @@ impl KeyActivity {
 
     /// Notes that a limit has refused a request that was noted before.
     pub fn note_refusal(&self, identity: &Identity, refusal: &Refusal, unix_ms: u64) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         if let Some(activity) = self.keys.lock().get_mut(&identity.key) {
             activity.refused += 1;
             let (account, limit) = (refusal.account.clone(), refusal.limit);
             activity.last_refusal = Some(LastRefusal { unix_ms, account, limit });
         }
+    }
+
+    /// Returns a number that changes with everything that is noted.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Returns what each key has done, by [`Identity::key`].
@@ -109,11 +118,15 @@ mod tests {
         activity.note_request(&identity(1), 10);
         activity.note_request(&identity(1), 20);
         activity.note_refusal(&identity(1), &refusal, 21);
+        let changes = activity.changes();
         activity.note_request(&Arc::default(), 30);
+        assert_eq!(activity.changes(), changes, "the host has no keys");
+        activity.note_request(&identity(1), 20);
+        assert_ne!(activity.changes(), changes);
         let snapshot = activity.snapshot();
         assert_eq!(snapshot.len(), 1, "{snapshot:?}");
         let found = &snapshot[&1];
-        assert_eq!((found.requests, found.refused, found.last_used_unix_ms), (2, 1, 20));
+        assert_eq!((found.requests, found.refused, found.last_used_unix_ms), (3, 1, 20));
         let LastRefusal { unix_ms, account, limit } = found.last_refusal.clone().unwrap();
         assert_eq!((unix_ms, account, limit), (21, refusal.account, Limit::Concurrent));
     }

@@ -17,6 +17,7 @@ use crate::limits::Limits;
 use crate::secret::SecretHash;
 use crate::tokens::{Claims, TokenError, TokenRefusal, TokenStatus, TokenVerifier};
 
+pub use self::listing::KeysVersion;
 pub use self::minute_limits::{LimitOwner, MinuteLimit};
 
 /// The tenant of requests without any credential.

@@ -39,7 +39,9 @@ pub use self::activity::{Activity, KeyActivity, LastRefusal};
 pub use self::edit::{EditError, KeysFile, NewKey};
 pub use self::groups::{Definitions, Grants, GroupSpec, KeySpec, TenantSpec};
 pub use self::identity::Identity;
-pub use self::keys::{ApiKey, KeySet, Keys, LimitOwner, MinuteLimit, Unauthorized, UnknownGroup};
+pub use self::keys::{
+    ApiKey, KeySet, Keys, KeysVersion, LimitOwner, MinuteLimit, Unauthorized, UnknownGroup,
+};
 pub use self::limits::{AccountId, AccountLimits, Budget, Limit, Limits, Period};
 pub use self::moment::Moment;
 pub use self::rights::{Rights, endpoint_named};

@@ -27,6 +27,7 @@ use crate::hosts::AllowedHosts;
 use crate::idempotency::Idempotency;
 use crate::idle::ConnectionPool;
 use crate::in_flight::InFlightRequests;
+use crate::keys_feed::KeysFeed;
 use crate::listen::{self, Fixed};
 use crate::metering::Meter;
 use crate::metrics::GatewayMetrics;
@@ -174,6 +175,7 @@ impl Gateway {
                 Arc::clone(&metrics),
             )),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
+            keys_feed: KeysFeed::default(),
         };
         let gauges = (metrics.body_bytes.clone(), metrics.spool_bytes.clone());
         let uploads = Uploads::new(&settings, gauges, drain.stopping().clone());

@@ -58,6 +58,7 @@ mod http_version;
 mod idempotency;
 mod idle;
 mod in_flight;
+mod keys_feed;
 mod label_values;
 mod large_thread;
 mod limit_headers;

@@ -180,6 +180,12 @@ impl Meter {
         self.accounts.limit_uses(identity, self.now())
     }
 
+    /// Returns numbers that change with everything that is counted; `None` if other hosts count,
+    /// too.
+    pub(crate) fn changes(&self) -> Option<(u64, u64)> {
+        Some((self.accounts.changes()?, self.activity.changes()))
+    }
+
     fn now(&self) -> Moment {
         Moment::now(self.started.elapsed())
     }

@@ -32,6 +32,7 @@ use crate::error::RouteError;
 use crate::exposition::Exposition;
 use crate::feed::Feed;
 use crate::fleet_stream::FleetStream;
+use crate::keys_feed::KeysFeed;
 use crate::memory_status::{groups, lane_memory, machine};
 use crate::peer_status;
 use crate::response::{check_result, error, json, typed};
@@ -58,6 +59,8 @@ pub(crate) struct StatusSources {
     pub(crate) fleet_stream: Arc<FleetStream>,
     /// Limits the event streams of operators.
     pub(crate) event_streams: Arc<Semaphore>,
+    /// What all of them tell of the keys.
+    pub(crate) keys_feed: KeysFeed,
 }
 
 pub(crate) async fn live() -> Response {

@@ -53,6 +53,8 @@ pub(super) struct Table {
     swept: Duration,
     /// What hosts count together; `None` if each host counts for itself.
     counters: Option<Arc<dyn SharedCounters>>,
+    /// Changes with everything that is counted.
+    changes: u64,
 }
 
 impl Table {
@@ -74,6 +76,7 @@ impl Table {
             Some((id, account.excess(limits, charge)?))
         });
         refuse_longest(excesses)?;
+        self.changes += 1;
         let mut allowance = Allowance::default();
         for AccountLimits { id, limits } in accounts {
             if let Some(account) = self.accounts.get_mut(id) {
@@ -142,6 +145,7 @@ impl Table {
         now: Option<Moment>,
     ) {
         let now = self.advance(now.unwrap_or(self.latest));
+        self.changes += 1;
         for AccountLimits { id, limits } in accounts {
             if let Some(account) = self.accounts.get_mut(id) {
                 if let Some(counters) = &self.counters {
@@ -164,6 +168,7 @@ impl Table {
             Some((id, self.accounts.get(id)?.queue_excess(limits)?))
         });
         refuse_longest(excesses)?;
+        self.changes += 1;
         for AccountLimits { id, .. } in accounts {
             self.accounts.get_mut(id).into_iter().for_each(Account::wait);
         }
@@ -171,6 +176,7 @@ impl Table {
     }
 
     pub(super) fn stop_waiting(&mut self, accounts: &[AccountLimits]) {
+        self.changes += 1;
         for AccountLimits { id, .. } in accounts {
             self.accounts.get_mut(id).into_iter().for_each(Account::stop_waiting);
         }
@@ -225,6 +231,7 @@ impl Table {
 
     /// Adds what another host has used of a budget.
     pub(super) fn add(&mut self, row: BudgetRow) {
+        self.changes += 1;
         let (id, period, used) = row.into_spent();
         let account = self.accounts.entry(id.clone()).or_default();
         account.add(period, used);
@@ -236,6 +243,12 @@ impl Table {
         // A clock that has not been set yet does not begin a new period.
         self.latest.unix_ms = self.latest.unix_ms.max(spent.start);
         self.accounts.entry(account).or_default().restore(period, spent);
+    }
+
+    /// Returns a number that changes with everything that is counted; `None` if other hosts count,
+    /// too.
+    pub(super) fn changes(&self) -> Option<u64> {
+        self.counters.is_none().then_some(self.changes)
     }
 
     /// Counts together with other hosts from now on.

@@ -98,7 +98,7 @@ async fn events(
         decisions,
         next,
         last_state: String::new(),
-        last_keys: String::new(),
+        last_keys: None,
         keys_compared: None,
         last_sent: Instant::now(),
         _permit: permit,
@@ -130,8 +130,8 @@ struct EventStream {
     next: VecDeque<String>,
     /// The state that was sent last.
     last_state: String,
-    /// What was sent last about keys.
-    last_keys: String,
+    /// What was sent last about keys; texts that are the same are the same pointer.
+    last_keys: Option<Arc<str>>,
     /// When that was compared with what is; `None` if never.
     keys_compared: Option<Instant>,
     last_sent: Instant,
@@ -161,7 +161,7 @@ impl EventStream {
             tokio::select! {
                 _ = self.interval.tick() => {
                     // Sent after the state.
-                    let keys = self.changed_keys();
+                    let keys = self.changed_keys().await;
                     keys.into_iter().for_each(|event| self.next.push_front(event));
                     if let Some(event) = self.changed_state().await {
                         return event;
@@ -177,17 +177,18 @@ impl EventStream {
     }
 
     /// Returns the keys that are nearest to their limits if that has changed.
-    fn changed_keys(&mut self) -> Option<String> {
+    async fn changed_keys(&mut self) -> Option<String> {
         if self.keys_compared.is_some_and(|compared| compared.elapsed() < KEYS_INTERVAL) {
             return None;
         }
         self.keys_compared = Some(Instant::now());
-        let keys = keys::report(&self.pipeline, keys::DEFAULT_KEYS).to_string();
-        if keys == self.last_keys {
+        let make = |pipeline: &Pipeline| keys::report(pipeline, keys::DEFAULT_KEYS).to_string();
+        let keys = self.host.keys_feed.text(&self.pipeline, make).await;
+        if self.last_keys.as_ref().is_some_and(|last| Arc::ptr_eq(last, &keys)) {
             return None;
         }
         let event = event("keys", &keys);
-        self.last_keys = keys;
+        self.last_keys = Some(keys);
         Some(event)
     }
 

@@ -1,7 +1,7 @@
 //! `GET /keys` of the admin API: the limits of keys, what is used of them, and what was refused.
 //! Never a secret, or a part of one.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,13 +57,18 @@ struct Entry {
     is_token: bool,
     limits: Vec<LimitUse>,
     activity: Option<Activity>,
+    /// How much of the limit is used that is nearest to be reached, in thousandths; `None` if the
+    /// key has no limits.
+    nearest_permille: Option<u16>,
 }
 
 impl Entry {
-    /// Returns how much of the limit is used that is nearest to be reached, in thousandths; `None`
-    /// if the key has no limits.
-    fn nearest_permille(&self) -> Option<u16> {
-        self.limits.iter().map(LimitUse::used_permille).max()
+    /// Compares with another one: the first one is nearest to a limit.
+    fn order(&self, other: &Self) -> Ordering {
+        let rank = |entry: &Self| Reverse((entry.nearest_permille, entry.last_used()));
+        let (one, two) = (&self.identity, &other.identity);
+        let names = || (&one.tenant, &one.name).cmp(&(&two.tenant, &two.name));
+        rank(self).cmp(&rank(other)).then_with(names)
     }
 
     fn last_used(&self) -> Option<u64> {
@@ -71,7 +76,7 @@ impl Entry {
     }
 
     fn to_json(&self) -> Value {
-        let Self { identity, is_token, limits, activity } = self;
+        let Self { identity, is_token, limits, activity, nearest_permille } = self;
         let refusal = activity.as_ref().and_then(|activity| activity.last_refusal.as_ref());
         let refusal = refusal.map(|refusal| {
             let mut found = account_json(&refusal.account);
@@ -90,7 +95,7 @@ impl Entry {
             "requests": activity.as_ref().map_or(0, |activity| activity.requests),
             "refused": activity.as_ref().map_or(0, |activity| activity.refused),
             "last_refusal": refusal,
-            "nearest_permille": self.nearest_permille(),
+            "nearest_permille": nearest_permille,
             "limits": limits.iter().map(limit_json).collect::<Vec<_>>(),
         })
     }
@@ -101,12 +106,12 @@ impl Entry {
 pub(super) fn report(pipeline: &Pipeline, max: usize) -> Value {
     let mut entries = entries(pipeline);
     let total = entries.len();
-    entries.sort_by(|one, other| {
-        let rank = |entry: &Entry| Reverse((entry.nearest_permille(), entry.last_used()));
-        let name = |entry: &Entry| (entry.identity.tenant.clone(), entry.identity.name.clone());
-        rank(one).cmp(&rank(other)).then_with(|| name(one).cmp(&name(other)))
-    });
-    entries.truncate(max);
+    // All are compared, and only those that are shown are sorted.
+    if max < total {
+        entries.select_nth_unstable_by(max, Entry::order);
+        entries.truncate(max);
+    }
+    entries.sort_unstable_by(Entry::order);
     let keys: Vec<Value> = entries.iter().map(Entry::to_json).collect();
     json!({ "total": total, "keys": keys })
 }
@@ -117,7 +122,8 @@ fn entries(pipeline: &Pipeline) -> Vec<Entry> {
     let mut activity: HashMap<u64, Activity> = meter.activity().snapshot();
     let entry = |identity: Arc<Identity>, is_token, activity| {
         let limits = meter.limit_uses(&identity);
-        Entry { identity, is_token, limits, activity }
+        let nearest_permille = limits.iter().map(LimitUse::used_permille).max();
+        Entry { identity, is_token, limits, activity, nearest_permille }
     };
     let mut entries = Vec::new();
     for identity in keys.identities() {
