@@ -141,6 +141,21 @@ impl Terminal {
         kill_process(Pid::from_raw(program).unwrap(), signal).unwrap();
     }
 
+    /// Types keys that end the program until it has ended: what arrives together with the signal of
+    /// another size is only read with the next key (crossterm 0.29 waits for edges).
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn end_with(&mut self, keys: &str) -> ExitStatus {
+        let mut status = None;
+        wait_until("the program has ended", || {
+            self.type_keys(keys);
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
     /// Waits until the program has ended.
     ///
     /// # Panics
