@@ -146,7 +146,8 @@ mod service {
 
     use super::{Drain, Gateway, PickListener};
 
-    /// Serves a proxy until the drain is closed, or another process does and all streams have ended.
+    /// Serves a proxy until the drain is closed, or until another process serves it and all streams
+    /// have ended.
     pub(crate) async fn serve(picks: Option<PickListener>, gateway: &Gateway, drain: Drain) {
         let Some(picks) = picks else { return };
         let PickListener { listener, settings, max_streams, max_body, metrics, .. } = picks;

@@ -325,9 +325,8 @@ impl RouteError {
             }
             Self::Rejected { policy, rejection } => {
                 let after = rejection.retry_after_s.map(u64::from).map(Duration::from_secs);
-                response
-                    .with_optional(headers::POLICY, to_header_value(policy))
-                    .with_retry_after(after)
+                let response = response.with_optional(headers::POLICY, to_header_value(policy));
+                response.with_retry_after(after)
             }
             Self::NoLane { filtering, retry_in, .. } => for_no_lane(response, filtering, *retry_in),
             Self::UnknownPreviousResponse { .. } => response.with_param(Some(PREVIOUS.to_owned())),

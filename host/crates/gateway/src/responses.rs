@@ -16,6 +16,7 @@ mod create;
 mod elsewhere;
 mod expand;
 mod lanes;
+mod remote_turn;
 mod routes;
 mod stored;
 mod turn;

@@ -13,6 +13,7 @@
 
 mod backend;
 mod headers;
+mod lingering;
 mod message;
 mod metrics;
 mod mode;

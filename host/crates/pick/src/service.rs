@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
 };
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
 use futures_util::stream::{Chain, Iter};
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 
 use crate::backend::Backend;
+use crate::lingering::Lingering;
 use crate::metrics::{OpenStream, PickMetrics};
 use crate::stream::ExchangeStream;
 
@@ -79,6 +80,7 @@ pub async fn serve(
     let processor = ExternalProcessorServer::new(Processor { backend, metrics, permits })
         .max_decoding_message_size(limits.max_body.saturating_add(MESSAGE_OVERHEAD));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map_ok(Lingering::from);
     let Shutdown { retiring, stopping, closing } = shutdown;
     let serving = Server::builder()
         .max_concurrent_streams(limits.max_streams)

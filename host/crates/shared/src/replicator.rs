@@ -86,8 +86,8 @@ impl Replicator {
         self.0.status.status(self.0.replica.now().mono, pending, dropped)
     }
 
-    /// Returns the number of rounds that have succeeded. Unlike [`Replicator::status`], this does not
-    /// look at the entries, so that each request may ask for it.
+    /// Returns the number of rounds that have succeeded. Unlike [`Replicator::status`], this looks
+    /// at no entries, so that each request may ask for it.
     pub fn rounds(&self) -> u64 {
         self.0.status.rounds()
     }

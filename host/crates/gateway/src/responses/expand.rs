@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tokio_util::sync::CancellationToken;
 
-use super::elsewhere::RemoteTurn;
+use super::remote_turn::RemoteTurn;
 use super::stored::{Responses, Stored, initial, new_id, response_of};
 use super::turn::{Owner, Turn, TurnSlot};
 use crate::error::RouteError;

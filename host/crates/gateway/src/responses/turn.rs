@@ -6,7 +6,7 @@ use pointsman_openai::Item;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::elsewhere::RemoteTurn;
+use super::remote_turn::RemoteTurn;
 use crate::forwarded::Client;
 
 /// One turn of a conversation.
