@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pointsman_shared::{
-    Address, BudgetPart, Contribution, ContributionWriter, DayPart, Settings, SharedContributions,
+    BudgetPart, Contribution, ContributionWriter, DayPart, Settings, SharedAddress,
+    SharedContributions,
 };
 use tokio::runtime::Runtime;
 
@@ -15,7 +16,7 @@ const KEEP: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Days from before the tests until after them.
 const ALL_DAYS: (u32, u32) = (0, 40_000);
 
-fn settings(address: Address) -> Settings {
+fn settings(address: SharedAddress) -> Settings {
     Settings {
         address,
         ca: None,
@@ -49,7 +50,7 @@ fn read(runtime: &Runtime, all: &SharedContributions, day: u32) -> Vec<(u64, Opt
 }
 
 /// Writes and reads by two hosts in a store that is empty.
-fn check(address: &Address) {
+fn check(address: &SharedAddress) {
     let runtime = runtime();
     let writer = |id, name| ContributionWriter::new(settings(address.clone()), id, name).unwrap();
     let mut hosts = [writer(1, "gpu 1"), writer(2, "gpu-2")];
@@ -83,7 +84,7 @@ fn check(address: &Address) {
 #[test]
 fn contributions_are_written_again_after_the_store_has_lost_them() {
     let mut redis = Redis::run(&[]);
-    let (address, runtime, today) = (Address::Single(redis.url()), runtime(), today());
+    let (address, runtime, today) = (SharedAddress::Single(redis.url()), runtime(), today());
     check(&address);
     let ttl = redis.command(&["PTTL", &format!("{{test:usage}}:d:{today}")]);
     let ttl: u64 = ttl.trim_start_matches(':').parse().unwrap();
@@ -105,7 +106,7 @@ fn contributions_are_written_again_after_the_store_has_lost_them() {
 #[test]
 fn used_budgets_are_never_taken_back_and_added_up_over_hosts() {
     let redis = Redis::run(&[]);
-    let (address, runtime) = (Address::Single(redis.url()), runtime());
+    let (address, runtime) = (SharedAddress::Single(redis.url()), runtime());
     let writer = |id| ContributionWriter::new(settings(address.clone()), id, "x").unwrap();
     let mut hosts = [writer(1), writer(2), writer(3)];
     let mut tell = |host: usize, used: &[[u64; 3]]| {
@@ -129,7 +130,7 @@ fn used_budgets_are_never_taken_back_and_added_up_over_hosts() {
 #[test]
 fn hosts_that_are_gone_are_bounded() {
     let redis = Redis::run(&[]);
-    let (address, runtime) = (Address::Single(redis.url()), runtime());
+    let (address, runtime) = (SharedAddress::Single(redis.url()), runtime());
     let fill = "for number = 1, 2048 do redis.call('HSET', KEYS[1], \
                 string.format('%016x', number), '1.1 ' .. (ARGV[1] + number) .. ' old') end";
     let now = (u64::from(today()) * 86_400_000).to_string();
@@ -145,5 +146,5 @@ fn hosts_that_are_gone_are_bounded() {
 #[test]
 fn contributions_are_in_one_slot_of_a_cluster() {
     let nodes = cluster();
-    check(&Address::Cluster(vec![nodes[0].url()]));
+    check(&SharedAddress::Cluster(vec![nodes[0].url()]));
 }
