@@ -63,7 +63,9 @@ fn models(base: u16) -> Response {
 #[test]
 fn example_starts_answers_and_ends() {
     let base = free_ports();
-    let mut command = Command::new(root().join("examples/scale/run"));
+    // Where the tests run in the background, a shell has told them to ignore Ctrl-C.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(root().join("examples/scale/run"));
     command.env("POINTSMAN", program(FAKE_ENGINE)).env("ENGINE", FAKE_ENGINE);
     command.env("ENVOY", envoy()).env("BASE_PORT", base.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
