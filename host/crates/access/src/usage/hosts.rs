@@ -20,7 +20,7 @@ pub struct HostValue {
     pub id: u64,
     /// The hour from 0 to 23; `None` for what is not known by hour.
     pub hour: Option<u8>,
-    /// The value of a [`UsagePart`] of that host.
+    /// The value of a `UsagePart` of that host.
     pub value: Vec<u8>,
 }
 
