@@ -3,6 +3,7 @@
 use pointsman_tests::client::{chat, get, post};
 use pointsman_tests::host::{Host, is_alive, program, send_signal};
 use pointsman_tests::wait_until;
+use pointsman_xtask::status::all_lanes_are_ready;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -14,9 +15,12 @@ const CHAT: &str = "/v1/chat/completions";
 fn requests_wait_for_loading_engine() {
     let host = Host::start(&program(FAKE_ENGINE), &lane("a", &["a"], &["--load-ms", "700"]));
     assert_eq!(get(host.port, "/readyz").status, 503);
+    // What `cargo xtask demo` waits for.
+    assert!(!all_lanes_are_ready(&get(host.port, "/status").text()));
     let response = post(host.port, CHAT, &chat("a", json!({})));
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(get(host.port, "/readyz").status, 200);
+    assert!(all_lanes_are_ready(&get(host.port, "/status").text()));
     host.assert_no_request_lost();
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use pointsman_xtask::command::{cargo, run, target_dir};
 use pointsman_xtask::setup;
+use pointsman_xtask::status::all_lanes_are_ready;
 
 /// Timeout for all three engines to become ready; that takes about two seconds on two cores.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -94,7 +95,8 @@ fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
         }
         let port = fs::read_to_string(port_file).ok().and_then(|text| text.trim().parse().ok());
         if let Some(port) = port
-            && request(port, "GET", "/status", "").is_ok_and(|response| all_ready(&response.body))
+            && request(port, "GET", "/status", "")
+                .is_ok_and(|response| all_lanes_are_ready(&response.body))
         {
             println!("all lanes ready after {:.1} s", start.elapsed().as_secs_f32());
             return Ok(port);
@@ -104,12 +106,6 @@ fn wait_ready(host: &mut Host, port_file: &Path) -> Result<u16> {
         }
         pointsman_xtask::wait::pause(Duration::from_millis(100));
     }
-}
-
-/// Returns true if all lanes in the response of `/status` are ready.
-fn all_ready(status: &str) -> bool {
-    let engines = status.matches("\"engine\":\"").count();
-    engines > 0 && status.matches("\"engine\":\"ready\"").count() == engines
 }
 
 fn ask(port: u16) -> Result<()> {

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod setup;
+pub mod status;
 pub mod wait;
 
 use std::fmt::Write as _;
