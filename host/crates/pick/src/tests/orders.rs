@@ -53,6 +53,21 @@ async fn request_and_response_pass_chunk_by_chunk() {
 }
 
 #[tokio::test]
+async fn last_chunk_ends_the_response() {
+    let mut picker = Picker::start().await;
+    let mut client = picker.open().await;
+    client.head("/x", false).await;
+    client.body("abc", true).await;
+    expect_endpoints(&mut client, "abc!").await;
+    client.response_head(None, false).await;
+    of_head(client.answer().await);
+    client.response_body("one", true).await;
+    assert_eq!(client.chunk().await, ("one".to_owned(), true), "no message for the end alone");
+    assert!(client.end().await.is_ok());
+    assert_eq!([picker.note().await, picker.note().await], ["begun None", "dropped"]);
+}
+
+#[tokio::test]
 async fn body_that_is_sent_as_a_whole_is_answered_as_a_whole() {
     let picker = Picker::start().await;
     let mut client = picker.open().await;
