@@ -63,8 +63,8 @@ pub enum EngineError {
     /// The host aborted the response because the operator has cancelled the request.
     #[error("aborted: the operator has cancelled the request")]
     Cancelled,
-    /// The host took the engine for hung, and ended it together with its responses.
-    #[error("aborted: the host took the engine for hung and is restarting it")]
+    /// The host took the engine for hung, and aborted its responses.
+    #[error("aborted: the host took the engine for hung")]
     Hung,
     /// The host aborted the response because its lane has to make room for another lane.
     #[error("aborted: the lane is being evicted and the drain timeout expired")]
