@@ -1,12 +1,12 @@
 //! Background work of policies: evaluation of shadows, the hooks that observe outcomes, `on-tick`,
-//! and probation.
+//! probation, and the replacement of used-up instances.
 //!
 //! ```text
 //!   request ──job─────────> bounded queue ──> thread `policy-shadow`   shadows, and comparisons of
 //!                                                                      versions on probation
 //!           ──outcome─────> bounded queue ──> thread `policy-hooks`    on-complete and on-outcome
 //!                                                                      in batches, on-tick,
-//!                                                                      probation
+//!                                                                      probation, instances
 //! ```
 //!
 //! The threads do not own what they work for: they end once it is dropped.
@@ -20,7 +20,8 @@ use pointsman_domain::Outcome;
 use crate::chain::queues::{Inboxes, QueuedJob};
 use crate::limits::MAX_BATCH;
 
-/// The interval at which outcomes are delivered, ticks are checked and probations are evaluated.
+/// The interval at which outcomes are delivered, ticks are checked, probations are evaluated and
+/// instances are replaced.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 /// The niceness of the thread that evaluates shadows.
 const SHADOW_NICENESS: i32 = 10;
