@@ -80,8 +80,10 @@ fn faults_are_counted_and_open_breaker() {
         assert_eq!(deployment.policy(&guest.name)["state"], "breaker-open");
     }
     let after = deployment.host.resource_usage();
+    // Dropped instances are replaced, and the allocator keeps the slots of up to 16 of them, with
+    // some mappings each.
     assert!(
-        after.threads <= before.threads + 2 && after.maps <= before.maps + 20,
+        after.threads <= before.threads + 2 && after.maps <= before.maps + 20 + 16 * 5,
         "{before:?} {after:?}"
     );
     deployment.host.assert_no_request_lost();

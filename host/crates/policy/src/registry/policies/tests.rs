@@ -56,7 +56,7 @@ fn version_keeps_instances_only_while_it_is_in_the_chain() {
     let policies = load(dir.path());
     let idle = || policies.status()[0].idle_instances;
     call(&policies);
-    assert_eq!(idle(), 1);
+    assert!(idle() > 0);
     policies.command("small", &Command::Disable, "ann").unwrap();
     assert_eq!(idle(), 0);
     call(&policies);
