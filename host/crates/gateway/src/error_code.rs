@@ -210,7 +210,8 @@ error_codes! {
     EngineOverloaded = "engine_overloaded", SERVICE_UNAVAILABLE, "server_error", retry_after: true;
     /// The engine failed, before or after the first byte of its response.
     EngineError = "engine_error", BAD_GATEWAY, "server_error", retry_after: true;
-    /// The host took the engine for hung, and restarts it.
+    /// The host took the engine for hung. It restarts the engine, unless another host or program
+    /// runs it.
     EngineHung = "engine_hung", BAD_GATEWAY, "server_error", retry_after: true;
     /// The engine refused the host's own key; the operator has to correct it.
     EngineKeyRefused = "engine_key_refused", BAD_GATEWAY, "server_error", retry_after: false;
