@@ -85,22 +85,28 @@ impl ContentEncoding {
 }
 
 /// A body that is decoded while it is read. A body without an encoding is passed on as it is.
-pub struct DecodedBody<B: Body> {
-    body: DecompressionBody<B>,
-    is_encoded: bool,
-    /// Bytes since the reader last had to wait.
-    unyielded: usize,
+pub struct DecodedBody<B: Body>(Decoding<B>);
+
+enum Decoding<B: Body> {
+    Plain(B),
+    Encoded {
+        // Boxed, because nearly all bodies are plain, and are moved a few times.
+        body: Box<DecompressionBody<B>>,
+        /// Bytes since the reader last had to wait.
+        unyielded: usize,
+    },
 }
 
 impl<B: Body> fmt::Debug for DecodedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DecodedBody").field("is_encoded", &self.is_encoded).finish_non_exhaustive()
+        let is_encoded = matches!(self.0, Decoding::Encoded { .. });
+        f.debug_struct("DecodedBody").field("is_encoded", &is_encoded).finish_non_exhaustive()
     }
 }
 
 impl<B> Body for DecodedBody<B>
 where
-    B: Body + Unpin,
+    B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -110,18 +116,24 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+        let (body, unyielded) = match &mut self.0 {
+            Decoding::Plain(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                return frame.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
+            }
+            Decoding::Encoded { body, unyielded } => (body, unyielded),
+        };
         // A few bytes may decode to very many, and a reader that never waits holds up its thread,
         // and all time limits that it has.
-        if this.is_encoded && this.unyielded >= MAX_UNYIELDED {
-            this.unyielded = 0;
+        if *unyielded >= MAX_UNYIELDED {
+            *unyielded = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
-        this.unyielded = match &frame {
+        let frame = Pin::new(body).poll_frame(cx);
+        *unyielded = match &frame {
             Poll::Ready(Some(Ok(frame))) => {
-                this.unyielded.saturating_add(frame.data_ref().map_or(0, Bytes::len))
+                unyielded.saturating_add(frame.data_ref().map_or(0, Bytes::len))
             }
             Poll::Ready(_) | Poll::Pending => 0,
         };
@@ -129,25 +141,37 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.is_encoded && self.body.get_ref().is_end_stream()
+        match &self.0 {
+            Decoding::Plain(body) => body.is_end_stream(),
+            Decoding::Encoded { .. } => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.0 {
+            Decoding::Plain(body) => body.size_hint(),
+            Decoding::Encoded { body, .. } => body.size_hint(),
+        }
     }
 }
 
 /// Decodes a body while it is read.
 pub async fn decode<B: Body>(encoding: Option<ContentEncoding>, body: B) -> DecodedBody<B> {
+    DecodedBody(match encoding {
+        None => Decoding::Plain(body),
+        Some(encoding) => {
+            Decoding::Encoded { body: Box::pin(decompressed(encoding, body)).await, unyielded: 0 }
+        }
+    })
+}
+
+async fn decompressed<B: Body>(encoding: ContentEncoding, body: B) -> Box<DecompressionBody<B>> {
     let mut request = Request::new(body);
-    if let Some(encoding) = encoding {
-        let name = HeaderValue::from_static(encoding.name());
-        request.headers_mut().insert(header::CONTENT_ENCODING, name);
-    }
+    let name = HeaderValue::from_static(encoding.name());
+    request.headers_mut().insert(header::CONTENT_ENCODING, name);
     // tower-http has decoders as services only.
     let decoded: Result<_, Infallible> = Decompression::new(Echo).call(request).await;
-    let body = decoded.unwrap_or_else(|never| match never {}).into_body();
-    DecodedBody { body, is_encoded: encoding.is_some(), unyielded: 0 }
+    Box::new(decoded.unwrap_or_else(|never| match never {}).into_body())
 }
 
 /// Returns the body of the request as the response.
