@@ -1,6 +1,6 @@
 //! A lease: the right to use one slot of one lane, from dispatch to the last byte of the response.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -142,7 +142,8 @@ impl Lease {
     ) -> Result<Response<EngineBody>, EngineError> {
         let headers = self.with_priority(headers);
         let Grant { target, upstream, .. } = &self.grant;
-        self.unless_evicted(upstream.forward(target, method, path, headers, body.into())).await
+        let response = pin!(upstream.forward(target, method, path, headers, body.into()));
+        self.unless_evicted(response).await
     }
 
     /// Lets a proxy send a request in the host's place, and returns the response that it receives.
@@ -158,7 +159,8 @@ impl Lease {
     ) -> Result<Response<EngineBody>, EngineError> {
         let sent = (self.with_priority(headers), body.into());
         let Grant { target, upstream, .. } = &self.grant;
-        self.unless_evicted(proxied::forward(upstream, target, proxying, path, sent)).await
+        let response = pin!(proxied::forward(upstream, target, proxying, path, sent));
+        self.unless_evicted(response).await
     }
 
     /// Adds the priority for an engine that orders its own queue.
@@ -172,12 +174,12 @@ impl Lease {
         headers
     }
 
-    /// Awaits a response, unless the lane is evicted and its drain timeout expires.
+    /// Awaits a response, unless the lane is evicted and its drain timeout expires. The response
+    /// is pinned by the caller: passed by value, its state of kilobytes would be copied.
     async fn unless_evicted(
         &self,
-        response: impl Future<Output = Result<Response<EngineBody>, EngineError>>,
+        response: Pin<&mut impl Future<Output = Result<Response<EngineBody>, EngineError>>>,
     ) -> Result<Response<EngineBody>, EngineError> {
-        let response = pin!(response);
         match &self.grant.abort {
             None => response.await,
             Some(abort) => match abort.run_until_cancelled(response).await {

@@ -46,7 +46,8 @@ pub(crate) async fn execute_or_abort(
     }
 }
 
-/// Attempts the lanes of the plan until one responds.
+/// Attempts the lanes of the plan until one responds. What follows a failed attempt is boxed: few
+/// requests need it, and each that waits would have space for it.
 async fn execute(
     pipeline: &Pipeline,
     decision: &RoutingDecision,
@@ -63,13 +64,15 @@ async fn execute(
                 return Ok(responding(decision, response));
             }
             Ok((response, Some(reason))) => {
-                match decline(pipeline, decision, tracker, &response, reason).await? {
+                let declined = decline(pipeline, decision, tracker, &response, reason);
+                match Box::pin(declined).await? {
                     Some(next) => slot_request = next,
                     None => return Ok(responding(decision, response)),
                 }
             }
             Err(error) => {
-                slot_request = recover(pipeline, decision, tracker, error, &mut earlier).await?;
+                let recovered = recover(pipeline, decision, tracker, error, &mut earlier);
+                slot_request = Box::pin(recovered).await?;
             }
         }
     }

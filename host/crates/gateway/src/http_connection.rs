@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::response::Response;
+use futures_util::future::Either;
 use http::{HeaderName, HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -30,8 +30,8 @@ use crate::idle::IdleConnections;
 use crate::metrics::GatewayMetrics;
 use crate::peer::PeerUid;
 use crate::protocols::{Established, HttpVersion, Protocols};
-use crate::response;
-use crate::served::{Served, ServedSlot};
+use crate::response::{self, responding};
+use crate::served::ServedSlot;
 use crate::unsent::StreamTasks;
 
 /// Announces the idle timeout, so that clients do not send a request when it is about to expire.
@@ -108,34 +108,33 @@ async fn serve_requests(
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            let (listener, request_guard) = (Arc::clone(&listener), activity.begin());
-            async move {
-                match request_guard {
-                    Some(guard) => Ok::<_, Infallible>(serve(&listener, request, guard).await),
-                    // The connection is about to be closed, see above.
-                    None => std::future::pending().await,
-                }
+            match activity.begin() {
+                Some(guard) => Either::Left(serve(&listener, request, guard)),
+                // The connection is about to be closed, see above.
+                None => Either::Right(std::future::pending()),
             }
         })
     };
-    let stream = TokioIo::new(stream);
     let result = match version {
-        HttpVersion::Http1 => http1().serve_connection(stream, service).await,
+        HttpVersion::Http1 => http1().serve_connection(TokioIo::new(stream), service).await,
         HttpVersion::Http2 => {
             // The streams are tasks of their own, which end with the connection.
             let ended = CancellationToken::new();
             let _ended_on_drop = ended.clone().drop_guard();
             let write_timeout = listener.served.load().timeouts.write;
             let tasks = StreamTasks::new(listener.tasks.clone(), ended, write_timeout);
-            let mut connection = pin!(http2(tasks).serve_connection(stream, service));
-            tokio::select! {
+            // Boxed, so that a connection with HTTP/1 has no space for it.
+            let stream = TokioIo::new(stream);
+            let mut connection = Box::pin(http2(tasks).serve_connection(stream, service));
+            let result = tokio::select! {
                 result = connection.as_mut() => result,
                 () = activity.retired() => {
                     // Tells the client, and ends the connection after its requests.
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
-            }
+            };
+            result
         }
     };
     if let Err(error) = result {
@@ -156,13 +155,14 @@ fn is_upload(request: &Request<Incoming>) -> bool {
     is_form && !headers.contains_key(header::EXPECT) && request.version() < Version::HTTP_2
 }
 
-/// Serves a request if its host name is one of the listener's.
-async fn serve(
-    listener: &Listener,
+/// Serves a request if its host name is one of the listener's. The state of the future is small,
+/// because each connection keeps space for one.
+fn serve(
+    listener: &Arc<Listener>,
     request: Request<Incoming>,
     mut guard: RequestGuard,
-) -> Response<GuardedBody> {
-    let served: Arc<Served> = listener.served.load_full();
+) -> impl Future<Output = Result<Response<GuardedBody>, Infallible>> + Send + use<> {
+    let (listener, served) = (Arc::clone(listener), listener.served.load_full());
     let has_place = request.version() < Version::HTTP_2 || guard.take_place(&listener.requests);
     let unread = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
     let rest = is_upload(&request).then(UnreadBody::default);
@@ -177,45 +177,49 @@ async fn serve(
         Some(hosts) => hosts.check(version, request.uri(), request.headers()),
         None => Ok(()),
     };
-    let mut response = match checked {
+    let serving = match checked {
         // Without a key, which browsers do not send with it.
-        Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => response::no_content(),
-        Ok(()) if !has_place => response::error(request, RouteError::TooManyRequests),
-        Ok(()) => served.routes.serve(request).await,
+        Ok(()) if cors.as_ref().is_some_and(CorsHeaders::is_preflight) => {
+            responding(response::no_content())
+        }
+        Ok(()) if !has_place => responding(response::error(request, RouteError::TooManyRequests)),
+        Ok(()) => served.routes.serve(request),
         Err(error) => {
             let mut response = response::error(request, error);
             response.headers_mut().insert(header::CONNECTION, CLOSE);
-            response
+            responding(response)
         }
     };
-    if let Some(cors) = cors {
-        cors.apply(response.headers_mut());
-    }
-    if version >= Version::HTTP_2 {
-        // These concern a connection, which has other requests as well.
-        response.headers_mut().remove(header::CONNECTION);
-        response.headers_mut().remove(KEEP_ALIVE);
-        return response.map(|body| {
+    async move {
+        let mut response = serving.await;
+        if let Some(cors) = cors {
+            cors.apply(response.headers_mut());
+        }
+        if version >= Version::HTTP_2 {
+            // These concern a connection, which has other requests as well.
+            response.headers_mut().remove(header::CONNECTION);
+            response.headers_mut().remove(KEEP_ALIVE);
             // hyper only drops the body itself with HTTP/1.
-            GuardedBody::new(if is_head { Body::empty() } else { body }, guard)
-        });
+            let body = |body| if is_head { Body::empty() } else { body };
+            return Ok(response.map(|given| GuardedBody::new(body(given), guard)));
+        }
+        let rest = rest.and_then(|rest| rest.lock().take());
+        if let Some(rest) = rest
+            && Box::pin(discard(rest)).await
+        {
+            unread.store(false, Ordering::Relaxed);
+        }
+        // hyper closes the connection then, unless the rest has arrived by chance.
+        let leaves_body_unread = unread.load(Ordering::Relaxed);
+        let headers = response.headers_mut();
+        if listener.drain.closes_connections() || leaves_body_unread {
+            headers.insert(header::CONNECTION, CLOSE);
+        } else if let Some(keep_alive) = &served.keep_alive
+            && !is_last
+            && !headers.contains_key(header::CONNECTION)
+        {
+            headers.insert(KEEP_ALIVE, keep_alive.clone());
+        }
+        Ok(response.map(|body| GuardedBody::new(body, guard)))
     }
-    let rest = rest.and_then(|rest| rest.lock().take());
-    if let Some(rest) = rest
-        && discard(rest).await
-    {
-        unread.store(false, Ordering::Relaxed);
-    }
-    // hyper closes the connection then, unless the rest has arrived by chance.
-    let leaves_body_unread = unread.load(Ordering::Relaxed);
-    let headers = response.headers_mut();
-    if listener.drain.closes_connections() || leaves_body_unread {
-        headers.insert(header::CONNECTION, CLOSE);
-    } else if let Some(keep_alive) = &served.keep_alive
-        && !is_last
-        && !headers.contains_key(header::CONNECTION)
-    {
-        headers.insert(KEEP_ALIVE, keep_alive.clone());
-    }
-    response.map(|body| GuardedBody::new(body, guard))
 }

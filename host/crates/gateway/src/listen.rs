@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,9 +112,9 @@ pub(crate) async fn listen<A: Acceptor>(acceptor: A, served: ServedSlot, fixed: 
                 Ok(stream) => {
                     let permit = pool.make_room().await;
                     let peer = (client_of(&acceptor, &stream), A::peer(&stream));
-                    let connection = serve_connection(stream, peer, Arc::clone(&listener));
-                    let close = close.clone();
+                    let (listener, close) = (Arc::clone(&listener), close.clone());
                     tasks.spawn(async move {
+                        let connection = pin!(serve_connection(stream, peer, listener));
                         close.run_until_cancelled(connection).await;
                         drop(permit);
                     });

@@ -15,18 +15,20 @@ use crate::idempotency::{Begun, Fingerprint};
 use crate::pipeline::Pipeline;
 use crate::proxying::ProxyContext;
 use crate::request_tracker::request_span;
+use crate::response::Serving;
 use crate::responses::TurnSlot;
 use crate::serve::{self, Arrived};
 use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
 use crate::{guard, paths, request_id, responses, rights};
 
-/// Serves one request, or joins it to its original.
-pub(crate) async fn serve(
+/// Serves one request, or joins it to its original. The future has space only for the steps that the
+/// request takes.
+pub(crate) fn serve(
     pipeline: Arc<Pipeline>,
     endpoint: Endpoint,
     request: axum::extract::Request,
-) -> Response {
+) -> Serving {
     let (mut parts, body) = request.into_parts();
     let id = request_id::ensure(&mut parts);
     if parts.extensions.get::<Arc<ProxyContext>>().is_some() {
@@ -35,17 +37,17 @@ pub(crate) async fn serve(
         }
         // The host has the response only while the proxy passes it on, and keeps none.
         let arrived = Arrived { id, parts, body: Incoming::Body(body), failed: None };
-        return serve::serve(pipeline, endpoint, arrived).await;
+        return Box::pin(serve::serve(pipeline, endpoint, arrived));
     }
     let body = match pipeline.idempotency.key(&parts.headers) {
         Ok(None) => Incoming::Body(body),
         Ok(Some(key)) => {
             let key = key.to_owned();
-            return Box::pin(serve_once(pipeline, endpoint, id, parts, body, &key)).await;
+            return Box::pin(serve_once(pipeline, endpoint, id, parts, body, key));
         }
         Err(error) => Incoming::Failed(error),
     };
-    execute(pipeline, endpoint, Arrived { id, parts, body, failed: None }).await
+    execute(pipeline, endpoint, Arrived { id, parts, body, failed: None })
 }
 
 /// Serves a request with an idempotency key: only the first one with the key is executed.
@@ -55,9 +57,9 @@ async fn serve_once(
     id: String,
     parts: Parts,
     body: Body,
-    key: &str,
+    key: String,
 ) -> Response {
-    let begun = begin(&pipeline, endpoint, &parts, body, key).await;
+    let begun = begin(&pipeline, endpoint, &parts, body, &key).await;
     let (begun, body) = match begun {
         Ok((begun, body, reservation)) => (begun, Incoming::Received(body, reservation)),
         Err(error) => (Begun::Untracked, Incoming::Failed(error)),
@@ -114,9 +116,9 @@ async fn begin(
     Ok((begun, body, reservation))
 }
 
-async fn execute(pipeline: Arc<Pipeline>, endpoint: Endpoint, arrived: Arrived) -> Response {
+fn execute(pipeline: Arc<Pipeline>, endpoint: Endpoint, arrived: Arrived) -> Serving {
     match endpoint {
-        Endpoint::Responses => responses::create(pipeline, arrived).await,
-        endpoint => serve::serve(pipeline, endpoint, arrived).await,
+        Endpoint::Responses => Box::pin(responses::create(pipeline, arrived)),
+        endpoint => Box::pin(serve::serve(pipeline, endpoint, arrived)),
     }
 }

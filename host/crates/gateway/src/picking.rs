@@ -61,7 +61,7 @@ impl Picker {
         let (exchange, side) = ProxyExchange::new();
         request.extensions_mut().insert(Arc::new(ProxyContext { exchange, subset, lanes }));
         let served = self.served.load_full();
-        (async move { served.routes.serve(request).await }, side)
+        (served.routes.serve(request), side)
     }
 
     /// Registers a request for which the drain waits until the guard is dropped. `None` once the

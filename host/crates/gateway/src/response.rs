@@ -1,5 +1,6 @@
 //! Responses to requests that do not enter the pipeline.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -38,7 +39,20 @@ pub(crate) fn allowed(methods: &str) -> Response {
     response
 }
 
+/// A request that is being served. Boxed, so that an idle connection has no space for it.
+pub(crate) type Serving = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// Returns a response as that of a request that was served at once.
+pub(crate) fn responding(response: Response) -> Serving {
+    Box::pin(std::future::ready(response))
+}
+
 pub(crate) async fn unknown_path(request: Request) -> Response {
+    unknown(request)
+}
+
+/// Returns the error response to a request for a path that does not exist.
+pub(crate) fn unknown(request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     error(request, RouteError::UnknownPath { method, path })
 }

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, header};
 use pointsman_access::Keys;
 use pointsman_domain::Endpoint;
@@ -17,7 +18,7 @@ use crate::compression::{Encoders, WantedEncoding};
 use crate::error::RouteError;
 use crate::models::{model, models};
 use crate::pipeline::Pipeline;
-use crate::response::{allowed, error, only, unknown_path};
+use crate::response::{Serving, allowed, error, only, responding, unknown, unknown_path};
 use crate::settings::ListenerSettings;
 use crate::status::StatusSources;
 use crate::upstream_routes::{self, Access};
@@ -42,10 +43,10 @@ pub(crate) enum Routes {
 
 impl Routes {
     /// Serves one request.
-    pub(crate) async fn serve(&self, request: Request) -> Response {
+    pub(crate) fn serve(&self, request: Request) -> Serving {
         match self {
-            Self::Clients(routes) => routes.serve(request).await,
-            Self::Operators(router) => call(router, request).await,
+            Self::Clients(routes) => routes.serve(request),
+            Self::Operators(router) => call(router, request),
         }
     }
 }
@@ -103,48 +104,51 @@ impl ClientRoutes {
     }
 
     /// Serves one request.
-    pub(crate) async fn serve(&self, request: Request) -> Response {
+    pub(crate) fn serve(&self, request: Request) -> Serving {
         let mut request = with_key_in_header(&self.pipeline.keys, request);
         request.extensions_mut().insert(Arc::clone(&self.listener));
-        let Some(encoders) = &self.encoders else { return self.route(request).await };
+        let Some(encoders) = self.encoders.clone() else { return self.route(request) };
         let wanted = WantedEncoding::new(&request);
-        wanted.apply(encoders, self.route(request).await).await
+        let serving = self.route(request);
+        Box::pin(async move { wanted.apply(&encoders, serving.await).await })
     }
 
     /// Passes a request to its route, whichever form its path has. Requests for endpoints, which
     /// are nearly all, do not pass through axum's router: it would take more than half as long as
     /// hyper takes for all of the request.
-    async fn route(&self, mut request: Request) -> Response {
+    fn route(&self, mut request: Request) -> Serving {
         if let Some(console) = &self.console
             && let Some(path) = console_path(&request, &self.listener)
         {
             return match set_path(&mut request, path) {
-                true => call(console, request).await,
-                false => unknown_path(request).await,
+                true => call(console, request),
+                false => responding(unknown(request)),
             };
         }
         let given = request.uri().path();
         if self.listener.path_prefix.is_empty()
             && let Some(endpoint) = paths::served(given)
         {
-            return self.at_endpoint(endpoint, request).await;
+            return self.at_endpoint(endpoint, request);
         }
         if request.method() == Method::OPTIONS && given == "*" {
-            return allowed("GET, HEAD, POST");
+            return responding(allowed("GET, HEAD, POST"));
         }
         let native = || paths::of_llama_cpp(given, &self.listener.path_prefix);
         let native = self.is_native.then(native).flatten().map(str::to_owned);
         let Some(path) = native.or_else(|| self.listener.route(given)) else {
-            return unknown_path(request).await;
+            return responding(unknown(request));
         };
         let endpoint = paths::served(&path);
         if !set_path(&mut request, path) {
-            return unknown_path(request).await;
+            return responding(unknown(request));
         }
         match endpoint {
-            Some(endpoint) => self.at_endpoint(endpoint, request).await,
-            None if self.is_kept_from_peers(&request) => error(request, RouteError::PeerNotAllowed),
-            None => call(&self.others, request).await,
+            Some(endpoint) => self.at_endpoint(endpoint, request),
+            None if self.is_kept_from_peers(&request) => {
+                responding(error(request, RouteError::PeerNotAllowed))
+            }
+            None => call(&self.others, request),
         }
     }
 
@@ -156,23 +160,21 @@ impl ClientRoutes {
             && self.pipeline.keys.is_peer(request.headers())
     }
 
-    async fn at_endpoint(&self, endpoint: Endpoint, request: Request) -> Response {
+    fn at_endpoint(&self, endpoint: Endpoint, request: Request) -> Serving {
         if self.stop.is_cancelled() {
-            return error(request, RouteError::Stopping);
+            return responding(error(request, RouteError::Stopping));
         }
         match request.method().clone() {
-            // Boxed, so that an idle connection has no space for it.
-            Method::POST => {
-                Box::pin(once::serve(Arc::clone(&self.pipeline), endpoint, request)).await
-            }
-            Method::OPTIONS => allowed("POST"),
-            method => error(request, RouteError::Method { method, allowed: "POST" }),
+            Method::POST => once::serve(Arc::clone(&self.pipeline), endpoint, request),
+            Method::OPTIONS => responding(allowed("POST")),
+            method => responding(error(request, RouteError::Method { method, allowed: "POST" })),
         }
     }
 }
 
-async fn call(router: &Router, request: Request) -> Response {
-    router.clone().call(request).await.unwrap_or_else(|never| match never {})
+fn call(router: &Router, request: Request) -> Serving {
+    let response = router.clone().call(request);
+    Box::pin(response.map(|response| response.unwrap_or_else(|never| match never {})))
 }
 
 /// Sets the path of a request. Returns false if it cannot have it.

@@ -33,63 +33,67 @@ pub(crate) struct Arrived {
 }
 
 /// Serves one request. Every failure becomes an error response.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     pipeline: Arc<Pipeline>,
     endpoint: Endpoint,
     arrived: Arrived,
-) -> Response {
+) -> impl Future<Output = Response> + Send {
+    // What an `async fn` gets takes space as long as it runs, also when it was moved elsewhere.
     let Arrived { id, parts, body, failed } = arrived;
     let span = request_span(&id, endpoint.label());
     let mut tracker = RequestTracker::new(&pipeline, &id, endpoint, span.clone(), &parts);
     tracker.set_failed_flag(failed);
     let turn = parts.extensions.get::<TurnSlot>().cloned();
-    // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
-    // other steps with it.
-    let (mut allowance, mut guards) = (None, None);
-    let steps = async {
+    let steps = async move {
+        let allowance;
+        let mut guards = None;
+        // Boxed, here and in `attempt`, so that a queued request does not carry the states of all
+        // other steps with it.
         let accepted = Box::pin(accept(&pipeline, endpoint, &id, parts, body, &mut tracker)).await;
-        let accepted = match accepted {
-            Ok(Accepted::Load(load)) => match tracker.admit(&pipeline.meter, None) {
-                Ok(_) => {
-                    allowance = tracker.allowance();
-                    return answered(tracker, response::json(load.to_json()));
+        let mut response = 'response: {
+            let accepted = match accepted {
+                Ok(Accepted::Load(load)) => match tracker.admit(&pipeline.meter, None) {
+                    Ok(_) => {
+                        allowance = tracker.allowance();
+                        break 'response answered(tracker, response::json(load.to_json()));
+                    }
+                    Err(refusal) => Err(refusal.into()),
+                },
+                Ok(Accepted::Request(request, fleet)) => {
+                    match count_tokens::estimate(&request, &fleet) {
+                        Some(response) => match tracker.admit(&pipeline.meter, Some(&request)) {
+                            Ok(_) => {
+                                allowance = tracker.allowance();
+                                break 'response answered(tracker, response);
+                            }
+                            Err(refusal) => Err(refusal.into()),
+                        },
+                        None => Ok((request, fleet)),
+                    }
                 }
-                Err(refusal) => Err(refusal.into()),
-            },
-            Ok(Accepted::Request(request, fleet)) => {
-                match count_tokens::estimate(&request, &fleet) {
-                    Some(response) => match tracker.admit(&pipeline.meter, Some(&request)) {
-                        Ok(_) => {
-                            allowance = tracker.allowance();
-                            return answered(tracker, response);
-                        }
-                        Err(refusal) => Err(refusal.into()),
-                    },
-                    None => Ok((request, fleet)),
-                }
+                Err(error) => Err(error),
+            };
+            let decided = Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await;
+            allowance = tracker.allowance();
+            guards = tracker.guard.header();
+            match decided {
+                Ok(decision) => respond(pipeline, decision, tracker).await,
+                Err(error) => tracker.error_response(&error),
             }
-            Err(error) => Err(error),
         };
-        let decided = Box::pin(decide(&pipeline, accepted, turn, &mut tracker)).await;
-        allowance = tracker.allowance();
-        guards = tracker.guard.header();
-        match decided {
-            Ok(decision) => Box::pin(respond(pipeline, decision, tracker)).await,
-            Err(error) => tracker.error_response(&error),
+        request_id::set(response.headers_mut(), &id);
+        let form = EndpointShape::for_endpoint(endpoint).errors;
+        response.headers_mut().extend(guards.map(|guards| (headers::GUARD, guards)));
+        if let Some(allowance) = allowance {
+            limit_headers::set(response.headers_mut(), &allowance, form);
         }
+        if form == ErrorForm::Anthropic {
+            // The name that Anthropic's libraries read.
+            request_id::set_as(ANTHROPIC_ID, response.headers_mut(), &id);
+        }
+        response
     };
-    let mut response = steps.instrument(span.clone()).await;
-    request_id::set(response.headers_mut(), &id);
-    let form = EndpointShape::for_endpoint(endpoint).errors;
-    response.headers_mut().extend(guards.map(|guards| (headers::GUARD, guards)));
-    if let Some(allowance) = allowance {
-        limit_headers::set(response.headers_mut(), &allowance, form);
-    }
-    if form == ErrorForm::Anthropic {
-        // The name that Anthropic's libraries read.
-        request_id::set_as(ANTHROPIC_ID, response.headers_mut(), &id);
-    }
-    response
+    steps.instrument(span)
 }
 
 /// Ends a request that the host has answered itself.
@@ -111,16 +115,17 @@ async fn respond(
     let has_comments = tracker.error_form() != ErrorForm::Ollama;
     // A proxy that sends the request has nothing to send to the client yet.
     let is_proxied = tracker.proxy.is_some();
-    if is_proxied || interval.is_zero() || !decision.request.streaming() || !has_comments {
-        let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
-        return stream::into_response(ExecutionResult { result, decision, tracker });
-    }
-    let span = tracker.span().clone();
-    let attribution = Arc::clone(&decision.attribution);
+    let sends_comments =
+        has_comments && !is_proxied && !interval.is_zero() && decision.request.streaming();
+    let waiting =
+        sends_comments.then(|| (tracker.span().clone(), Arc::clone(&decision.attribution)));
     let mut execution = Box::pin(async move {
         let result = execute_or_abort(&pipeline, &decision, &mut tracker).await;
         ExecutionResult { result, decision, tracker }
     });
+    let Some((span, attribution)) = waiting else {
+        return stream::into_response(execution.await);
+    };
     match tokio::time::timeout(interval, execution.as_mut()).await {
         Ok(done) => stream::into_response(done),
         Err(_) => WaitingBody::new(execution, interval).into_response(span, &attribution),

@@ -7,6 +7,7 @@ mod spool;
 use std::error::Error;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -229,7 +230,7 @@ pub(crate) async fn receive(
             }
         }
     };
-    let receiving = tokio::time::timeout(uploads.deadline, receiving);
+    let receiving = pin!(tokio::time::timeout(uploads.deadline, receiving));
     match uploads.stop.run_until_cancelled(receiving).await {
         Some(received) => received.unwrap_or(Err(RouteError::BodyTimeout)),
         None => Err(RouteError::Stopping),

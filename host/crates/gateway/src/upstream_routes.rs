@@ -4,6 +4,7 @@
 //! `engine-admin`, or the admin API. It takes a slot of the lane like any other request and is
 //! counted and logged, but no policy decides about it, and it loads its lane only if it asks to.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -336,7 +337,10 @@ async fn forward(
 ) -> Result<EngineResponse, RouteError> {
     let lane = tracker.lane_name().to_owned();
     let abort = tracker.in_flight().abort().clone();
-    let sent = abort.run_until_cancelled(send(pipeline, tracker, request)).await;
+    let sent = {
+        let sending = pin!(send(pipeline, tracker, request));
+        abort.run_until_cancelled(sending).await
+    };
     match sent {
         Some(Ok(response)) => Ok(response),
         Some(Err(error)) => {
