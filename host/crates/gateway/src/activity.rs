@@ -30,6 +30,8 @@ pub(crate) struct Activity {
     phase: AtomicU8,
     state: Mutex<State>,
     is_http2: AtomicBool,
+    /// The connection is idle, and should give its buffers back.
+    rests: AtomicBool,
     /// Wakes the task of an HTTP/2 connection, whose requests end on other tasks.
     connection: AtomicWaker,
     drain: Drain,
@@ -62,6 +64,7 @@ impl Activity {
             phase: AtomicU8::new(IDLE),
             state: Mutex::new(state),
             is_http2: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             connection: AtomicWaker::new(),
             drain,
             idle,
@@ -109,6 +112,19 @@ impl Activity {
     pub(crate) fn is_http2(&self) -> bool {
         // Relaxed: set by the task of the connection before the first request.
         self.is_http2.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an HTTP/1 connection is idle for a while.
+    pub(crate) fn rest(&self) {
+        // Relaxed, here and below: only the task of the connection uses it.
+        self.rests.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true once after each [`rest`](Self::rest), if the connection is still idle.
+    pub(crate) fn take_rest(&self) -> bool {
+        self.rests.load(Ordering::Relaxed)
+            && self.rests.swap(false, Ordering::Relaxed)
+            && self.is_idle()
     }
 
     /// Notes which task to wake when a request ends. Only needed for HTTP/2.

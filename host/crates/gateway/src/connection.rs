@@ -18,6 +18,8 @@ use crate::pace::{MIN_WRITE_RATE, Pace};
 /// Time for the rest of a request's head after its first byte, and for what comes before the first
 /// head: a TLS handshake, or the header of the PROXY protocol.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time after which an idle connection with HTTP/1 gives its buffers back.
+pub(crate) const REST_AFTER: Duration = Duration::from_secs(1);
 /// What a client sends first if it speaks HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time for a client to stop sending after the host has closed its side, in total and without any
@@ -47,6 +49,8 @@ pub(crate) struct ClientStream<S> {
     /// Ends the time without a complete head; `None` during a request.
     head: Option<Pin<Box<Sleep>>>,
     has_begun_head: bool,
+    /// The connection is idle for [`REST_AFTER`], which was noted.
+    rests: bool,
     /// Ends the time for which the client takes nothing.
     blocked: Pin<Box<Sleep>>,
     pace: Pace,
@@ -84,6 +88,7 @@ impl<S> ClientStream<S> {
             detected: Vec::new(),
             head: None,
             has_begun_head: false,
+            rests: false,
             blocked: Box::pin(sleep_until(Instant::now())),
             pace: Pace::new(timeouts.write, MIN_WRITE_RATE),
             linger: None,
@@ -93,7 +98,7 @@ impl<S> ClientStream<S> {
     /// Notes that what precedes the requests is complete, such as a TLS handshake: the time until
     /// the first request begins.
     pub(crate) fn begin_requests(&mut self) {
-        (self.head, self.has_begun_head) = (None, false);
+        (self.head, self.has_begun_head, self.rests) = (None, false, false);
     }
 
     /// Returns the connection's activity.
@@ -153,6 +158,18 @@ impl<S: AsyncRead + Unpin> ClientStream<S> {
     }
 }
 
+/// Adds what can be read at once to bytes that a buffer has already.
+pub(crate) fn read_more(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    match Pin::new(stream).poll_read(cx, buffer) {
+        Poll::Pending => Poll::Ready(Ok(())),
+        read @ Poll::Ready(_) => read,
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -164,7 +181,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
             let count = this.detected.len().min(buffer.remaining());
             buffer.put_slice(&this.detected[..count]);
             this.detected.drain(..count);
-            return Poll::Ready(Ok(()));
+            // Together with what follows: hyper would double its buffer to read the rest.
+            return read_more(&mut this.stream, cx, buffer);
         }
         this.activity.register(cx.waker());
         if !this.activity.is_idle() {
@@ -172,11 +190,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
         let idle = this.timeouts.idle;
-        let head = this.head.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + idle)));
+        let rests = !this.activity.is_http2() && idle > REST_AFTER;
+        let first = if rests { REST_AFTER } else { idle };
+        let head = this.head.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + first)));
         let filled = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Pending => {
                 ready!(head.as_mut().poll(cx));
+                if rests && !this.rests && !this.has_begun_head {
+                    this.rests = true;
+                    this.activity.rest();
+                    let end = head.deadline() + (idle - REST_AFTER);
+                    head.as_mut().reset(end);
+                    ready!(head.as_mut().poll(cx));
+                }
                 if this.activity.is_http2() && this.activity.expire() {
                     // The client is told first, so that it does not send a request just now.
                     head.as_mut().reset(Instant::now() + LINGER_SILENCE);

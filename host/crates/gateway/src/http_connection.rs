@@ -25,7 +25,8 @@ use crate::cors::CorsHeaders;
 use crate::drain::Drain;
 use crate::error::RouteError;
 use crate::finished::ClientAddress;
-use crate::http_version::{http1, http2};
+use crate::http_version::http2;
+use crate::http1_connection::serve_http1;
 use crate::idle::IdleConnections;
 use crate::metrics::GatewayMetrics;
 use crate::peer::PeerUid;
@@ -116,7 +117,7 @@ async fn serve_requests(
         })
     };
     let result = match version {
-        HttpVersion::Http1 => http1().serve_connection(TokioIo::new(stream), service).await,
+        HttpVersion::Http1 => serve_http1(stream, service, activity).await,
         HttpVersion::Http2 => {
             // The streams are tasks of their own, which end with the connection.
             let ended = CancellationToken::new();
@@ -134,7 +135,7 @@ async fn serve_requests(
                     connection.await
                 }
             };
-            result
+            result.map_err(Into::into)
         }
     };
     if let Err(error) = result {

@@ -53,6 +53,7 @@ mod guard_error;
 mod headers;
 mod health;
 mod hosts;
+mod http1_connection;
 mod http_connection;
 mod http_version;
 mod idempotency;

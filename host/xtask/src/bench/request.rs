@@ -275,7 +275,8 @@ fn waiting_requests(context: &Context<'_>) -> Result<Vec<Row>> {
     let row = |figure, value, target| Row::absolute(figure, value, "KiB", Target::AtMost(target));
     Ok(vec![
         row("memory of a waiting request", waiting.request, 4.0),
-        row("memory of an idle connection", waiting.connection, 6.0),
+        row("memory of an idle connection", waiting.idle_connection, 6.0),
+        Row::absolute("memory of a connection in use", waiting.connection, "KiB", Target::Reported),
     ])
 }
 

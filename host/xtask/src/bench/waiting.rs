@@ -16,6 +16,9 @@ use super::server::{free_port, resident, start};
 const REQUESTS: usize = 2_000;
 /// Load time of the engine in milliseconds: long enough for all requests to arrive.
 const LOAD_MS: u64 = 15_000;
+/// Time after which idle connections have given their buffers back, and the allocator what is free
+/// of them: a second each.
+const SETTLING: Duration = Duration::from_secs(4);
 /// Size of a request body in bytes.
 const BODY_BYTES: usize = 1_000;
 
@@ -23,19 +26,23 @@ const BODY_BYTES: usize = 1_000;
 pub(super) struct Waiting {
     /// Memory of a waiting request without its body and its connection, in KiB.
     pub(super) request: f64,
-    /// Memory of a connection that was used before, in KiB.
+    /// Memory of a connection that was used a moment ago, in KiB.
     pub(super) connection: f64,
+    /// Memory of a connection that is idle for seconds, in KiB.
+    pub(super) idle_connection: f64,
     /// From the first free slot to the first byte of the first response, in seconds.
     pub(super) first_response: f64,
 }
 
 /// Runs the benchmark and prints the results.
 pub(super) fn waiting(release: &Path, folder: &Path) -> Result<()> {
-    let Waiting { request, connection, first_response } = measure(release, folder)?;
+    let Waiting { request, connection, idle_connection, first_response } =
+        measure(release, folder)?;
     println!(
         "{REQUESTS} waiting requests, half of them streams: {request:.1} KiB each, plus the body \
          of {BODY_BYTES} bytes and {connection:.1} KiB for the connection"
     );
+    println!("an idle connection: {idle_connection:.1} KiB");
     println!(
         "from the first free slot to the first byte of the first response: {:.2} ms",
         first_response * 1e3
@@ -66,6 +73,8 @@ pub(super) fn measure(release: &Path, folder: &Path) -> Result<Waiting> {
     let mut clients: Vec<TcpStream> =
         (0..REQUESTS).map(|_| connect(port)).collect::<Result<_>>()?;
     let before = memory()?;
+    pointsman_xtask::wait::pause(SETTLING);
+    let idle = memory()?;
     for (number, client) in clients.iter_mut().enumerate() {
         send_request(client, number % 2 == 0)?;
     }
@@ -76,10 +85,10 @@ pub(super) fn measure(release: &Path, folder: &Path) -> Result<Waiting> {
     }
     let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / REQUESTS as f64;
     let request = each(memory()?, before) - BODY_BYTES as f64 / 1024.0;
-    let connection = each(before, bare);
+    let (connection, idle_connection) = (each(before, bare), each(idle, bare));
     wait_for_metric(port, "pointsman_lane_queued{lane=\"a\"}", 0.0)?;
     let series = "pointsman_switch_seconds_sum{lane=\"a\",part=\"first-answer\"}";
-    Ok(Waiting { request, connection, first_response: metric(port, series)? })
+    Ok(Waiting { request, connection, idle_connection, first_response: metric(port, series)? })
 }
 
 /// Returns a keep-alive connection that was used once.
