@@ -14,9 +14,9 @@
 //! lists a name is never joined by one whose folder happens to be called the same. Within a kind,
 //! all lanes that have the name are candidates, also if their models differ.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use foldhash::{HashMap, HashMapExt as _};
 use serde::{Deserialize, Serialize};
 
 mod derive;
@@ -78,6 +78,7 @@ pub(crate) enum NameKind {
 #[derive(Debug)]
 pub(crate) struct ModelNames<L> {
     /// The names of each kind, with their lanes in the order in which they were added.
+    // Eight lookups per request. The hash may be a fast one: clients add no names.
     kinds: [HashMap<String, Vec<L>>; 4],
     /// For the last part of each listed name with an organisation, that name; `None` if several
     /// listed names have it.

@@ -46,8 +46,10 @@ pub(crate) struct ClientStream<S> {
     timeouts: Timeouts,
     /// Bytes that were read to detect the protocol.
     detected: Vec<u8>,
-    /// Ends the time without a complete head; `None` during a request.
-    head: Option<Pin<Box<Sleep>>>,
+    /// Ends the time without a complete head. Not removed when a request begins, but set again
+    /// after it: most requests end before it fires, and if it does, nothing happens.
+    head: Pin<Box<Sleep>>,
+    waits_for_head: bool,
     has_begun_head: bool,
     /// The connection is idle for [`REST_AFTER`], which was noted.
     rests: bool,
@@ -86,7 +88,8 @@ impl<S> ClientStream<S> {
             activity,
             timeouts,
             detected: Vec::new(),
-            head: None,
+            head: Box::pin(sleep_until(Instant::now())),
+            waits_for_head: false,
             has_begun_head: false,
             rests: false,
             blocked: Box::pin(sleep_until(Instant::now())),
@@ -98,7 +101,7 @@ impl<S> ClientStream<S> {
     /// Notes that what precedes the requests is complete, such as a TLS handshake: the time until
     /// the first request begins.
     pub(crate) fn begin_requests(&mut self) {
-        (self.head, self.has_begun_head, self.rests) = (None, false, false);
+        (self.waits_for_head, self.has_begun_head, self.rests) = (false, false, false);
     }
 
     /// Returns the connection's activity.
@@ -191,8 +194,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         }
         let idle = this.timeouts.idle;
         let rests = !this.activity.is_http2() && idle > REST_AFTER;
-        let first = if rests { REST_AFTER } else { idle };
-        let head = this.head.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + first)));
+        let head = &mut this.head;
+        if !this.waits_for_head {
+            this.waits_for_head = true;
+            let first = if rests { REST_AFTER } else { idle };
+            head.as_mut().reset(Instant::now() + first);
+        }
         let filled = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Pending => {
