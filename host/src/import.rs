@@ -9,7 +9,7 @@ use pointsman_files::{read_regular_text, write_atomic};
 use pointsman_import::{ErrorCode, ImportError, Imported, MAX_BYTES};
 
 use crate::cli::import::Import;
-use crate::output::{print, print_error};
+use crate::output::{print, print_error, with_causes};
 
 /// Exit code for a source that cannot be imported, as for invalid arguments.
 const WRONG_INPUT: u8 = 2;
@@ -36,7 +36,7 @@ pub(crate) fn import(options: &Import) -> Result<ExitCode> {
     let imported = match read(options) {
         Ok(imported) => imported,
         Err(error) if error.is::<ImportError>() => {
-            print_error(format!("{error:#}"));
+            print_error(with_causes(&error));
             return Ok(ExitCode::from(WRONG_INPUT));
         }
         Err(error) => return Err(error),

@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            output::print_error(format!("{error:#}"));
+            output::print_error(output::with_causes(&error));
             let bad_config = error.is::<pointsman_config::ConfigError>()
                 || error.is::<check::InvalidPolicies>()
                 || error.is::<listeners::InvalidTls>()

@@ -30,6 +30,16 @@ pub(crate) fn print_while_read(text: &str) -> Result<bool> {
     }
 }
 
+/// Returns an error with its causes, on one line. A cause that the text before it names already is
+/// left out.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause if text.is_empty() => cause,
+        cause => format!("{text}: {cause}"),
+    })
+}
+
 /// Prints a line to standard error, as far as there is a reader.
 pub(crate) fn print_error(line: String) {
     let (done, printed) = channel();
@@ -40,5 +50,20 @@ pub(crate) fn print_error(line: String) {
     };
     if std::thread::Builder::new().spawn(print).is_ok() {
         printed.recv_timeout(ERROR_TIMEOUT).ok(); // Fails if the time is over.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_named_once() {
+        let cause = || io::Error::from(ErrorKind::NotFound);
+        let error = anyhow::Error::new(cause()).context("cannot connect");
+        assert_eq!(with_causes(&error), format!("cannot connect: {}", cause()));
+        let named =
+            anyhow::Error::new(cause()).context(format!("no host ({}); start one", cause()));
+        assert_eq!(with_causes(&named), format!("no host ({}); start one", cause()));
     }
 }

@@ -23,7 +23,7 @@ use super::test::run_scenario;
 use super::test_report::{self, Paint};
 use super::test_results::TestResults;
 use crate::cli::policy::Dev;
-use crate::output::{print, print_error};
+use crate::output::{print, print_error, with_causes};
 
 /// What is done after each change.
 struct Session<'a> {
@@ -45,7 +45,7 @@ pub(super) fn dev(options: &Dev) -> Result<ExitCode> {
         // Changes during the run start the next one.
         changes.take();
         let has_passed = session.run().unwrap_or_else(|error| {
-            print_error(format!("error: {error:#}"));
+            print_error(format!("error: {}", with_causes(&error)));
             false
         });
         if options.once {
