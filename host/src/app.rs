@@ -39,7 +39,7 @@ use pointsman_config::Config;
 
 /// Stack size of a worker thread in bytes. A policy can use 512 KiB of it, on top of the frames of
 /// the request that calls it.
-const WORKER_STACK: usize = 4 << 20;
+pub(crate) const WORKER_STACK: usize = 4 << 20;
 
 /// Time for blocking tasks to end when the host has stopped.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -111,7 +111,17 @@ pub(crate) fn warnings(config: &Config, machine: &Machine) -> Vec<String> {
 fn load_policies(file: &Path, config: &Config, chain: &Policies) -> Vec<String> {
     // Without the store: `check` validates what is in the folders, not what a running host has
     // active.
-    let mut spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    let spec = ChainSpec { store: None, ..config.policies.chain.clone() };
+    load_chain(file, config, chain, spec)
+}
+
+/// Loads a chain of a configuration; returns why some of its policies cannot be loaded.
+pub(crate) fn load_chain(
+    file: &Path,
+    config: &Config,
+    chain: &Policies,
+    mut spec: ChainSpec,
+) -> Vec<String> {
     let _pulled = registry::pull_for_check(&mut spec);
     let failed = |(name, change): (String, Change)| match change {
         Change::Failed(error) => Some(describe(file, config, &name, &error)),

@@ -2,19 +2,20 @@
 //! be decided about one now.
 
 mod text;
+mod without_host;
 
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use pointsman_files::read_regular_text;
 use pointsman_record::Explanation;
 
 pub(crate) use self::text::{explanation, host_calls, section, value_lines};
 use crate::cli::explain::{Decide, Explain};
-use crate::output::print;
-use crate::policy::{HostClient, call_with, percent_encoded, recorded};
+use crate::output::{print, print_error, with_causes};
+use crate::policy::{ClientError, HostClient, call_with, percent_encoded, recorded};
 
 /// Maximum bytes of the body of a request, as in a host.
 const MAX_BODY: u64 = 8 << 20;
@@ -38,21 +39,50 @@ pub(crate) fn explain(options: &Explain) -> Result<()> {
     show(&explained, options.json)
 }
 
-/// Prints what would be decided about a request now.
+/// Prints what would be decided about a request now. A host decides; if none runs with the
+/// configuration, what it would decide after its start is printed.
 ///
 /// # Errors
-/// If the file cannot be read, or the host is not reachable.
+/// If the file cannot be read, the configuration is not valid, or the host that was named is not
+/// reachable.
 pub(crate) fn decide(options: &Decide) -> Result<()> {
     let body = read_body(&options.body)?;
+    let (headers, path) = (headers(&options.header)?, decide_path(options));
     let host = &options.host;
-    let client = HostClient::new(&host.target)?;
-    let client = client.with_headers(headers(&options.header)?);
+    let alone = |body: String| {
+        // clap ensures that there is a configuration.
+        let file = host.target.address.config.as_deref().unwrap_or(Path::new(""));
+        let mut request = Request::post(path.as_str()).body(body)?;
+        request.headers_mut().extend(headers.clone());
+        show(&without_host::decide(file, request)?, host.json)
+    };
+    if options.offline {
+        return alone(body);
+    }
+    let ask = |body: String| {
+        let client = HostClient::new(&host.target)?.with_headers(headers.clone());
+        parse(call_with(&client, Method::POST, &path, body)?)
+    };
+    match ask(body.clone()) {
+        Ok(decided) => show(&decided, host.json),
+        Err(error) if host.target.address.config.is_some() && is_without_host(&error) => {
+            print_error(format!("note: {}; deciding without a host", with_causes(&error)));
+            alone(body)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_without_host(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ClientError>().is_some_and(ClientError::is_without_host)
+}
+
+fn decide_path(options: &Decide) -> String {
     let mut path = format!("/decide?endpoint={}", percent_encoded(&options.endpoint));
     if let Some(key) = &options.key_id {
         path.push_str(&format!("&key={}", percent_encoded(key)));
     }
-    let decided = parse(call_with(&client, Method::POST, &path, body)?)?;
-    show(&decided, host.json)
+    path
 }
 
 fn parse(value: serde_json::Value) -> Result<Explanation> {

@@ -25,7 +25,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 pub(crate) use self::author::PolicyLoadError;
-pub(crate) use self::client::{ClientError, HostClient};
+pub(crate) use self::client::{ClientError, HostClient, read_response};
 pub(crate) use self::table::aligned;
 use crate::cli::policy::{HostOptions, Policy, PolicyTarget};
 use crate::output;

@@ -1,6 +1,7 @@
 //! Why requests were decided as they were, and what would be decided about one now.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use pointsman_tests::guests::Guest;
 use pointsman_tests::host::{Host, fake_lane, program, root};
 use pointsman_tests::wait_until;
 use pointsman_xtask::sha256;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -346,4 +348,115 @@ fn previews_need_a_known_key_and_endpoint_and_show_errors_of_the_request() {
     let (code, text, errors) = run(&host, &["decide", file, "--endpoint", "completions"]);
     assert!(code == 0 && text.contains("nothing was sent"), "{text}{errors}");
     assert_eq!(host.metric("pointsman_accepted_total", ""), 0.0);
+}
+
+/// Runs `pointsman decide` with the configuration in the folder, for the key `free`.
+fn decide_by_configuration(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(program(FAKE_ENGINE));
+    command.arg("decide").arg(dir.join("request.json")).arg("--config");
+    command.arg(dir.join("pointsman.toml")).args(["--key-id", "free"]).args(arguments);
+    command.env("XDG_STATE_HOME", dir.join("state"));
+    run_command(command)
+}
+
+/// Returns the decision without a host, and checks that the output says so.
+fn decided_without_host(dir: &Path, arguments: &[&str]) -> Value {
+    let (code, out, errors) = decide_by_configuration(dir, &[arguments, &["--json"]].concat());
+    assert_eq!(code, 0, "{errors}");
+    let decided: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(decided["source"], "configuration", "{decided:#}");
+    assert_eq!(errors.contains("deciding without a host"), arguments.is_empty(), "{errors}");
+    decided
+}
+
+/// Returns names, states and steps of the lanes of a decision.
+fn steps(explained: &Value) -> Vec<[&Value; 3]> {
+    let lanes = explained["lanes"].as_array().unwrap().iter();
+    lanes.map(|lane| ["name", "state", "step"].map(|key| &lane[key])).collect()
+}
+
+/// Without a host, a request gets what it gets from one that has just started, with the states of
+/// policies that the last host has kept. Nothing of that is counted, and no engine is started.
+#[test]
+fn without_a_host_the_decision_is_that_of_one_that_has_started() {
+    let dir = tempfile::tempdir().unwrap();
+    Guest::new("counts").code(COUNTS).write_to(&dir.path().join("policies"));
+    fs::write(dir.path().join("keys.toml"), key("free", "")).unwrap();
+    let lane = |name: &str, more: &str| fake_lane(FAKE_ENGINE, name, &["m"], more, &[]);
+    let config = format!(
+        "[state]\ndir = \"state\"\n[access]\nkeys = \"keys.toml\"\n[policies]\n\
+         dir = \"policies\"\ncache = \"cache\"\n[[policies.chain]]\nname = \"counts\"\n{}{}{}",
+        lane("a", ""),
+        lane("b", "slots = 3"),
+        lane("cold", "load = \"on-demand\"")
+    );
+    fs::write(dir.path().join("pointsman.toml"), &config).unwrap();
+    let body = chat("m", json!({}));
+    fs::write(dir.path().join("request.json"), body.to_string()).unwrap();
+    let first = decided_without_host(dir.path(), &[]);
+    let states = json!({ "a": "ready", "b": "ready", "cold": "unloaded" });
+    assert_eq!(first["assumed"]["lanes"], states, "{first:#}");
+    assert_eq!((&first["reason"], &first["decision"]["lanes"][0]), (&json!("1"), &json!("a")));
+    let counts = found(&first["policies"], "policy", "counts");
+    let increment = found(&counts["host_calls"], "function", "state.increment");
+    assert_eq!(increment["result"], json!({ "ok": 1 }), "{counts:#}");
+    assert_eq!(decided_without_host(dir.path(), &[])["reason"], "1");
+    assert!(!dir.path().join("state").exists());
+
+    let mut host = Host::start_in(&program(FAKE_ENGINE), dir, &config, &[]).wait_until_ready();
+    let sent = send_as(&host, "1", &[("authorization", &authorization("free"))], &body);
+    assert_eq!((sent.status, sent.header("x-pointsman-lane")), (200, Some("a")));
+    let (code, out, errors) = decide_by_configuration(host.dir.path(), &["--json"]);
+    assert_eq!((code, &*errors), (0, ""));
+    let by_host: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&by_host["source"], &by_host["reason"]), (&json!("preview"), &json!("2")));
+    // The host that runs is not asked, and has the store.
+    assert_eq!(decided_without_host(host.dir.path(), &["--offline"])["reason"], "1");
+    host.signal(Signal::TERM);
+    host.wait_for_exit();
+    let dir = host.into_dir_of_killed();
+    for _ in 0..2 {
+        let alone = decided_without_host(dir.path(), &[]);
+        for part in ["decision", "merged", "decided_by", "reason", "model", "tenant", "key"] {
+            assert_eq!(alone[part], by_host[part], "{part}: {alone:#}");
+        }
+        assert_eq!(steps(&alone), steps(&by_host), "{alone:#}");
+    }
+    let (code, text, errors) = decide_by_configuration(dir.path(), &["--offline"]);
+    assert_eq!((code, &*errors), (0, ""));
+    for part in ["(preview without a host, nothing was sent", "lanes: a ready, b ready, cold unl"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn without_a_host_errors_have_the_same_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = "[[policies.chain]]\nname = \"broken\"\n";
+    let config = format!("[policies]\ndir = \"policies\"\n{broken}{}", lane("a", &["a"], &[]));
+    let file = dir.path().join("pointsman.toml");
+    fs::write(&file, &config).unwrap();
+    fs::write(dir.path().join("keys.toml"), key("free", "")).unwrap();
+    fs::write(dir.path().join("request.json"), chat("a", json!({})).to_string()).unwrap();
+    let (code, _, errors) = decide_by_configuration(dir.path(), &[]);
+    assert!(code == 1 && errors.ends_with("[key_not_found]\n"), "{errors}");
+    let with_keys = format!("[access]\nkeys = \"keys.toml\"\n{config}");
+    fs::write(&file, &with_keys).unwrap();
+    let (code, _, errors) =
+        decide_by_configuration(dir.path(), &["--endpoint", "/v1/nothing", "--offline"]);
+    assert!(code == 1 && errors.ends_with("[invalid_request]\n"), "{errors}");
+    // A host starts without a policy that cannot be loaded.
+    let decided = decided_without_host(dir.path(), &["--offline"]);
+    let notes = decided["assumed"]["notes"].to_string();
+    assert!(notes.contains("policies.chain[0]") && notes.contains("pointsman.toml:"), "{notes}");
+    fs::write(&file, with_keys.replace("[policies]", "[policy]")).unwrap();
+    assert_eq!(decide_by_configuration(dir.path(), &["--offline"]).0, 78);
+    let missing = dir.path().join("missing.sock");
+    let mut named = Command::new(program(FAKE_ENGINE));
+    named.arg("decide").arg(dir.path().join("request.json")).arg("--socket").arg(&missing);
+    let (code, _, errors) = run_command(named);
+    assert!(code == 1 && errors.contains("missing.sock"), "{errors}");
+    let mut unnamed = Command::new(program(FAKE_ENGINE));
+    unnamed.arg("decide").arg(dir.path().join("request.json")).arg("--offline");
+    assert_eq!(run_command(unnamed).0, 2);
 }

@@ -35,10 +35,12 @@ pub(crate) struct Explain {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Nothing is sent, counted or learned: policies get copies of their states. A running host decides;
-its lanes are as they are now.
+its lanes are as they are now. If no host runs with the configuration, the output says what one
+would decide after its start, and what that assumes of the lanes.
 
 Examples:
   pointsman decide request.json --config pointsman.toml --key-id alice
+  pointsman decide request.json --config new.toml --offline
   pointsman decide - --endpoint /v1/embeddings --header 'x-team: search' --config pointsman.toml")]
 pub(crate) struct Decide {
     /// File with the body of the request, as a client would send it; `-` reads standard input.
@@ -53,6 +55,9 @@ pub(crate) struct Decide {
     /// all rights, and without limits.
     #[arg(long, value_name = "ID")]
     pub(crate) key_id: Option<String>,
+    /// Ask no host, even if one runs with the configuration.
+    #[arg(long, requires = "config")]
+    pub(crate) offline: bool,
     #[command(flatten)]
     pub(crate) host: HostOptions,
 }

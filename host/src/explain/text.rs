@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use pointsman_domain::Read;
 use pointsman_record::{
-    CallReplay, ExplainedAttempt, ExplainedCall, ExplainedDecision, ExplainedLane, Explanation,
-    Source,
+    Assumptions, CallReplay, ExplainedAttempt, ExplainedCall, ExplainedDecision, ExplainedLane,
+    Explanation, Source,
 };
 use pointsman_report::table::{aligned, clean};
 use serde_json::Value;
@@ -19,6 +19,9 @@ const SHOWN_ELSEWHERE: [&str; 5] = ["by", "candidates", "lanes", "reject", "note
 /// Renders an explanation.
 pub(crate) fn explanation(explained: &Explanation) -> String {
     let mut text = head(explained);
+    if let Some(assumed) = &explained.assumed {
+        section(&mut text, "assumed", assumptions(assumed));
+    }
     section(&mut text, "request", value_lines(&explained.request));
     section(&mut text, "rights", value_lines(&explained.rights));
     section(&mut text, "guards", items(&explained.guards));
@@ -47,6 +50,7 @@ fn head(explained: &Explanation) -> String {
         Source::Recent => "recent decision",
         Source::Records => "record",
         Source::Preview => "preview, nothing was sent",
+        Source::Configuration => "preview without a host, nothing was sent",
     };
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(*unix_ms));
     let at = at.map_or_else(String::new, |at| format!(", {}", format_rfc3339_seconds(at)));
@@ -58,6 +62,14 @@ fn head(explained: &Explanation) -> String {
     }
     text.push('\n');
     text
+}
+
+fn assumptions(assumed: &Assumptions) -> Vec<String> {
+    let Assumptions { config, lanes, notes } = assumed;
+    let config = format!("a host has started with {}, and its engines are loaded", clean(config));
+    let lanes = lanes.iter().map(|(name, state)| format!("{} {}", clean(name), clean(state)));
+    let lanes = format!("lanes: {}", lanes.collect::<Vec<_>>().join(", "));
+    [config, lanes].into_iter().chain(notes.iter().map(|note| clean(note))).collect()
 }
 
 fn lanes(lanes: &[ExplainedLane]) -> Vec<String> {

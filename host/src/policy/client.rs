@@ -79,6 +79,26 @@ enum Target {
     },
 }
 
+impl ClientError {
+    /// Returns true if no host listens where one was looked for.
+    pub(crate) fn is_without_host(&self) -> bool {
+        match self {
+            Self::NotRunning { .. } | Self::AdminDisabled(_) => true,
+            Self::Port { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+            Self::Rejected { .. }
+            | Self::UnexpectedResponse(_)
+            | Self::Timeout(_)
+            | Self::ConnectionClosed(_)
+            | Self::PermissionDenied { .. }
+            | Self::Socket { .. }
+            | Self::InvalidUrl(_)
+            | Self::TokenEnv { .. }
+            | Self::InvalidToken(_)
+            | Self::Request(_) => false,
+        }
+    }
+}
+
 impl HostClient {
     /// Creates a client. Does not connect yet.
     ///
@@ -118,9 +138,7 @@ impl HostClient {
         body: String,
     ) -> Result<Value, ClientError> {
         let (status, body) = self.exchange(method, path, body).await?;
-        let value = serde_json::from_slice(&body);
-        let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
-        if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
+        read_response(status, &body)
     }
 
     /// Sends a request and returns the body of the response as text.
@@ -151,9 +169,7 @@ impl HostClient {
         path: &str,
     ) -> Result<Value, ClientError> {
         let (status, body) = self.target.send(method, path, String::new(), &self.headers).await?;
-        let value = serde_json::from_slice(&body);
-        let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
-        if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
+        read_response(status, &body)
     }
 
     /// Requests a text, and hands its lines over as they arrive, until `on_text` returns false.
@@ -326,6 +342,16 @@ async fn read_stream(
     // As in `exchange`.
     let (read, _) = tokio::join!(read, connection);
     read
+}
+
+/// Returns the JSON body of a response.
+///
+/// # Errors
+/// If the host has rejected the request, or its response has another form.
+pub(crate) fn read_response(status: StatusCode, body: &[u8]) -> Result<Value, ClientError> {
+    let value = serde_json::from_slice(body);
+    let value: Value = value.map_err(|_| ClientError::UnexpectedResponse(status))?;
+    if status.is_success() { Ok(value) } else { Err(rejected(status, value)) }
 }
 
 /// Returns the error in the response of a host.

@@ -1,33 +1,32 @@
 //! The handle to all lanes, and the tasks behind it.
 
-use std::collections::{BTreeMap, HashMap};
+mod start;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pointsman_domain::dispatch::{AcquireError, Dispatcher, GroupSetup, LaneHint, Ticket};
-use pointsman_domain::{FleetView, LaneId, LaneState, PrefixIndex, SlotRequest, Topology};
+use pointsman_domain::dispatch::{AcquireError, LaneHint, Ticket};
+use pointsman_domain::{FleetView, LaneId, PrefixIndex, SlotRequest};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::actor::{Actor, LaneFactory, LaneHandle, SharedActor, Statuses, SupervisorTasks, Turns};
+use crate::actor::{SharedActor, Statuses, SupervisorTasks};
 use crate::conversations::Conversations;
 use crate::engine_log::EngineLogs;
 use crate::handover::PausedFleet;
 use crate::history::{LaneHistory, LaneTransition};
 use crate::lease::Lease;
 use crate::measurements::{Measurements, MemoryReport};
-use crate::memory::Machine;
 use crate::message::{Grant, Mailbox, Message};
-use crate::metrics::FleetMetrics;
-use crate::peers::{Peers, new_host_id};
-use crate::process::{StateDir, StateDirError, reap_orphans};
+use crate::peers::Peers;
+use crate::process::StateDir;
 use crate::reconfigure::LaneChange;
-use crate::spec::{FleetSpec, LaneSpec};
+use crate::spec::FleetSpec;
 use crate::status::LaneStatus;
-use crate::supervisor::Shared;
 use crate::switches::{FinishedSwitch, SwitchObserver};
 
 /// A handle to all lanes. Clones share the same lanes.
@@ -56,110 +55,13 @@ pub struct FleetTasks {
     mailbox: Mailbox,
     pub(crate) supervisors: SupervisorTasks,
     actor: Arc<SharedActor>,
-    _actor_task: JoinSet<()>,
+    actor_task: JoinSet<()>,
     stop: CancellationToken,
     state_dir: StateDir,
     conversations: Conversations,
 }
 
 impl Fleet {
-    /// Starts all lanes: ends the engines that an earlier host left running, and loads the lanes
-    /// that are to be loaded. Blocks while it ends them, and returns while the new ones are
-    /// starting. Must be called within a runtime, on a thread that lives as long as the host.
-    ///
-    /// # Errors
-    /// Returns an error if the state directory cannot be used or is in use by another host.
-    pub fn start(
-        spec: &FleetSpec,
-        metrics: &Arc<FleetMetrics>,
-    ) -> Result<(Self, FleetTasks), StateDirError> {
-        let state_dir = StateDir::open(spec.state_dir.as_deref(), &spec.keeper)?;
-        state_dir.keep_adoptable(spec);
-        // Logs what it finds. Before the first load, so that the memory of old engines is free.
-        state_dir.sweep();
-        Ok(Self::start_with(spec, metrics, state_dir))
-    }
-
-    /// Starts all lanes like [`Fleet::start`], with a state directory that has been opened, whose
-    /// engines have been [sorted out](StateDir::keep_adoptable) and [swept](StateDir::sweep)
-    /// before: that blocks for some seconds.
-    pub fn start_with(
-        spec: &FleetSpec,
-        metrics: &Arc<FleetMetrics>,
-        state_dir: StateDir,
-    ) -> (Self, FleetTasks) {
-        let topology = Arc::new(Topology::new(1, spec.lanes.iter().map(LaneSpec::info).collect()));
-        let first = FleetView::idle(Arc::clone(&topology), LaneState::Starting);
-        let (view_sender, view) = watch::channel(Arc::new(first));
-        let (mailbox, started) = (Mailbox::new(), Instant::now());
-        let supervisors = SupervisorTasks::default();
-        let (statuses_sender, statuses) = watch::channel(Statuses::default());
-        let shared = Shared::new(spec, metrics, state_dir);
-        let Shared { conversations, logs, stop, state_dir, peers, .. } = shared.clone();
-        spawn_housekeeping(&supervisors, &shared);
-        metrics.measurements.configure(spec);
-        let machine = Arc::new(Machine::new(&spec.machine));
-        spawn_sampler(&supervisors, &shared, &machine, statuses.clone());
-        let mut dispatcher = dispatcher(spec);
-        let mut factory = LaneFactory {
-            mailbox: mailbox.clone(),
-            shared,
-            machine,
-            supervisors: supervisors.clone(),
-            epochs: 0,
-        };
-        let lanes = start_lanes(&mut factory, &mut dispatcher, &topology, spec);
-        let prefixes = Arc::new(spec.peering.prefix_index(spec.lanes.len()));
-        let (history, switches) = (LaneHistory::default(), SwitchObserver::default());
-        let actor = SharedActor::new(Actor {
-            dispatcher,
-            prefixes: Arc::clone(&prefixes),
-            topology,
-            earlier: Vec::new(),
-            lanes,
-            held: HashMap::new(),
-            unsettled: Vec::new(),
-            spec: spec.clone(),
-            factory,
-            statuses: statuses_sender,
-            started,
-            mailbox: mailbox.clone(),
-            view: view_sender,
-            metrics: Arc::clone(metrics),
-            history: history.clone(),
-            switches: (switches.clone(), 0),
-            waiting: HashMap::new(),
-            effects: Vec::new(),
-            turns: Turns::default(),
-        });
-        let tasks = FleetTasks {
-            mailbox: mailbox.clone(),
-            supervisors,
-            actor: Arc::clone(&actor),
-            _actor_task: JoinSet::from_iter([Arc::clone(&actor).run(mailbox.clone())]),
-            stop,
-            state_dir,
-            conversations: conversations.clone(),
-        };
-        let fleet = Self {
-            mailbox,
-            actor,
-            view,
-            statuses,
-            prefixes,
-            tickets: Arc::default(),
-            started,
-            conversations,
-            logs,
-            measurements: metrics.measurements.clone(),
-            history,
-            switches,
-            host_id: new_host_id(),
-            peers,
-        };
-        (fleet, tasks)
-    }
-
     /// Takes up another configuration of lanes, groups and rules, at once and as a whole. Returns
     /// what has changed when the new topology is published; engines restart and end after that.
     /// Requests in flight finish as they were granted. The configuration has to be valid; its state
@@ -363,67 +265,4 @@ impl Drop for CancelOnDrop {
             self.mailbox.send(Message::Cancelled(ticket)).ok();
         }
     }
-}
-
-/// Spawns the tasks that belong to no lane.
-fn spawn_housekeeping(tasks: &SupervisorTasks, shared: &Shared) {
-    let (stop, state_dir) = (shared.stop.clone(), shared.state_dir.clone());
-    tasks.spawn(async move {
-        let ended = stop.run_until_cancelled(reap_orphans(state_dir)).await;
-        if let Some(Err(error)) = ended {
-            tracing::warn!(error = %error, "orphans of engines are reaped only at their end");
-        }
-    });
-    let (stop, conversations) = (shared.stop.clone(), shared.conversations.clone());
-    tasks.spawn(async move {
-        stop.run_until_cancelled(conversations.expire()).await;
-    });
-}
-
-/// Spawns the task that measures the memory of engines and the machine.
-fn spawn_sampler(
-    tasks: &SupervisorTasks,
-    shared: &Shared,
-    machine: &Arc<Machine>,
-    statuses: watch::Receiver<Statuses>,
-) {
-    let engines = move || -> Vec<(String, u32)> {
-        let statuses = Arc::clone(&statuses.borrow());
-        let engine = |status: &watch::Receiver<LaneStatus>| {
-            let status = status.borrow();
-            Some((status.name.clone(), status.pid?))
-        };
-        statuses.iter().filter_map(engine).collect()
-    };
-    let sample = shared.metrics.measurements.clone().sample(Arc::clone(machine), engines);
-    let stop = shared.stop.clone();
-    tasks.spawn(async move {
-        stop.run_until_cancelled(sample).await;
-    });
-}
-
-/// Starts the supervisors of all lanes. Those with an engine of the last host take it over.
-fn start_lanes(
-    factory: &mut LaneFactory,
-    dispatcher: &mut Dispatcher,
-    topology: &Topology,
-    spec: &FleetSpec,
-) -> Vec<LaneHandle> {
-    let mut lanes = Vec::new();
-    for (info, lane) in topology.lanes().iter().zip(&spec.lanes) {
-        let handle = factory.start(info.id, lane, spec);
-        if factory.shared.state_dir.has_adoptable(&lane.name) {
-            // It is loaded, or loading.
-            handle.adopt();
-            dispatcher.adopt(info.id);
-        }
-        lanes.push(handle);
-    }
-    lanes
-}
-
-fn dispatcher(spec: &FleetSpec) -> Dispatcher {
-    let groups: Vec<GroupSetup> =
-        spec.groups.iter().map(|group| GroupSetup { budget: group.budget }).collect();
-    Dispatcher::new(spec.lanes.iter().map(LaneSpec::setup).collect(), &groups, spec.rules)
 }

@@ -74,6 +74,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use self::console::{Access, Console};
+pub use self::decisions::preview_request;
 use self::gate::authenticate;
 use self::operator::Operator;
 use self::reload::reload;

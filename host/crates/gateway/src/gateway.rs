@@ -324,7 +324,7 @@ impl Gateway {
     }
 
     /// Notes the settings of a listener, if it is the first one for clients.
-    fn note_listener(&self, settings: &Arc<ListenerSettings>) {
+    pub(crate) fn note_listener(&self, settings: &Arc<ListenerSettings>) {
         let main = self.main_listener.load();
         let is_main = main.as_ref().is_none_or(|main| main.addresses == settings.addresses);
         if is_main {

@@ -108,7 +108,7 @@ mod upload;
 mod upstream_routes;
 mod wait;
 
-pub use self::admin::{Admin, PolicyAdmin, PolicyCommand, StateAdmin};
+pub use self::admin::{Admin, PolicyAdmin, PolicyCommand, StateAdmin, preview_request};
 pub use self::admin_error::AdminError;
 pub use self::audit_log::AuditLog;
 pub use self::client_listener::{ClientListener, ListenAddress};

@@ -3,6 +3,8 @@
 
 mod build;
 
+use std::collections::BTreeMap;
+
 use pointsman_domain::Read;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,6 +19,20 @@ pub enum Source {
     Records,
     /// A request that was not sent: what would be decided about it now.
     Preview,
+    /// A request that was not sent: what a host that has just started with a configuration would
+    /// decide about it.
+    Configuration,
+}
+
+/// What a decision takes for granted that was made without a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assumptions {
+    /// File of the configuration.
+    pub config: String,
+    /// The states of all lanes, by name.
+    pub lanes: BTreeMap<String, String>,
+    /// Everything else, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// Why a request was decided as it was, and what became of it. Lanes are named; where parts of
@@ -27,6 +43,9 @@ pub struct Explanation {
     pub id: String,
     /// Where the explanation comes from.
     pub source: Source,
+    /// What was taken for granted; `None` if a host has decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assumed: Option<Assumptions>,
     /// When the request was decided; when it arrived, if it was not. Milliseconds since 1970.
     pub unix_ms: u64,
     /// The endpoint, as in metrics.

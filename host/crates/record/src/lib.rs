@@ -39,8 +39,8 @@ mod weight;
 
 pub use self::error::StartError;
 pub use self::explanation::{
-    CallReplay, DecisionReplay, ExplainedAttempt, ExplainedCall, ExplainedDecision, ExplainedError,
-    ExplainedLane, ExplainedOutcome, Explanation, Source,
+    Assumptions, CallReplay, DecisionReplay, ExplainedAttempt, ExplainedCall, ExplainedDecision,
+    ExplainedError, ExplainedLane, ExplainedOutcome, Explanation, Source,
 };
 pub use self::file::files;
 pub use self::find::{MissingTopology, RecordedDecision, find};

@@ -66,6 +66,13 @@ pub(crate) struct LaneFactory {
 impl LaneFactory {
     /// Makes the handle of a lane, and starts its supervisor.
     pub(crate) fn start(&mut self, id: LaneId, lane: &LaneSpec, spec: &FleetSpec) -> LaneHandle {
+        let mut handle = self.handle(id, lane, spec);
+        self.supervise(id, &mut handle, lane, spec);
+        handle
+    }
+
+    /// Makes the handle of a lane that has no supervisor.
+    pub(crate) fn handle(&self, id: LaneId, lane: &LaneSpec, spec: &FleetSpec) -> LaneHandle {
         let (status, _) = watch::channel(LaneStatus {
             lane: id,
             name: lane.name.clone(),
@@ -74,9 +81,7 @@ impl LaneFactory {
         });
         // Not connected to a supervisor yet.
         let (commands, _) = unbounded_channel();
-        let mut handle = LaneHandle::new(lane, commands, status, spec.rules.drain_timeout);
-        self.supervise(id, &mut handle, lane, spec);
-        handle
+        LaneHandle::new(lane, commands, status, spec.rules.drain_timeout)
     }
 
     /// Starts a supervisor for a lane. An earlier one, which has no engine, ends.

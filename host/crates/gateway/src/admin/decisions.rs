@@ -10,8 +10,9 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
+use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use pointsman_access::endpoint_named;
 use pointsman_domain::Endpoint;
@@ -25,10 +26,11 @@ use super::respond::respond;
 use crate::admin_error::AdminError;
 use crate::error::RouteError;
 use crate::error_code::ErrorCode;
-use crate::gateway::MainListener;
+use crate::gateway::{Gateway, MainListener};
 use crate::pipeline::Pipeline;
 use crate::preview::{PreviewRequest, preview};
 use crate::response::{self, error, only};
+use crate::settings::ListenerSettings;
 use crate::{paths, request_id};
 
 /// Requests of a list without `limit`, and the maximum.
@@ -155,6 +157,29 @@ async fn decide(State(sources): State<Sources>, request: Request) -> Response {
         Ok(explanation) => response::json(json!(explanation).to_string()),
         Err(refused) => error(Request::from_parts(parts, Body::empty()), refused),
     }
+}
+
+/// Responds to `POST /decide` of the admin API for a gateway that serves no listener: the request
+/// is decided as one of a client of a listener with these settings. Returns the status and the
+/// JSON body of the response.
+pub async fn preview_request(
+    gateway: &Gateway,
+    listener: ListenerSettings,
+    request: http::Request<String>,
+) -> (StatusCode, Bytes) {
+    gateway.note_listener(&Arc::new(listener));
+    let (mut parts, body) = request.into_parts();
+    request_id::ensure(&mut parts);
+    let sources = Sources {
+        pipeline: gateway.pipeline(),
+        listener: Arc::clone(gateway.main_listener()),
+        previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
+    };
+    let request = Request::from_parts(parts, Body::from(body));
+    let (parts, body) = decide(State(sources), request).await.into_parts();
+    // Never fails: the body is in memory.
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    (parts.status, body)
 }
 
 async fn preview_of(

@@ -31,6 +31,7 @@ impl Explanation {
         Self {
             id: id.to_owned(),
             source,
+            assumed: None,
             unix_ms: 0,
             endpoint: String::new(),
             model: None,
