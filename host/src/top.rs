@@ -4,6 +4,7 @@ mod feed;
 mod hosts;
 mod keys;
 mod model;
+mod signals;
 mod view;
 
 use std::io::IsTerminal as _;
@@ -14,12 +15,14 @@ use anyhow::{Context as _, Result, bail};
 use http::Method;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event};
-use ratatui::crossterm::terminal;
+use ratatui::crossterm::{execute, terminal};
 
 use self::feed::Update;
 use self::keys::Command;
 use self::model::Model;
+use self::signals::StopFlag;
 use crate::cli::top::Top;
 use crate::output;
 use crate::policy::HostClient;
@@ -47,22 +50,32 @@ pub(crate) fn top(options: &Top) -> Result<()> {
         bail!("standard output is not a terminal; use --once to print one frame");
     }
     let client = client()?;
+    let stop = signals::watch(restore)?;
     let mut terminal = ratatui::try_init().context("failed to set up the terminal")?;
-    let result = run(&mut terminal, &updates, &client);
-    ratatui::restore();
+    let result = run(&mut terminal, &updates, &client, &stop);
+    drop(terminal);
+    restore();
     result
+}
+
+/// Restores the modes of the terminal, its screen and its cursor.
+fn restore() {
+    ratatui::restore();
+    // Fails if the terminal is gone.
+    execute!(std::io::stdout(), Show).ok();
 }
 
 fn run(
     terminal: &mut ratatui::DefaultTerminal,
     updates: &Receiver<Update>,
     client: &HostClient,
+    stop: &StopFlag,
 ) -> Result<()> {
     let mut model = Model::default();
     let (mut is_changed, mut drawn) = (true, Instant::now());
     loop {
         is_changed |= take_updates(&mut model, updates)?;
-        if model.is_stopped {
+        if stop.is_set() {
             return Ok(());
         }
         if is_changed || drawn.elapsed() >= REDRAW_INTERVAL {
@@ -80,7 +93,7 @@ fn run(
                 Some(Command::Send { method, path, label }) => {
                     model.message = match send(client, method, &path) {
                         Ok(()) => format!("{label}: done"),
-                        Err(error) => format!("{label}: {error:#}"),
+                        Err(error) => format!("{label}: {}", output::with_causes(&error)),
                     };
                 }
             }
@@ -120,7 +133,6 @@ fn once(updates: &Receiver<Update>) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         match updates.recv_timeout(left).context("the host sent no state in time")? {
             Update::Failed(error) => return Err(error),
-            Update::Stopped => bail!("stopped by a signal"),
             update => model.apply(update),
         }
     }

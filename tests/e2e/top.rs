@@ -68,6 +68,22 @@ fn the_terminal_is_restored_after_control_c_and_sigterm() {
     wait_until("the terminal is restored", || by_signal.is_restored());
 }
 
+/// A key of which only the beginning has arrived blocks crossterm 0.29, as one can that comes
+/// together with a new size.
+#[test]
+fn signals_end_it_while_it_is_blocked_in_a_read_of_the_terminal() {
+    let host = one_lane(&[]);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut top = top(socket(&host), SIZE);
+        top.wait_for("the lane is shown", |text| has_lane(text, "a", "ready"));
+        top.type_keys("\x1b[");
+        wait_until("it is blocked", || top.is_reading());
+        top.signal(signal);
+        assert!(top.wait_for_exit().success());
+        wait_until("the terminal is restored", || top.is_restored());
+    }
+}
+
 #[test]
 fn terminals_of_any_size_are_drawn() {
     let host = one_lane(&[]);

@@ -132,13 +132,28 @@ impl Terminal {
     /// # Panics
     /// If the program has ended.
     pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.program()).unwrap(), signal).unwrap();
+    }
+
+    /// Returns the process id of the program.
+    fn program(&self) -> i32 {
         let setsid = self.child.id();
         let path = format!("/proc/{setsid}/task/{setsid}/children");
         let children = std::fs::read_to_string(path).unwrap();
         // `setsid` starts a child only if it leads a group of processes.
         let program = children.split_whitespace().next().and_then(|child| child.parse().ok());
-        let program = program.unwrap_or_else(|| i32::try_from(setsid).unwrap());
-        kill_process(Pid::from_raw(program).unwrap(), signal).unwrap();
+        program.unwrap_or_else(|| i32::try_from(setsid).unwrap())
+    }
+
+    /// Returns true if the main thread of the program is in a read of its standard input.
+    ///
+    /// # Panics
+    /// If the program has ended.
+    pub fn is_reading(&self) -> bool {
+        // The number and the arguments of the call; `running` outside of calls.
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.program())).unwrap();
+        let mut call = call.split_whitespace();
+        call.next() == Some(&nix::libc::SYS_read.to_string()) && call.next() == Some("0x0")
     }
 
     /// Types keys that end the program until it has ended: what arrives together with the signal of

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::policy::HostClient;
 
@@ -28,8 +27,6 @@ pub(super) enum Update {
     Lost(u64),
     /// The host is not reachable; it is tried again.
     Failed(anyhow::Error),
-    /// A signal ends the program.
-    Stopped,
 }
 
 /// Follows the events of a host until the receiver is dropped.
@@ -40,34 +37,10 @@ pub(super) fn follow(client: HostClient) -> Result<Receiver<Update>> {
     let (sender, receiver) = sync_channel(MAX_WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
-    let work = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = connect_again(&client, &sender) => {}
-                // The terminal has to be restored first.
-                () = signalled() => sender.send(Update::Stopped).unwrap_or_default(),
-            }
-        });
-    };
+    let work = move || runtime.block_on(connect_again(&client, &sender));
     let thread = std::thread::Builder::new().name("events".into()).spawn(work);
     thread.context("failed to spawn the thread of events")?;
     Ok(receiver)
-}
-
-/// Waits for a signal that ends the program; pends forever if signals cannot be received, because
-/// they end it by themselves then.
-async fn signalled() {
-    let [hang_up, interrupt, terminate] =
-        [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-    let (Ok(mut hang_up), Ok(mut interrupt), Ok(mut terminate)) = (hang_up, interrupt, terminate)
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = hang_up.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 async fn connect_again(client: &HostClient, sender: &SyncSender<Update>) {

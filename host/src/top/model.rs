@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::feed::Update;
 use super::hosts;
+use crate::output::with_causes;
 
 /// Lines of the log and decisions that are kept.
 const MAX_KEPT: usize = 500;
@@ -65,8 +66,6 @@ pub(super) struct Model {
     pub(super) question: Option<Question>,
     /// The result of the last command.
     pub(super) message: String,
-    /// A signal ends the program.
-    pub(super) is_stopped: bool,
 }
 
 impl Model {
@@ -89,8 +88,7 @@ impl Model {
                 }
             }
             Update::Lost(count) => self.lost += count,
-            Update::Failed(error) => self.failure = Some(format!("{error:#}")),
-            Update::Stopped => self.is_stopped = true,
+            Update::Failed(error) => self.failure = Some(with_causes(&error)),
         }
     }
 
