@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use pointsman_config::Config;
 use pointsman_files::read_regular_text;
 use pointsman_record::Explanation;
 
@@ -30,13 +31,30 @@ const RESERVED: [HeaderName; 4] =
 pub(crate) fn explain(options: &Explain) -> Result<()> {
     let records = &options.records;
     let explained = if records.is_empty() {
-        let client = HostClient::new(&options.target)?;
-        let path = format!("/decisions/{}", percent_encoded(&options.id));
-        parse(call_with(&client, Method::GET, &path, String::new())?)?
+        explain_by_host(options)?
     } else {
         recorded::find(records, &options.id)?.explain()
     };
     show(&explained, options.json)
+}
+
+/// Asks the host; if none runs with the configuration, its records are searched.
+fn explain_by_host(options: &Explain) -> Result<Explanation> {
+    let ask = || {
+        let client = HostClient::new(&options.target)?;
+        let path = format!("/decisions/{}", percent_encoded(&options.id));
+        parse(call_with(&client, Method::GET, &path, String::new())?)
+    };
+    let error = match ask() {
+        Err(error) if is_without_host(&error) => error,
+        asked => return asked,
+    };
+    let Some(file) = &options.target.address.config else { return Err(error) };
+    let config = Config::load_without_secrets(file, &[])?;
+    let Some(records) = config.records else { return Err(error) };
+    let dir = records.dir;
+    print_error(format!("note: {}; searching {}", with_causes(&error), dir.display()));
+    Ok(recorded::find(&[dir], &options.id)?.explain())
 }
 
 /// Prints what would be decided about a request now. A host decides; if none runs with the

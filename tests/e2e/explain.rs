@@ -162,6 +162,17 @@ fn requests_are_explained_from_memory_and_from_records() {
     let (code, out, errors) = run_command(offline);
     assert_eq!(code, 0, "{errors}");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), recorded);
+    let dir = host.into_dir();
+    let by_configuration = |id: &str| {
+        let mut command = Command::new(program(FAKE_ENGINE));
+        command.args(["explain", id, "--json", "--config"]).arg(dir.path().join("pointsman.toml"));
+        command.env("XDG_STATE_HOME", dir.path().join("state"));
+        run_command(command)
+    };
+    let (code, out, errors) = by_configuration("fell-back");
+    assert!(code == 0 && errors.contains("searching"), "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), recorded);
+    assert_eq!(by_configuration("unknown").0, 1);
 }
 
 /// Without records, texts that policies insert are not shown.

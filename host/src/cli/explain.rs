@@ -14,7 +14,8 @@ const SOURCES: [&str; 4] = ["config", "socket", "url", "records"];
 #[command(mut_group("HostAddress", |group| group.required(false)))]
 #[command(group(ArgGroup::new("source").args(SOURCES).required(true)))]
 #[command(after_help = "\
-A host is asked for its recent decisions, then for its records.
+A host is asked for its recent decisions, then for its records. If no host runs with the
+configuration, its records are searched.
 
 Examples:
   pointsman explain 0198f2a1 --config pointsman.toml
