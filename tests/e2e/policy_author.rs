@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use pointsman_tests::client::{chat, send};
 use pointsman_tests::guests::{Guest, build, module};
-use pointsman_tests::host::root;
+use pointsman_tests::host::{fake_lane, root};
+use pointsman_tests::wait_until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -320,6 +322,36 @@ fn recorded_request_is_traced_and_becomes_a_golden_case() {
     let first: Value = serde_json::from_str(cases.lines().next().unwrap()).unwrap();
     assert!(first["request"]["facts"]["prompt-tokens"].as_u64().unwrap() > 0, "{first:#}");
     assert_eq!(first["config"]["default"], json!({ "requests": 9 }));
+}
+
+#[test]
+fn case_of_a_guarded_request_has_no_lane_that_the_guard_forbids() {
+    let (_dir, folder) = copy_with_cases("quota", &[]);
+    let lane = |name: &str, more: &str| fake_lane(crate::FAKE_ENGINE, name, &["m"], more, &[]);
+    let config = format!(
+        "[records]\ndir = \"records\"\n[policies]\ndir = {:?}\n[[policies.chain]]\n\
+         name = \"quota\"\n[[guards]]\nname = \"g\"\nnever-labels = {{ tier = \"trial\" }}\n{}{}",
+        root().join("policies"),
+        lane("a", "labels = { tier = \"trial\" }"),
+        lane("b", "")
+    );
+    let host = crate::host(&config);
+    let headers = [("content-type", "application/json"), ("x-request-id", "guarded")];
+    let body = chat("m", json!({})).to_string();
+    let sent = send(host.port, "POST", "/v1/chat/completions", &headers, body.as_bytes());
+    assert_eq!((sent.status, sent.header("x-pointsman-lane")), (200, Some("b")));
+    wait_until("the request is recorded", || {
+        host.metric("pointsman_records_written_total", "") == 1.0
+    });
+    let records = host.dir.path().join("records");
+    let from = ["case", text(&folder), "--from-record", "guarded", "--records", text(&records)];
+    let (code, out, err) = policy(&[&from[..], &["--print"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let case: Value = serde_json::from_str(&out).unwrap();
+    let lanes = &case["fleet"]["lanes"];
+    assert_eq!((&lanes[0]["models"], &lanes[1]["models"]), (&json!([]), &json!(["m"])), "{out}");
+    assert_eq!(case["expect"]["lane"], "b", "{out}");
+    assert!(err.contains("guards") && !err.contains("decides differently"), "{err}");
 }
 
 #[test]

@@ -98,10 +98,16 @@ fn from_record(
     }
     let mut lanes = recorded.topology.lanes.clone();
     lanes.sort_by_key(|lane| lane.id);
-    let lanes: Vec<Value> = lanes.iter().map(|info| lane(recorded, info)).collect();
-    if recorded.topology.lanes.iter().any(|lane| !lane.endpoints.is_all()) {
-        warnings.push("lanes of a case have all endpoints; some in the record lack some".into());
+    let barred = lanes.iter().filter(|info| is_barred(recorded, info));
+    let barred: Vec<&str> = barred.map(|info| info.name.as_str()).collect();
+    if !barred.is_empty() {
+        warnings.push(format!(
+            "the request could not be sent to {} because of guards, rights or endpoints, which a \
+             case does not have: there, the model is not one of theirs",
+            barred.join(", ")
+        ));
     }
+    let lanes: Vec<Value> = lanes.iter().map(|info| lane(recorded, info)).collect();
     let mut case = json!({
         "name": name,
         "config": config(recorded, policy),
@@ -147,10 +153,22 @@ fn config(recorded: &RecordedDecision, policy: &str) -> Value {
     links.find(of_policy).map_or_else(|| json!({}), |link| link.config.clone())
 }
 
+/// Returns true if a lane serves the model of the request, and was not a candidate for it.
+fn is_barred(recorded: &RecordedDecision, info: &LaneInfo) -> bool {
+    let RecordedDecision { decision, .. } = recorded;
+    let candidates = &decision.merged.candidates;
+    let has_model = info.models.iter().any(|model| **model == *decision.model);
+    !candidates.is_empty() && has_model && !candidates.contains(&info.id)
+}
+
 fn lane(recorded: &RecordedDecision, info: &LaneInfo) -> Value {
+    let mut models = info.models.clone();
+    if is_barred(recorded, info) {
+        models.retain(|model| **model != *recorded.decision.model);
+    }
     let mut lane = Map::from_iter([
         ("name".to_owned(), json!(info.name)),
-        ("models".to_owned(), json!(info.models)),
+        ("models".to_owned(), json!(models)),
         ("engine".to_owned(), json!(info.engine)),
         ("slots".to_owned(), json!(info.slots)),
     ]);
