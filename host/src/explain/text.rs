@@ -32,7 +32,12 @@ pub(crate) fn explanation(explained: &Explanation) -> String {
     section(&mut text, "merged advice", merged(&explained.merged));
     section(&mut text, "decision", decision(explained));
     if let Some(replay) = &explained.replay {
-        section(&mut text, "decision now", value_lines(&replay.decision));
+        let is_same = replay.differences.is_empty() && !replay.decision.is_null();
+        let decision = match is_same {
+            true => vec!["the same".to_owned()],
+            false => value_lines(&replay.decision),
+        };
+        section(&mut text, "decision now", decision);
         section(&mut text, "differs", replay.differences.iter().map(|one| clean(one)));
     }
     section(&mut text, "attempts", attempts(&explained.attempts));
