@@ -3,18 +3,26 @@
 //!
 //! ```text
 //!   event ──> entry: a JSON object on one line ──> the log's buffer and thread ──> datagram
+//!                                       larger than a datagram ──> memfd, sealed ──┘
 //! ```
 //!
 //! Only the log's thread waits for the journal, so that one that stalls delays no request. What
 //! cannot be sent is written to standard error, with its priority, as without this protocol.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
 use serde_json::{Map, Value};
 
 use super::fields::CUT_MARK;
@@ -24,7 +32,7 @@ use super::format::entry::{MESSAGE, PRIORITY, field_name};
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long one attempt to send waits for a journal whose queue is full.
 const SEND_TIMEOUT: Duration = Duration::from_millis(500);
-/// Maximum length in bytes of the message of an entry that the socket does not take as a whole.
+/// Maximum length in bytes of the message of an entry that cannot be sent as a whole.
 const MAX_CUT_MESSAGE: usize = 2048;
 
 const IDENTIFIER: (&str, &str) = ("SYSLOG_IDENTIFIER", "pointsman");
@@ -57,10 +65,36 @@ impl<F: Write> JournalWriter<F> {
     fn send(&self, entry: &Map<String, Value>) -> io::Result<()> {
         let send = |datagram: &[u8]| self.socket.send_to(datagram, &self.path).map(|_| ());
         // Not connected: a journal that restarts may have another socket at this path.
-        match send(&datagram(entry)) {
-            Err(error) if is_too_large(&error) => send(&datagram(&without_fields(entry))),
+        let whole = datagram(entry);
+        match send(&whole) {
+            Err(error) if is_too_large(&error) => match self.send_file(&whole) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                    send(&datagram(&without_fields(entry)))
+                }
+                other => other,
+            },
             other => other,
         }
+    }
+
+    /// Sends an entry as a file in memory that cannot be changed any more: a datagram with nothing
+    /// but its descriptor.
+    fn send_file(&self, entry: &[u8]) -> io::Result<()> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = File::from(memfd_create("pointsman-journal-entry", flags)?);
+        file.write_all(entry)?;
+        // The journal does not read a file of which one of these is missing.
+        fcntl_add_seals(
+            &file,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+        )?;
+        let (descriptors, address) = ([file.as_fd()], SocketAddrUnix::new(&self.path)?);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        // The space is for one descriptor.
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg_addr(&self.socket, &address, &[], &mut control, SendFlags::empty())?;
+        Ok(())
     }
 }
 
@@ -111,8 +145,9 @@ fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| too_large.contains(&code))
 }
 
-/// Returns what is sent of an entry that is too large. Values are cut before, so that this only
-/// happens where the buffers of sockets are smaller than usual.
+/// Returns what is sent of an entry that is too large, where files in memory are not allowed.
+/// Values are cut before, so that this only happens where the buffers of sockets are smaller than
+/// usual.
 fn without_fields(entry: &Map<String, Value>) -> Map<String, Value> {
     let mut small = entry.clone();
     small.retain(|name, _| [MESSAGE, PRIORITY].contains(&name.as_str()));

@@ -1,9 +1,13 @@
 use std::collections::BTreeMap;
+use std::io::{IoSliceMut, Read as _, Seek as _};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use pointsman_config::LogFormat;
 use prometheus_client::registry::Registry;
+use rustix::fs::fcntl_get_seals;
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 
@@ -153,25 +157,75 @@ fn lines_of_the_access_log_are_entries() {
     }
 }
 
+/// Receives the next datagram, which has to be empty but for a descriptor.
+fn receive_file(socket: &UnixDatagram) -> OwnedFd {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffer = [0; 16];
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    assert_eq!(received.unwrap().bytes, 0);
+    let mut descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors,
+        _ => panic!("expected a descriptor"),
+    });
+    let descriptor = descriptors.next().unwrap();
+    assert!(descriptors.next().is_none());
+    descriptor
+}
+
 #[test]
-fn long_lines_arrive_whole_or_cut() {
+fn long_lines_arrive_whole() {
     let journal = Journal::new();
     let small = journal.writer();
     // The kernel's minimum, which is less than the line.
     set_socket_send_buffer_size(&small.socket, 1).unwrap();
     let line = "ü".repeat(2000);
-    for (writer, is_whole) in [(journal.writer(), true), (small, false)] {
-        let (subscriber, _handle) = log(writer);
+    for (writer, is_datagram) in [(journal.writer(), true), (small, false)] {
+        let (subscriber, handle) = log(writer);
+        let model = "m".repeat(200);
         tracing::subscriber::with_default(subscriber, || {
-            let model = "m".repeat(200);
-            tracing::info!(target: "engine", model, tenant = model, "{line}");
+            tracing::info!(target: "engine", model, tenant = FORGED, "{line}");
+            tracing::info!("short");
         });
-        let entry = journal.next();
-        assert_eq!(entry["MESSAGE"].contains(&line), is_whole);
-        assert_eq!(entry.contains_key("POINTSMAN_MODEL"), is_whole);
+        let entry = if is_datagram {
+            journal.next()
+        } else {
+            let descriptor = receive_file(&journal.socket);
+            let seals = fcntl_get_seals(&descriptor).unwrap();
+            assert!(seals.contains(
+                SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL
+            ));
+            let mut text = Vec::new();
+            // The journal reads it from the start as well, wherever the writer has ended.
+            let file = File::from(descriptor);
+            assert!((&file).write_all(b"x").is_err());
+            let mut from_start = &file;
+            from_start.rewind().unwrap();
+            from_start.read_to_end(&mut text).unwrap();
+            fields(&text)
+        };
+        assert!(entry["MESSAGE"].starts_with("engine: ü") && entry["MESSAGE"].contains(&line));
         assert_eq!((&*entry["PRIORITY"], &*entry["SYSLOG_IDENTIFIER"]), ("6", "pointsman"));
-        assert!(entry["MESSAGE"].starts_with("engine: ü"), "{entry:?}");
+        assert_eq!((&*entry["POINTSMAN_MODEL"], &*entry["POINTSMAN_TENANT"]), (&*model, FORGED));
+        // What follows is a datagram again.
+        assert!(journal.next()["MESSAGE"].ends_with(": short"));
+        assert!(handle.flush(WAIT));
     }
+    assert!(journal.fallback.0.lock().unwrap().is_empty());
+}
+
+#[test]
+fn entries_that_cannot_be_sent_whole_are_cut() {
+    let line = "ü".repeat(2000);
+    let entry = [(MESSAGE, line.as_str()), (PRIORITY, "4"), ("POINTSMAN_MODEL", "m")];
+    let entry = entry.map(|(name, value)| (name.to_owned(), value.into()));
+    let small = fields(&datagram(&without_fields(&Map::from_iter(entry))));
+    let names: Vec<&str> = small.keys().map(String::as_str).collect();
+    assert_eq!(names, ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"]);
+    let message = small["MESSAGE"].strip_suffix(CUT_MARK).unwrap();
+    assert!(line.starts_with(message) && message.len() <= MAX_CUT_MESSAGE, "{message}");
+    assert_eq!(small["PRIORITY"], "4");
 }
 
 #[test]
