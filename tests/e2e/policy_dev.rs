@@ -39,6 +39,16 @@ fn policy_dev_tests_again_after_each_change() {
 }
 
 #[test]
+fn policy_dev_ends_if_there_is_no_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("mine");
+    for folder in [missing.as_path(), dir.path()] {
+        let (code, _, err) = pointsman(&["policy", "dev", text(folder)]);
+        assert!(code == 1 && err.contains("policy.toml"), "{err}");
+    }
+}
+
+#[test]
 fn policy_dev_compares_with_records_and_installs() {
     let recorded = recorded_dir("");
     let records = recorded.path().join("records");

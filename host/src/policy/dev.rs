@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use pointsman_build::Tools;
 use pointsman_config::Config;
 use pointsman_policy::ChainSpec;
@@ -38,6 +38,13 @@ struct Session<'a> {
 
 /// Runs until it is interrupted, or once. Returns failure if the last run has failed.
 pub(super) fn dev(options: &Dev) -> Result<ExitCode> {
+    // What is missing later, as while files are moved, is reported and waited for.
+    if !options.dir.join("policy.toml").is_file() {
+        let dir = options.dir.display();
+        bail!(
+            "{dir}: no policy.toml; name the folder of a policy, or create one with `policy new`"
+        );
+    }
     let mut session = Session::new(options)?;
     let mut changes = Changes::new(&options.dir);
     loop {
