@@ -1,5 +1,7 @@
 //! `pointsman health`: the health check of containers and scripts, which have no other client.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +10,7 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use pointsman_config::{Address, Config};
 use pointsman_report::table::clean;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -29,6 +32,8 @@ enum HealthError {
     Syntax(#[from] InvalidUri),
     #[error("invalid URL \"{0}\": expected http://ADDRESS:PORT/PATH or unix:PATH")]
     Url(Uri),
+    #[error("the first listener speaks TLS or the PROXY protocol; name the URL of another one")]
+    Protocol,
     #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
 }
@@ -38,7 +43,10 @@ enum HealthError {
 /// # Errors
 /// If the host cannot be reached, does not respond in time, or reports another status than 2xx.
 pub(crate) fn health(options: &Health) -> Result<()> {
-    let target = Target::from_text(&options.url)?;
+    let target = match &options.config {
+        Some(file) => Target::from_config(&Config::load_without_secrets(file, &[])?)?,
+        None => Target::from_text(&options.url)?,
+    };
     let timeout = Duration::from_secs(options.timeout);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("failed to start the async runtime")?;
@@ -56,14 +64,14 @@ pub(crate) fn health(options: &Health) -> Result<()> {
 /// Where a host is asked, and for what.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
-    Socket(String),
+    Socket { file: PathBuf, path: String },
     Port { authority: String, path: String },
 }
 
 impl Target {
     fn from_text(text: &str) -> Result<Self, HealthError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return Ok(Self::Socket(path.to_owned()));
+            return Ok(Self::Socket { file: path.into(), path: DEFAULT_PATH.to_owned() });
         }
         let url: Uri = text.parse()?;
         let authority = url.authority().filter(|_| url.scheme() == Some(&Scheme::HTTP));
@@ -79,12 +87,36 @@ impl Target {
         Ok(Self::Port { authority, path })
     }
 
+    /// Returns the first listener of a configuration.
+    fn from_config(config: &Config) -> Result<Self, HealthError> {
+        let listener = config.server.listeners.first();
+        let listener = listener.filter(|listener| listener.tls.is_none());
+        let listener = listener.filter(|listener| !listener.proxy_protocol);
+        let listener = listener.ok_or(HealthError::Protocol)?;
+        let path = format!("{}{DEFAULT_PATH}", listener.path_prefix);
+        Ok(match &listener.address {
+            Address::Unix { path: file, .. } => Self::Socket { file: file.clone(), path },
+            Address::Tcp(address) => {
+                let mut address = *address;
+                // All addresses of this machine.
+                if address.ip().is_unspecified() {
+                    address.set_ip(match address.ip() {
+                        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                    });
+                }
+                Self::Port { authority: address.to_string(), path }
+            }
+        })
+    }
+
     async fn ask(&self) -> Result<(StatusCode, Vec<u8>)> {
         match self {
-            Self::Socket(path) => {
-                let stream = UnixStream::connect(path).await;
-                let stream = stream.with_context(|| format!("cannot connect to {path}"))?;
-                exchange(stream, "localhost", DEFAULT_PATH).await
+            Self::Socket { file, path } => {
+                let stream = UnixStream::connect(file).await;
+                let stream =
+                    stream.with_context(|| format!("cannot connect to {}", file.display()))?;
+                exchange(stream, "localhost", path).await
             }
             Self::Port { authority, path } => {
                 let stream = TcpStream::connect(authority).await;
@@ -119,18 +151,44 @@ async fn exchange(
 mod tests {
     use super::*;
 
+    fn port(authority: &str, path: &str) -> Target {
+        Target::Port { authority: authority.to_owned(), path: path.to_owned() }
+    }
+
+    fn socket(file: &str, path: &str) -> Target {
+        Target::Socket { file: file.into(), path: path.to_owned() }
+    }
+
+    #[test]
+    fn first_listener_of_a_configuration_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.toml");
+        let lane = "[[lanes]]\nname = \"a\"\n[lanes.engine]\ndriver = \"external\"\nurl = \
+                    \"http://127.0.0.1:1\"\n";
+        let target = |server: &str| {
+            std::fs::write(&file, format!("[server]\n{server}\n{lane}")).unwrap();
+            Target::from_config(&Config::load(&file).unwrap())
+        };
+        for (server, expected) in [
+            ("", port("127.0.0.1:8000", "/health")),
+            ("listen = \"0.0.0.0:81\"", port("127.0.0.1:81", "/health")),
+            ("listen = \"[::]:81\"\npath-prefix = \"/llm\"", port("[::1]:81", "/llm/health")),
+            ("listen = \"unix:/run/a.sock\"", socket("/run/a.sock", "/health")),
+        ] {
+            assert_eq!(target(server).unwrap(), expected, "{server}");
+        }
+        let tls = target("tls = { certificate = \"a.pem\", key = \"a.pem\" }");
+        assert!(matches!(tls, Err(HealthError::Protocol)), "{tls:?}");
+    }
+
     #[test]
     fn url_has_defaults_for_port_and_path() {
-        let port = |authority: &str, path: &str| Target::Port {
-            authority: authority.to_owned(),
-            path: path.to_owned(),
-        };
         for (text, expected) in [
             ("http://127.0.0.1:8000", port("127.0.0.1:8000", "/health")),
             ("http://127.0.0.1:8000/", port("127.0.0.1:8000", "/health")),
             ("http://[::1]:1/llm/readyz", port("[::1]:1", "/llm/readyz")),
             ("http://router/health?lane=a", port("router:80", "/health?lane=a")),
-            ("unix:/run/api.sock", Target::Socket("/run/api.sock".to_owned())),
+            ("unix:/run/api.sock", socket("/run/api.sock", "/health")),
         ] {
             assert_eq!(Target::from_text(text).unwrap(), expected, "{text}");
         }
