@@ -69,6 +69,7 @@ function store(host) {
     ["hosts", `${seen}, of ${found.expected_replicas} in the configuration`],
     ["changes that wait", count(found.pending)],
     ["changes that were dropped", count(found.dropped)],
+    ["identity copied", found.identity_copied?.other ?? null],
   ]);
 }
 

@@ -63,6 +63,8 @@ pub(crate) enum StoreState {
         eviction: Vec<String>,
         /// Number of processes that use it.
         replicas: u64,
+        /// Names that several running hosts have.
+        shared_names: Vec<String>,
     },
 }
 
@@ -250,7 +252,9 @@ mod enabled {
             let settings = settings(config);
             settings.validate().ok()?;
             Some(match pointsman_shared::probe(&settings).await {
-                Ok(StoreProbe { eviction, replicas }) => StoreState::Usable { eviction, replicas },
+                Ok(StoreProbe { eviction, replicas, shared_names }) => {
+                    StoreState::Usable { eviction, replicas, shared_names }
+                }
                 Err(ProbeError::Unreachable(error)) => StoreState::Unreachable(error),
                 Err(ProbeError::Refused(error)) => StoreState::Refused(error),
             })
@@ -265,7 +269,11 @@ mod enabled {
 
         pub(super) fn status_part(&self) -> StatusPart {
             let (replicator, replicas) = (self.replicator.clone(), self.replicas);
-            Box::new(move || status::to_json(&replicator.status(), replicas))
+            let usage = Arc::clone(&self.usage);
+            Box::new(move || {
+                let copied = usage.lock().as_ref().and_then(|usage| usage.copied.lock().clone());
+                status::to_json(&replicator.status(), replicas, copied.as_ref())
+            })
         }
 
         /// Lets policies share their states. Call it before the first policy is loaded.

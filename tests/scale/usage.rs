@@ -1,5 +1,6 @@
 //! The usage and the budgets of three hosts in a real Redis, which loses all it has, as hosts do.
 
+use std::path::Path;
 use std::process::Command;
 use std::thread::scope;
 
@@ -32,9 +33,11 @@ fn start(dir: TempDir, name: &str, redis: &Redis, limits: &str) -> Host {
         DIGESTS[0], DIGESTS[1]
     );
     std::fs::write(dir.path().join("keys.toml"), keys).unwrap();
+    // Its default name depends on the path of the configuration.
+    let state = dir.path().join("kept");
     let config = format!(
-        "[access]\nkeys = \"keys.toml\"\n[shared-state]\nurl = \"{}\"\nreplicas = 3\n\
-         [fleet]\nname = \"{name}\"\n{lane}",
+        "[state]\ndir = {state:?}\n[access]\nkeys = \"keys.toml\"\n[shared-state]\nurl = \"{}\"\n\
+         replicas = 3\n[fleet]\nname = \"{name}\"\n{lane}",
         redis.url()
     );
     Host::start_in(&program(FAKE_ENGINE), dir, &config, &[]).wait_until_ready()
@@ -200,4 +203,76 @@ fn budgets_of_all_hosts_survive_the_restart_of_everything() {
         let refused = ask(host, 0);
         assert_eq!((refused.status, refused.error_code()), (429, json!("budget_exceeded")));
     }
+}
+
+/// Copies the state directory of a host to that of a new one, which has not been started.
+fn copy_state(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    let status = Command::new("cp").arg("-a").arg(from.join("kept")).arg(to.path()).status();
+    assert!(status.unwrap().success());
+    to
+}
+
+fn copied(host: &Host) -> Value {
+    host.status()["shared_state"]["identity_copied"].clone()
+}
+
+/// A machine is cloned with all it has. Neither host's usage or budget is lost, or counts twice,
+/// also after restarts.
+#[test]
+fn host_with_a_copied_state_directory_gets_an_identity_of_its_own() {
+    let redis = Redis::run(&[]);
+    let limits = "limits = { budget = [{ period = \"month\", requests = 40 }] }";
+    let first = start(tempfile::tempdir().unwrap(), NAMES[0], &redis, limits);
+    serve(&first, 0, 10);
+    let mut clone_dir = None;
+    let first = restart(first, NAMES[0], &redis, limits, |dir| clone_dir = Some(copy_state(dir)));
+    serve(&first, 0, 3);
+    wait_for_rows(std::slice::from_ref(&first), "host", &[("gpu-1", 13)]);
+    assert_eq!(copied(&first), Value::Null);
+
+    let clone = start(clone_dir.unwrap(), NAMES[1], &redis, limits);
+    serve(&clone, 0, 4);
+    let found = clone.wait_for_event("host_identity_copied", &[("is_renewed", "true")]);
+    assert_eq!(found.text("other"), NAMES[0]);
+    assert_eq!(
+        (&copied(&clone)["other"], &copied(&clone)["is_renewed"]),
+        (&json!(NAMES[0]), &json!(true))
+    );
+    serve(&clone, 1, 2);
+    serve(&first, 0, 1);
+    let hosts = [first, clone];
+    let all = [("gpu-1", 14), ("gpu-2", 6)];
+    wait_for_rows(&hosts, "host", &all);
+    wait_for_used(&hosts, 18);
+    // The clone reports all that its store has by itself.
+    assert_eq!(hosts.each_ref().map(|host| sum(host, "by=tenant")), [14, 16]);
+
+    let [first, clone] = hosts;
+    let hosts = [
+        restart(first, NAMES[0], &redis, limits, |_| {}),
+        restart(clone, NAMES[1], &redis, limits, |_| {}),
+    ];
+    hosts.iter().for_each(|host| serve(host, 0, 1));
+    wait_for_rows(&hosts, "host", &[("gpu-1", 15), ("gpu-2", 7)]);
+    wait_for_used(&hosts, 20);
+    for host in &hosts {
+        assert_eq!(copied(host), Value::Null);
+        assert!(host.events("host_identity_copied", &[]).is_empty(), "{}", host.log_text());
+    }
+}
+
+/// Stops a host, and starts it again with its directory, of which `meanwhile` is told.
+fn restart(
+    mut host: Host,
+    name: &str,
+    redis: &Redis,
+    limits: &str,
+    meanwhile: impl FnOnce(&Path),
+) -> Host {
+    host.signal(rustix::process::Signal::TERM);
+    host.wait_for_exit();
+    let dir = host.into_dir();
+    meanwhile(dir.path());
+    start(dir, name, redis, limits)
 }

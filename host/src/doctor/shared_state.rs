@@ -1,6 +1,7 @@
 //! Checks of the store that hosts share.
 
 use pointsman_config::SharedState;
+use pointsman_report::table::clean;
 
 use super::finding::Finding;
 use crate::shared_state::{self, StoreState};
@@ -18,7 +19,7 @@ pub(super) async fn check(config: Option<&SharedState>) -> Vec<Finding> {
 
 /// Returns the findings about a store that `expected` hosts are to share.
 fn findings(state: &StoreState, expected: u32) -> Vec<Finding> {
-    let (eviction, replicas) = match state {
+    let (eviction, replicas, shared_names) = match state {
         StoreState::Unreachable(error) => {
             let fact =
                 format!("the shared store cannot be reached, and each host counts alone: {error}");
@@ -32,7 +33,9 @@ fn findings(state: &StoreState, expected: u32) -> Vec<Finding> {
                        commands of strings, hashes and sorted sets on the keys with the prefix";
             return vec![Finding::problem(CHECK, fact, fix)];
         }
-        StoreState::Usable { eviction, replicas } => (eviction, *replicas),
+        StoreState::Usable { eviction, replicas, shared_names } => {
+            (eviction, *replicas, shared_names)
+        }
     };
     let mut findings = Vec::new();
     if eviction.is_empty() {
@@ -54,6 +57,15 @@ fn findings(state: &StoreState, expected: u32) -> Vec<Finding> {
         );
         findings.push(Finding::warning(CHECK, fact, "set `shared-state.replicas`"));
     }
+    for name in shared_names {
+        let fact = format!(
+            "several hosts call themselves \"{}\": their usage cannot be told apart, and one may \
+             have a copy of the state directory of another one [host_identity_copied]",
+            clean(name)
+        );
+        let fix = "set another `fleet.name` at each of them";
+        findings.push(Finding::warning(CHECK, fact, fix));
+    }
     if findings.is_empty() {
         let fact = format!("the shared store replies; {replicas} hosts use it now");
         findings.push(Finding::ok(CHECK, fact));
@@ -68,13 +80,18 @@ mod tests {
 
     fn usable(eviction: &[&str], replicas: u64) -> StoreState {
         let eviction = eviction.iter().map(ToString::to_string).collect();
-        StoreState::Usable { eviction, replicas }
+        StoreState::Usable { eviction, replicas, shared_names: Vec::new() }
     }
 
     #[test]
     fn stores_that_are_away_refuse_or_forget_are_found() {
+        let mut named = usable(&["noeviction"], 3);
+        if let StoreState::Usable { shared_names, .. } = &mut named {
+            shared_names.push("gpu-1".to_owned());
+        }
         for (state, verdicts, word) in [
-            (usable(&["noeviction"], 3), &[Verdict::Ok][..], "3 hosts"),
+            (named, &[Verdict::Warning][..], "\"gpu-1\""),
+            (usable(&["noeviction"], 3), &[Verdict::Ok], "3 hosts"),
             (StoreState::Unreachable("refused".into()), &[Verdict::Problem], "refused"),
             (StoreState::Refused("WRONGPASS".into()), &[Verdict::Problem], "WRONGPASS"),
             (usable(&["noeviction", "allkeys-lru"], 0), &[Verdict::Warning], "allkeys-lru"),

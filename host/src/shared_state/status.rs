@@ -5,9 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pointsman_shared::Status;
 use serde_json::{Value, json};
 
-/// Describes the store. `expected` is the number of hosts in the configuration. Nothing in it
-/// changes just because time passes.
-pub(super) fn to_json(status: &Status, expected: u32) -> Value {
+use super::usage::CopiedIdentity;
+
+/// Describes the store. `expected` is the number of hosts in the configuration, and `copied` the
+/// other host that had the identity of this one. Nothing in it changes just because time passes.
+pub(super) fn to_json(status: &Status, expected: u32, copied: Option<&CopiedIdentity>) -> Value {
     let unix_ms = |time: SystemTime| {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -24,6 +26,11 @@ pub(super) fn to_json(status: &Status, expected: u32) -> Value {
         "dropped": status.dropped,
         "replicas": status.replicas,
         "expected_replicas": expected,
+        "identity_copied": copied.map(|copied| json!({
+            "other": copied.other,
+            "is_renewed": copied.is_renewed,
+            "at_unix_ms": unix_ms(copied.at),
+        })),
     })
 }
 
@@ -46,14 +53,21 @@ mod tests {
             since: None,
             replicas: None,
         };
-        let found = to_json(&status, 3);
+        let found = to_json(&status, 3, None);
         assert_eq!((&found["state"], &found["pending"]), (&json!("connecting"), &json!(7)));
         status.since = Some(UNIX_EPOCH + Duration::from_secs(9));
         status.replicas = Some(2);
-        let found = to_json(&status, 3);
+        let found = to_json(&status, 3, None);
         assert_eq!((&found["state"], &found["since_unix_ms"]), (&json!("down"), &json!(9000)));
         assert_eq!((&found["replicas"], &found["expected_replicas"]), (&json!(2), &json!(3)));
         status.is_up = true;
-        assert_eq!(to_json(&status, 3)["state"], "up");
+        let copied = CopiedIdentity {
+            other: "gpu-2".to_owned(),
+            is_renewed: true,
+            at: UNIX_EPOCH + Duration::from_secs(8),
+        };
+        let found = to_json(&status, 3, Some(&copied));
+        let expected = json!({ "other": "gpu-2", "is_renewed": true, "at_unix_ms": 8000 });
+        assert_eq!((&found["state"], &found["identity_copied"]), (&json!("up"), &expected));
     }
 }

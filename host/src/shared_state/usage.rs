@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use parking_lot::Mutex;
 use pointsman_access::{
     Accounts, HostValue, Moment, OtherHosts, ReportedHost, UsageBook, UsagePart,
 };
 use pointsman_shared::{
-    BudgetPart, Contribution, ContributionWriter, Contributor, DayPart, Settings,
-    SharedContributions,
+    BudgetPart, Contribution, ContributionWriter, Contributor, CopyRole, DayPart, Settings,
+    SharedContributions, Written,
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -29,11 +30,25 @@ const MAX_ACCOUNTS: usize = 200;
 /// Time for the rest at the end.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 
+/// Another host whose store has the same id as that of this one: one of both is a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CopiedIdentity {
+    /// The name of the other host.
+    pub(super) other: String,
+    /// True if this host has taken another id, and the other one keeps it.
+    pub(super) is_renewed: bool,
+    pub(super) at: SystemTime,
+}
+
+/// The last such host that was found; `None` if there was none since the start.
+pub(super) type FoundCopy = Arc<Mutex<Option<CopiedIdentity>>>;
+
 /// The thread that contributes.
 #[derive(Debug)]
 pub(super) struct UsageSharing {
     stop: Sender<()>,
     thread: JoinHandle<()>,
+    pub(super) copied: FoundCopy,
 }
 
 impl UsageSharing {
@@ -53,13 +68,14 @@ impl UsageSharing {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("failed to start the async runtime")?;
         let (stop, stopped) = channel();
-        let (name, writer) = (name.to_owned(), None);
-        let next_budgets = Instant::now();
+        let (name, writer, copied) = (name.to_owned(), None, FoundCopy::default());
+        let (next_budgets, found) = (Instant::now(), Arc::clone(&copied));
         let mut publisher =
-            Publisher { settings, name, book, accounts, writer, next_budgets, runtime };
+            Publisher { settings, name, book, accounts, writer, next_budgets, found, runtime };
         let thread = std::thread::Builder::new().name("shared-usage".to_owned());
         let thread = thread.spawn(move || publisher.run(&stopped));
-        Ok(Self { stop, thread: thread.context("failed to start the thread of the shared usage")? })
+        let thread = thread.context("failed to start the thread of the shared usage")?;
+        Ok(Self { stop, thread, copied })
     }
 
     /// Contributes what is left, as far as the store replies, and ends the thread. Blocks for some
@@ -80,6 +96,7 @@ struct Publisher {
     writer: Option<(u64, ContributionWriter)>,
     /// When all budgets are told again.
     next_budgets: Instant,
+    found: FoundCopy,
     runtime: Runtime,
 }
 
@@ -104,6 +121,9 @@ impl Publisher {
     fn step(&mut self) -> Result<bool> {
         // Fails while another process has the store: only one of both contributes.
         let id = self.book.id()?;
+        if !self.book.has_beginning() {
+            self.note_beginning()?;
+        }
         if self.writer.as_ref().is_none_or(|(known, _)| *known != id) {
             let writer = ContributionWriter::new(self.settings.clone(), id, &self.name)?;
             self.writer = Some((id, writer));
@@ -118,6 +138,50 @@ impl Publisher {
         contributed.map(|()| self.book.has_changed())
     }
 
+    /// Notes what this host has at the beginning, for the case that its store is a copy.
+    fn note_beginning(&self) -> Result<()> {
+        Ok(self.book.note_beginning(Moment::now(Duration::ZERO).unix_ms)?)
+    }
+
+    /// Takes note of another host with the same id. The younger process goes on with another id.
+    fn resolve_copy(&mut self, other: String, role: CopyRole) -> Result<()> {
+        let is_renewed = match role {
+            CopyRole::Older => false,
+            CopyRole::SameProcess => {
+                self.note_beginning()?;
+                true
+            }
+            CopyRole::Younger => true,
+        };
+        if is_renewed {
+            let before = self.book.begin_anew()?;
+            self.accounts.disown(before);
+            // The next step writes with the new id.
+            if let Some((_, writer)) = self.writer.take()
+                && let Err(error) = self.runtime.block_on(writer.leave())
+            {
+                // The other host writes all of its own again in any case.
+                tracing::debug!(event = "usage_not_removed", %error, "old usage is still shared");
+            }
+        }
+        let found = CopiedIdentity { other, is_renewed, at: SystemTime::now() };
+        let is_known = |known: &CopiedIdentity| {
+            (&known.other, known.is_renewed) == (&found.other, found.is_renewed)
+        };
+        let mut last = self.found.lock();
+        // The older process finds the other one until that has noticed it, too.
+        if is_renewed || !last.as_ref().is_some_and(is_known) {
+            tracing::warn!(
+                event = "host_identity_copied",
+                other = found.other,
+                is_renewed,
+                "another host has the same identity: its state directory was copied"
+            );
+        }
+        *last = Some(found);
+        Ok(())
+    }
+
     fn contribute(&mut self, parts: &[UsagePart]) -> Result<()> {
         let Some((_, writer)) = &mut self.writer else { return Ok(()) };
         let part = |part: &UsagePart| {
@@ -125,10 +189,19 @@ impl Publisher {
             DayPart { day, values, is_complete }
         };
         let parts: Vec<DayPart> = parts.iter().map(part).collect();
-        if !self.runtime.block_on(writer.write(&parts, self.book.keep()))? {
-            self.book.give_back_all()?;
-            self.next_budgets = Instant::now();
+        let written = self.runtime.block_on(writer.write(&parts, self.book.keep()))?;
+        if let Written::Copied { name, role } = &written {
+            self.resolve_copy(name.clone(), *role)?;
         }
+        match written {
+            Written::Known => {}
+            Written::Unknown | Written::Copied { .. } => {
+                self.book.give_back_all()?;
+                self.next_budgets = Instant::now();
+            }
+        }
+        // Not with an id that is that of another host.
+        let Some((_, writer)) = &mut self.writer else { return Ok(()) };
         if self.next_budgets <= Instant::now() {
             self.next_budgets = Instant::now() + BUDGETS_INTERVAL;
             self.accounts.mark_all_untold();

@@ -26,8 +26,10 @@ pub(super) fn rows(lanes: &[Value], readers: &[Value], shared: &Value) -> Vec<[S
 fn store(store: &Value, now: u64) -> Option<[String; 4]> {
     let state = store["state"].as_str().map(clean)?;
     let count = |name: &str| store[name].as_u64().map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let other = store["identity_copied"]["other"].as_str().map(clean);
+    let copied = other.map_or_else(String::new, |other| format!(", identity copied: {other}"));
     let details = format!(
-        "for {}, {} changes pending, {} dropped, {} of {} hosts",
+        "for {}, {} changes pending, {} dropped, {} of {} hosts{copied}",
         age(&store["since_unix_ms"], now),
         count("pending"),
         count("dropped"),

@@ -21,7 +21,9 @@ fn state() -> Value {
         ],
         "fleet_readers": [{ "name": "edge\u{1b}", "since_unix_ms": 1 }],
         "shared_state": { "state": "down", "since_unix_ms": 1, "pending": 42, "dropped": 0,
-                          "replicas": null, "expected_replicas": 3 },
+                          "replicas": null, "expected_replicas": 3,
+                          "identity_copied": { "other": "gpu-3", "is_renewed": true,
+                                               "at_unix_ms": 1 } },
         "groups": [{ "name": "gpu", "reserved_bytes": 3_u64 << 30, "budget_bytes": 24_u64 << 30,
                      "lanes": ["small"] }],
         "requests": [
@@ -65,7 +67,18 @@ fn each_view_shows_its_rows() {
         ('3', &["served", "score", "1 min 1 s", "d1"]),
         ('4', &["cortex", "active", "2 (cd) (shadow)"]),
         ('5', &["WARN slow lane=small"]),
-        ('6', &["`big` of gpu-2", "3 of 4 slots", "reader", "edge", "42 changes", "? of 3 hosts"]),
+        (
+            '6',
+            &[
+                "`big` of gpu-2",
+                "3 of 4 slots",
+                "reader",
+                "edge",
+                "42 changes",
+                "? of 3 hosts",
+                "gpu-3",
+            ],
+        ),
     ] {
         assert_eq!(press(&mut model, KeyCode::Char(key)), None);
         let text = drawn(&model);

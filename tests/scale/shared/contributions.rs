@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pointsman_shared::{
-    BudgetPart, Contribution, ContributionWriter, DayPart, Settings, SharedAddress,
-    SharedContributions,
+    BudgetPart, Contribution, ContributionWriter, CopyRole, DayPart, Settings, SharedAddress,
+    SharedContributions, Written,
 };
 use tokio::runtime::Runtime;
 
@@ -59,9 +59,11 @@ fn check(address: &SharedAddress) {
     let mut write =
         |host: usize, parts: &[DayPart]| runtime.block_on(hosts[host].write(parts, KEEP)).unwrap();
     // Nothing of this process is known at first.
-    assert!(!write(0, &[part(today, Some(7), "a", false)]));
-    assert!(write(0, &[part(today, Some(7), "b", false), part(today - 1, Some(23), "c", false)]));
-    assert!(!write(1, &[part(today, Some(7), "d", false), part(today - 500, Some(1), "e", false)]));
+    assert_eq!(write(0, &[part(today, Some(7), "a", false)]), Written::Unknown);
+    let later = [part(today, Some(7), "b", false), part(today - 1, Some(23), "c", false)];
+    assert_eq!(write(0, &later), Written::Known);
+    let old = [part(today, Some(7), "d", false), part(today - 500, Some(1), "e", false)];
+    assert_eq!(write(1, &old), Written::Unknown);
     let hour = |id, hour, value: &str| (id, Some(hour), value.to_owned());
     assert_eq!(read(&runtime, &all, today), [hour(1, 7, "b"), hour(2, 7, "d")]);
     let index = runtime.block_on(all.index(ALL_DAYS.0, ALL_DAYS.1)).unwrap();
@@ -72,7 +74,7 @@ fn check(address: &SharedAddress) {
     assert_eq!(names, ["gpu 1", "gpu-2"]);
     assert!(index.hosts.iter().all(|host| host.age < Duration::from_secs(30)));
     // Hours that are added up are replaced in one step.
-    assert!(write(0, &[part(today, None, "sum", true)]));
+    assert_eq!(write(0, &[part(today, None, "sum", true)]), Written::Known);
     let expected = [(1, None, "sum".to_owned()), hour(2, 7, "d")];
     assert_eq!(read(&runtime, &all, today), expected);
     let others = runtime.block_on(all.day(today, (8, 23), 1, 1 << 20)).unwrap();
@@ -91,7 +93,7 @@ fn contributions_are_written_again_after_the_store_has_lost_them() {
     assert!(Duration::from_millis(ttl) >= KEEP && Duration::from_millis(ttl) < KEEP + 2 * DAY);
     let mut host = ContributionWriter::new(settings(address.clone()), 3, "gpu-3").unwrap();
     let mut write = |parts: &[DayPart]| runtime.block_on(host.write(parts, KEEP));
-    assert!(!write(&[]).unwrap() && write(&[]).unwrap());
+    assert_eq!([(); 2].map(|()| write(&[]).unwrap()), [Written::Unknown, Written::Known]);
     redis.kill();
     assert!(write(&[]).is_err());
     redis.start();
@@ -100,7 +102,36 @@ fn contributions_are_written_again_after_the_store_has_lost_them() {
         known = write(&[]).ok();
         known.is_some()
     });
-    assert_eq!((known, write(&[]).unwrap()), (Some(false), true));
+    assert_eq!((known, write(&[]).unwrap()), (Some(Written::Unknown), Written::Known));
+}
+
+/// Two processes with one id: one of them has a copy of the other one's state directory.
+#[test]
+fn writers_with_one_id_find_each_other_and_the_younger_one_leaves() {
+    let redis = Redis::run(&[]);
+    let (address, runtime, today) = (SharedAddress::Single(redis.url()), runtime(), today());
+    let writer = |name| ContributionWriter::new(settings(address.clone()), 1, name).unwrap();
+    let parts = [part(today, Some(7), "a", false)];
+    let write = |host: &mut ContributionWriter| runtime.block_on(host.write(&parts, KEEP)).unwrap();
+    let mut older = writer("gpu-1");
+    assert_eq!([(); 2].map(|()| write(&mut older)), [Written::Unknown, Written::Known]);
+    // The store knows milliseconds.
+    pointsman_tests::pause(Duration::from_millis(20));
+    let mut younger = writer("gpu-2");
+    let mut older_found = Written::Known;
+    for _ in 0..3 {
+        assert_eq!(write(&mut younger), Written::Unknown);
+        older_found = write(&mut older);
+    }
+    let copied = |name: &str, role| Written::Copied { name: name.to_owned(), role };
+    assert_eq!(older_found, copied("gpu-2", CopyRole::Older));
+    assert_eq!(write(&mut younger), copied("gpu-1", CopyRole::Younger));
+    let all = SharedContributions::new(settings(address.clone())).unwrap();
+    assert_eq!(read(&runtime, &all, today).len(), 1);
+    runtime.block_on(younger.leave()).unwrap();
+    assert_eq!(read(&runtime, &all, today), []);
+    assert_eq!(runtime.block_on(all.index(ALL_DAYS.0, ALL_DAYS.1)).unwrap().hosts, []);
+    assert_eq!([(); 2].map(|()| write(&mut older)), [Written::Unknown, Written::Known]);
 }
 
 #[test]
@@ -136,7 +167,8 @@ fn hosts_that_are_gone_are_bounded() {
     let now = (u64::from(today()) * 86_400_000).to_string();
     redis.command(&["EVAL", fill, "1", "{test:usage}:hosts", &now]);
     let mut host = ContributionWriter::new(settings(address), 1 << 40, "new").unwrap();
-    assert!(!runtime.block_on(host.write(&[], KEEP)).unwrap());
+    let written = runtime.block_on(host.write(&[], KEEP)).unwrap();
+    assert_eq!(written, Written::Unknown);
     assert_eq!(redis.command(&["HLEN", "{test:usage}:hosts"]), ":2048");
     // The one that was silent for longest.
     let first = redis.command(&["HEXISTS", "{test:usage}:hosts", "0000000000000001"]);

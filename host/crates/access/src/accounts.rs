@@ -156,6 +156,13 @@ impl Accounts {
         rows.into_iter().for_each(|row| table.restore(row));
     }
 
+    /// Notes that what these rows have was used at another host, which tells it as its own: the
+    /// rows were restored from a copy of its store.
+    pub fn disown(&self, rows: impl IntoIterator<Item = BudgetRow>) {
+        let mut table = self.table.lock();
+        rows.into_iter().for_each(|row| table.disown(row));
+    }
+
     /// Adds what another host has used of budgets: differences, not totals.
     pub fn add(&self, rows: impl IntoIterator<Item = BudgetRow>) {
         let mut table = self.table.lock();

@@ -16,6 +16,7 @@ mod export;
 mod file;
 mod foreign;
 mod hosts;
+mod inherited;
 mod memory;
 mod query;
 mod row;
@@ -34,6 +35,7 @@ use self::contribution::{Changed, Sharing};
 pub use self::counts::Counts;
 pub use self::foreign::ForeignUsage;
 pub use self::hosts::{HostValue, OtherHosts, ReportedHost};
+use self::inherited::{Beginning, Inherited};
 use self::memory::{Batch, Memory};
 use self::query::hour_of;
 pub use self::query::{Column, UsageError, UsageQuery, UsageReport};
@@ -97,6 +99,10 @@ pub struct UsageBook {
     /// What other hosts do not know yet.
     changed: Mutex<Changed>,
     sharing: OnceLock<Sharing>,
+    /// What is the contribution of another host; `None` until it was read.
+    inherited: Mutex<Option<Arc<Inherited>>>,
+    /// What the store had when the process began; `None` if that is not known.
+    beginning: Mutex<Option<Beginning>>,
 }
 
 /// What is being written, or could not be written.
@@ -224,11 +230,20 @@ impl UsageBook {
     /// # Errors
     /// If the store cannot be read, the report has too many rows, or is by host.
     pub fn report(&self, query: &UsageQuery) -> Result<UsageReport, UsageError> {
-        if query.is_by_host() { Err(UsageError::HostColumn) } else { self.own_report(query, "") }
+        if query.is_by_host() {
+            return Err(UsageError::HostColumn);
+        }
+        self.own_report(query, "", &Inherited::default())
     }
 
-    /// Adds up what a query wants of this host, which has this name in the report.
-    fn own_report(&self, query: &UsageQuery, host: &str) -> Result<UsageReport, UsageError> {
+    /// Adds up what a query wants of this host, which has this name in the report, without what is
+    /// inherited.
+    fn own_report(
+        &self,
+        query: &UsageQuery,
+        host: &str,
+        inherited: &Inherited,
+    ) -> Result<UsageReport, UsageError> {
         let mut report = UsageReport { host: host.to_owned(), ..UsageReport::new(query) };
         let Some(store) = &self.store else {
             self.add_unwritten(&mut report)?;
@@ -244,8 +259,10 @@ impl UsageBook {
             let (from, to) = (bound(span, query.from), bound(span, query.to));
             let mut result = Ok(());
             store.scan(file::ROWS, (&from, &to), |key, value| {
-                if let Some(row) = RowKey::from_bytes(key) {
-                    result = report.add(&row, &Counts::from_bytes(value));
+                if let Some(row) = RowKey::from_bytes(key)
+                    && let Some(counts) = inherited.without(&row, Counts::from_bytes(value))
+                {
+                    result = report.add(&row, &counts);
                 }
                 if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;

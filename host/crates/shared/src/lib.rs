@@ -49,8 +49,8 @@ mod value;
 mod worker;
 
 pub use self::contribution::{
-    BudgetPart, Contribution, ContributionWriter, Contributor, ContributorIndex, DayPart,
-    SharedContributions,
+    BudgetPart, Contribution, ContributionWriter, Contributor, ContributorIndex, CopyRole, DayPart,
+    SharedContributions, Written,
 };
 pub use self::direct::{Direct, DirectError};
 pub use self::entry::{Entry, EntryValue};

@@ -1,8 +1,12 @@
 //! Asks a store once whether it can be used, for operators. Changes nothing.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use redis::{ErrorKind, RedisError, Value};
 
 use crate::connection::{Connection, StoreError};
+use crate::contribution::{Contributor, contributors, hosts_command};
 use crate::presence;
 use crate::settings::Settings;
 
@@ -14,7 +18,13 @@ pub struct StoreProbe {
     pub eviction: Vec<String>,
     /// Number of processes that have used the store with the same prefix in the last 15 seconds.
     pub replicas: u64,
+    /// Names that several hosts have which have contributed their usage in the last 15 seconds, in
+    /// their order. Empty if the user may not read them.
+    pub shared_names: Vec<String>,
 }
+
+/// Time after which a host counts as gone that does not contribute any more.
+const GONE_AFTER: Duration = Duration::from_secs(15);
 
 /// Why a store cannot be used. Contains no credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,13 +64,29 @@ pub async fn probe(settings: &Settings) -> Result<StoreProbe, ProbeError> {
     let connection = Connection::open(settings).await?;
     let counted = connection.limited_query(&presence::count_command(&settings.prefix)).await?;
     let Value::Int(replicas) = counted else { return Err(StoreError::Reply.into()) };
-    // A user need not have the right to read it.
+    // A user need not have the right to read it, or the hosts.
     let info = connection.limited_query(redis::cmd("INFO").arg("memory")).await;
     let mut eviction = Vec::new();
     if let Ok(info) = info {
         find_policies(&info, &mut eviction);
     }
-    Ok(StoreProbe { eviction, replicas: u64::try_from(replicas).unwrap_or(0) })
+    let replicas = u64::try_from(replicas).unwrap_or(0);
+    let hosts = connection.limited_query(&hosts_command(&settings.prefix)).await;
+    let shared_names =
+        hosts.map_or_else(|_| Vec::new(), |hosts| shared_names(&contributors(&hosts)));
+    Ok(StoreProbe { eviction, replicas, shared_names })
+}
+
+/// Returns the names of several hosts that are running.
+fn shared_names(hosts: &[Contributor]) -> Vec<String> {
+    let mut counts: HashMap<&str, u32> = HashMap::new();
+    for host in hosts.iter().filter(|host| host.age < GONE_AFTER) {
+        *counts.entry(&host.name).or_default() += 1;
+    }
+    let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+    let mut names: Vec<String> = shared.map(|(name, _)| name.to_owned()).collect();
+    names.sort_unstable();
+    names
 }
 
 /// Adds what each server in a reply to `INFO` does when its memory is full.
@@ -100,5 +126,15 @@ mod tests {
         let servers = ["allkeys-lru", "noeviction"].map(|policy| (Value::Nil, text(policy)));
         assert_eq!(policies(&Value::Map(servers.into())), ["allkeys-lru", "noeviction"]);
         assert!(policies(&Value::Nil).is_empty());
+    }
+
+    #[test]
+    fn names_of_several_hosts_that_are_running_are_found() {
+        let host = |id, name: &str, age| {
+            let age = Duration::from_secs(age);
+            Contributor { id, name: name.to_owned(), age }
+        };
+        let hosts = [host(1, "b", 1), host(2, "a", 2), host(3, "b", 3), host(4, "a", 16)];
+        assert_eq!(shared_names(&hosts), ["b"]);
     }
 }

@@ -326,6 +326,17 @@ impl Account {
         }
     }
 
+    /// Removes what was used at another host. The shared counters have it still, and as nothing of
+    /// this host, so that it counts as used by others from the next look on.
+    pub(super) fn disown(&mut self, period: Period, used: Spent) {
+        let spent = self.budgets[index_of(period)].as_mut();
+        if let Some(spent) = spent.filter(|spent| spent.start == used.start) {
+            spent.tokens = spent.tokens.saturating_sub(used.tokens);
+            spent.requests = spent.requests.saturating_sub(used.requests);
+            spent.engine_ms = spent.engine_ms.saturating_sub(used.engine_ms);
+        }
+    }
+
     /// Continues a budget.
     pub(super) fn restore(&mut self, period: Period, spent: Spent) {
         self.budgets[index_of(period)] = Some(spent);

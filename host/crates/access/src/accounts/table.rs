@@ -238,6 +238,16 @@ impl Table {
         self.changed.mark(&id, account);
     }
 
+    /// Removes what was used at another host from what was used at this one.
+    pub(super) fn disown(&mut self, row: BudgetRow) {
+        self.changes += 1;
+        let (id, period, used) = row.into_spent();
+        if let Some(account) = self.accounts.get_mut(&id) {
+            account.disown(period, used);
+            self.changed.mark(&id, account);
+        }
+    }
+
     pub(super) fn restore(&mut self, row: BudgetRow) {
         let (account, period, spent) = row.into_spent();
         // A clock that has not been set yet does not begin a new period.

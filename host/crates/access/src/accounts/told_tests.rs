@@ -132,3 +132,23 @@ fn budgets_that_were_not_told_are_kept_for_the_next_time() {
     spend(&alone, &key, 10, 0);
     assert!(tell(&alone, 0).is_empty());
 }
+
+#[test]
+fn budget_of_a_copied_store_is_that_of_the_other_host() {
+    let key = key(1000);
+    let original = host();
+    assert!(spend(&original, &key, 600, 0));
+    let rows = original.take_dirty();
+    let copy = Arc::<Accounts>::default();
+    copy.restore(rows.clone());
+    copy.share(Arc::new(Away));
+    assert!(spend(&copy, &key, 50, 100));
+    copy.disown(rows);
+    let told = [tell(&original, 200), tell(&copy, 200)];
+    assert_eq!([told[0][0].used, told[1][0].used], [[1, 600, 3000], [1, 50, 3000]]);
+    original.tell(&told[0], &[told[1][0].used]);
+    copy.tell(&told[1], &[told[0][0].used]);
+    assert_eq!([used(&original, &key, 300), used(&copy, &key, 300)], [650, 650]);
+    // It is what a restart finds.
+    assert_eq!(copy.take_dirty()[0].tokens, 50);
+}

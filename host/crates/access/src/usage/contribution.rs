@@ -127,8 +127,9 @@ impl UsageBook {
     /// If the store cannot be read.
     pub fn give_back_all(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
+        let inherited = self.inherited()?;
         for span in [Span::Day, Span::Hour] {
-            let mut from = 0;
+            let mut from = inherited.first(span);
             loop {
                 let mut found = None;
                 store.scan(file::ROWS, (&bound(span, from), &[span as u8 + 1]), |key, _| {
@@ -171,11 +172,12 @@ impl UsageBook {
     /// Returns what was used in a day or an hour; `None` if nothing was.
     fn value(&self, span: Span, start: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(store) = &self.store else { return Ok(None) };
-        let mut rows = Vec::new();
+        let (inherited, mut rows) = (self.inherited()?, Vec::new());
         let range = (&bound(span, start)[..], &bound(span, start.saturating_add(1))[..]);
         store.scan(file::ROWS, range, |key, value| {
-            let row = RowKey::from_bytes(key).map(|key| (key.names, Counts::from_bytes(value)));
-            rows.extend(row);
+            let row = RowKey::from_bytes(key)
+                .and_then(|key| Some((inherited.without(&key, Counts::from_bytes(value))?, key)));
+            rows.extend(row.map(|(counts, key)| (key.names, counts)));
             ControlFlow::Continue(())
         })?;
         Ok((!rows.is_empty()).then(|| encode(rows)))
@@ -192,7 +194,8 @@ impl UsageBook {
         let (first, last) = (query.from, query.to.saturating_sub(1));
         let read = others.hosts(first / DAY, last / DAY);
         let (mut hosts, days) = read.map_err(UsageError::HostsUnavailable)?;
-        let mut report = self.own_report(query, name)?;
+        let inherited = self.inherited().map_err(UsageError::from)?;
+        let mut report = self.own_report(query, name, &inherited)?;
         let mut left = MAX_READ;
         for day in days {
             let hour_of_day = |start: u32| u8::try_from(start % DAY).unwrap_or_default();

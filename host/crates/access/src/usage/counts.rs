@@ -31,6 +31,16 @@ impl Counts {
         *self = Self::from_fields(fields);
     }
 
+    /// Returns the counts without others, which were counted before.
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        let mut fields = self.fields();
+        for (field, other) in fields.iter_mut().zip(other.fields()) {
+            // Saturating: rows that are being added up are in the file in part.
+            *field = field.saturating_sub(other);
+        }
+        Self::from_fields(fields)
+    }
+
     fn fields(&self) -> [u64; 7] {
         let Self { requests, failed, prompt_tokens, cached_tokens, output_tokens, .. } = *self;
         let tokens = [prompt_tokens, cached_tokens, output_tokens];

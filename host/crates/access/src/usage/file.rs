@@ -16,13 +16,13 @@ use crate::accounts::BudgetRow;
 pub(super) const ROWS: &str = "usage";
 
 /// Name of the table with the number of the last batch.
-const META: &str = "usage.meta";
+pub(super) const META: &str = "usage.meta";
 
 /// Its key.
 const BATCH: &[u8] = b"batch";
 
 /// The key of the id of the store in the same table.
-const ID: &[u8] = b"id";
+pub(super) const ID: &[u8] = b"id";
 
 /// Rows that a transaction compacts or removes.
 const STEP: usize = 1000;
@@ -62,7 +62,7 @@ pub(super) fn id(store: &Store) -> Result<u64, StoreError> {
     })
 }
 
-fn number(value: Option<&[u8]>) -> u64 {
+pub(super) fn number(value: Option<&[u8]>) -> u64 {
     value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 

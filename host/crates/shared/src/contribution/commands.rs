@@ -11,6 +11,7 @@ const WRITE: &str = include_str!("write.lua");
 const BUDGETS: &str = include_str!("budgets.lua");
 const DAY: &str = include_str!("day.lua");
 const INDEX: &str = include_str!("index.lua");
+const LEAVE: &str = include_str!("leave.lua");
 
 /// Maximum number of days of an index: more than ten years.
 const MAX_DAYS: usize = 4000;
@@ -26,6 +27,17 @@ const WHOLE_DAY: &str = "d";
 pub(super) struct Mark {
     pub(super) process: u64,
     pub(super) number: u64,
+    /// When the process began, in milliseconds since 1970 by the clock of the store; `None` until
+    /// the store has said it, and of a process of an earlier version.
+    pub(super) began: Option<u64>,
+}
+
+/// What the store had of a host before a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Before {
+    pub(super) mark: Mark,
+    /// The name of the host that has written, for people.
+    pub(super) name: String,
 }
 
 fn script(code: &str, keys: &[String]) -> Cmd {
@@ -46,11 +58,12 @@ fn day_key(base: &str, day: u32) -> String {
     format!("{base}:d:{day}")
 }
 
-/// Returns the command that writes parts of the host with this id and name.
+/// Returns the command that writes parts of the host with this id and name, whose process has been
+/// running for `uptime`.
 pub(super) fn write(
     base: &str,
     (id, name): (u64, &str),
-    Mark { process, number }: Mark,
+    (Mark { process, number, began }, uptime): (Mark, Duration),
     parts: &[DayPart],
     keep: Duration,
 ) -> Cmd {
@@ -58,8 +71,9 @@ pub(super) fn write(
     keys.extend(parts.iter().map(|part| day_key(base, part.day)));
     let mut command = script(WRITE, &keys);
     let name = &name[..name.floor_char_boundary(MAX_NAME)];
-    command.arg(hex(id)).arg(format!("{process:016x}.{number}")).arg(name);
-    command.arg(millis(keep)).arg(MAX_HOSTS);
+    command.arg(hex(id)).arg(format!("{process:016x}.{number}"));
+    command.arg(began.map_or_else(String::new, |began| began.to_string())).arg(millis(uptime));
+    command.arg(name).arg(millis(keep)).arg(MAX_HOSTS);
     for DayPart { day, values, is_complete } in parts {
         command.arg(*day).arg(u8::from(*is_complete)).arg(values.len());
         for (hour, value) in values {
@@ -70,10 +84,29 @@ pub(super) fn write(
     command
 }
 
-/// Reads the mark of the write before; `None` if there was none.
-pub(super) fn parse_mark(reply: &Value) -> Option<Mark> {
-    let (process, number) = text(reply)?.split(' ').next()?.split_once('.')?;
-    Some(Mark { process: parse_hex(process)?, number: number.parse().ok()? })
+/// Reads what was there before a write, if anything was, and when the process of the write began.
+pub(super) fn parse_write(reply: &Value) -> Option<(Option<Before>, u64)> {
+    let Value::Array(parts) = reply else { return None };
+    let [before, began] = parts.as_slice() else { return None };
+    Some((parse_before(text(before)?), text(began)?.parse().ok()?))
+}
+
+fn parse_before(text: &str) -> Option<Before> {
+    let mut words = text.splitn(3, ' ');
+    let mut mark = words.next()?.splitn(3, '.');
+    let (process, number) = (parse_hex(mark.next()?)?, mark.next()?.parse().ok()?);
+    let began = mark.next().and_then(|began| began.parse().ok());
+    let name = words.nth(1).unwrap_or_default().to_owned();
+    Some(Before { mark: Mark { process, number, began }, name })
+}
+
+/// Returns the command that removes what a host has contributed to these days.
+pub(super) fn leave(base: &str, id: u64, days: &[u32]) -> Cmd {
+    let mut keys = vec![hosts_key(base)];
+    keys.extend(days.iter().map(|day| day_key(base, *day)));
+    let mut command = script(LEAVE, &keys);
+    command.arg(hex(id));
+    command
 }
 
 /// Returns the command that writes what a host has used of budgets.
@@ -180,9 +213,16 @@ mod tests {
 
     #[test]
     fn replies_are_read_and_others_refused() {
-        let mark = bulk("00000000000000ff.12 1795779000000 gpu 1");
-        assert_eq!(parse_mark(&mark), Some(Mark { process: 255, number: 12 }));
-        assert_eq!((parse_mark(&Value::Nil), parse_mark(&bulk("x"))), (None, None));
+        let write = |before: &str| parse_write(&Value::Array(vec![bulk(before), bulk("17")]));
+        let mark = |began| Mark { process: 255, number: 12, began };
+        let before = |began| Some(Before { mark: mark(began), name: "gpu 1".to_owned() });
+        let found = write("00000000000000ff.12.1795778000000 1795779000000 gpu 1");
+        assert_eq!(found, Some((before(Some(1_795_778_000_000)), 17)));
+        // Of an earlier version.
+        let found = write("00000000000000ff.12 1795779000000 gpu 1");
+        assert_eq!(found, Some((before(None), 17)));
+        assert_eq!((write(""), write("x")), (Some((None, 17)), Some((None, 17))));
+        assert_eq!(parse_write(&Value::Nil), None);
         let sums = parse_budgets(&Value::Array(vec![bulk("1 2 3"), bulk("0 0 9")]));
         assert_eq!(sums, Some(vec![[1, 2, 3], [0, 0, 9]]));
         assert_eq!(parse_budgets(&Value::Array(vec![bulk("1 2")])), None);
@@ -206,9 +246,9 @@ mod tests {
     fn arguments_are_in_the_order_of_the_scripts() {
         let values = vec![(Some(7), b"v".to_vec()), (None, b"w".to_vec())];
         let part = DayPart { day: 9, values, is_complete: true };
-        let mark = Mark { process: 1, number: 2 };
-        let keep = Duration::from_secs(5);
-        let command = write("{p:usage}", (10, "gpu"), mark, &[part], keep);
+        let mark = Mark { process: 1, number: 2, began: None };
+        let (uptime, keep) = (Duration::from_millis(60), Duration::from_secs(5));
+        let command = write("{p:usage}", (10, "gpu"), (mark, uptime), &[part], keep);
         let words: Vec<String> = command
             .args_iter()
             .skip(2)
@@ -224,6 +264,8 @@ mod tests {
             "{p:usage}:d:9",
             "000000000000000a",
             "0000000000000001.2",
+            "",
+            "60",
             "gpu",
             "5000",
             "2048",

@@ -1,20 +1,25 @@
--- Writes what a host contributes, and returns the mark of its write before.
+-- Writes what a host contributes, and returns what was there of its write before, and when the
+-- process began, by the clock of the store.
 -- KEYS: the hosts, the days, and the hash of each day.
--- ARGV: id, mark, name, milliseconds to keep, maximum number of hosts, and for each day: its
--- number, 1 if all other fields of the host go, the number of fields, and their names and values.
+-- ARGV: id, mark, when the process began, or '' and for how many milliseconds it runs, name,
+-- milliseconds to keep, maximum number of hosts, and for each day: its number, 1 if all other
+-- fields of the host go, the number of fields, and their names and values.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local id, mark, name, keep, max_hosts = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local id, mark, began, name, keep, max_hosts =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local day_ms = 86400000
 
 local function whole(number) return string.format('%.0f', number) end
+
+if began == '' then began = whole(now - ARGV[4]) end
 
 -- Lets a key live until then at least.
 local function extend(key, till)
   if redis.call('PTTL', key) < till - now then redis.call('PEXPIREAT', key, whole(till)) end
 end
 
-local at = 6
+local at = 8
 for number = 3, #KEYS do
   local key, day, count = KEYS[number], ARGV[at], tonumber(ARGV[at + 2])
   -- A clock that is ahead does not make it live longer.
@@ -50,7 +55,7 @@ if not before then
     redis.call('HDEL', KEYS[1], oldest)
   end
 end
-redis.call('HSET', KEYS[1], id, mark .. ' ' .. whole(now) .. ' ' .. name)
+redis.call('HSET', KEYS[1], id, mark .. '.' .. began .. ' ' .. whole(now) .. ' ' .. name)
 extend(KEYS[1], now + keep + 2 * day_ms)
 extend(KEYS[2], now + keep + 2 * day_ms)
-return before
+return {before or '', began}

@@ -170,6 +170,52 @@ fn host_that_began_anew_keeps_what_it_had_contributed() {
     assert_eq!((&*hosts[0].name, hosts[0].id), ("other", latest));
 }
 
+/// What was used before a store was copied counts once, and all that was used since then, by each
+/// of both hosts.
+#[test]
+fn copy_of_a_store_contributes_what_was_used_since_it_began() {
+    let shared = Arc::<Shared>::default();
+    let (original, copy) = (book(&shared), book(&shared));
+    for book in [&original, &copy] {
+        for hour in [0, 0, 5, 6, 6] {
+            record(book, NOW + hour * HOUR, "a", "m");
+        }
+        record(book, NOW - 40 * DAY_MS, "a", "m");
+        book.save(Vec::new()).unwrap();
+        book.maintain(NOW + 6 * HOUR).unwrap();
+    }
+    record(&original, NOW + 6 * HOUR, "a", "m");
+    contribute(&original, &shared);
+    assert!(!copy.has_beginning());
+    copy.note_beginning(NOW + 6 * HOUR).unwrap();
+    record(&copy, NOW + 6 * HOUR, "a", "m");
+    record(&copy, NOW + 6 * HOUR, "b", "m");
+    record(&copy, NOW + 7 * HOUR, "a", "m");
+    copy.save(Vec::new()).unwrap();
+    let before = copy.id().unwrap();
+    assert_eq!(copy.begin_anew().unwrap(), []);
+    assert_ne!(copy.id().unwrap(), before);
+    copy.give_back_all().unwrap();
+    contribute(&copy, &shared);
+    let all = query("2026-01-01", "2026-12-01", "tenant");
+    let expected = [("a".to_owned(), 9), ("b".to_owned(), 1)];
+    assert_eq!(requests(&original, &all), expected);
+    assert_eq!(requests(&copy, &all), expected);
+    // The copy has all rows in a report of its own.
+    let own = copy.report(&all).unwrap();
+    let sum: u64 = own.rows.values().map(|counts| counts.requests).sum();
+    assert_eq!(sum, 9);
+    // Also when hours have been added up to days.
+    let later = NOW + 40 * DAY_MS;
+    for book in [&original, &copy] {
+        while book.maintain(later).unwrap() {}
+        contribute(book, &shared);
+    }
+    let all = query("2026-01-01", "2027-12-01", "tenant");
+    assert_eq!(requests(&original, &all), expected);
+    assert_eq!(requests(&copy, &all), expected);
+}
+
 #[test]
 fn too_many_names_are_added_up_for_their_tenants() {
     let count = |requests| Counts { requests, prompt_tokens: 7, ..Counts::default() };
