@@ -21,7 +21,7 @@ impl EventDecoder {
     /// # Errors
     /// At the first event that is not valid; the decoder must not be used any more.
     pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event)) -> Result<(), WireError> {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (rest, following) = (&bytes[..end], &bytes[end + 1..]);
             bytes = following;
             let event = if self.line.is_empty() {

@@ -1,6 +1,7 @@
 //! What the engine of a lane has cached, as another host tells it: hashes of prompts.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -43,8 +44,9 @@ impl From<DigestPart> for DigestChange {
 /// Besides, it is too low for what the host has forgotten, and for the last incomplete 512 bytes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Digest {
-    /// Sorted, without duplicates; at most [`MAX_DIGEST`].
-    hashes: Vec<u32>,
+    /// Sorted, without duplicates; at most [`MAX_DIGEST`]. Shared, so that a copy of a digest that
+    /// does not change costs nothing.
+    hashes: Arc<Vec<u32>>,
     milli_tokens: u32,
 }
 
@@ -53,13 +55,28 @@ impl Digest {
     /// whole digest before.
     pub fn apply(&mut self, change: &DigestChange) {
         if change.whole {
-            self.hashes.clear();
+            self.hashes = Arc::default();
         }
         self.milli_tokens = change.milli_tokens;
         let left = MAX_DIGEST - self.hashes.len();
-        self.hashes.extend(change.hashes.iter().take(left));
-        self.hashes.sort_unstable();
-        self.hashes.dedup();
+        let taken = change.hashes.iter().copied().take(left);
+        let mut added: Vec<u32> = taken.filter(|hash| !self.contains(*hash)).collect();
+        if added.is_empty() {
+            return;
+        }
+        added.sort_unstable();
+        added.dedup();
+        let hashes = Arc::make_mut(&mut self.hashes);
+        hashes.append(&mut added);
+        // Stable, because that sort merges the two sorted parts in linear time.
+        #[expect(clippy::stable_sort_primitive, reason = "it is the faster one here")]
+        hashes.sort();
+    }
+
+    /// Returns true if a copy has the same value, without comparing the hashes: false negatives are
+    /// possible.
+    pub fn is_unchanged(&self, copy: &Self) -> bool {
+        Arc::ptr_eq(&self.hashes, &copy.hashes) && self.milli_tokens == copy.milli_tokens
     }
 
     /// Returns the expected number of tokens of a prompt that the lane has cached. The hashes of
