@@ -135,10 +135,11 @@ async fn follow(name: String, peer: Peer, found: Arc<Found>) {
         let told = {
             // Borrowed for some microseconds: the reader of the host waits meanwhile.
             let view = views.borrow_and_update();
-            let topology = view.host().map(|host| (host.id.clone(), view.generation()));
-            let is_new = topology.is_some() && topology != known;
-            is_new.then(|| {
-                known = topology;
+            let topology = view.host().map(|host| (host.id.as_str(), view.generation()));
+            let before = known.as_ref().map(|(id, generation): &(String, _)| (&**id, *generation));
+            let new = topology.filter(|topology| Some(*topology) != before);
+            new.map(|(id, generation)| (id.to_owned(), generation)).map(|new| {
+                known = Some(new);
                 view.lanes().iter().map(|lane| host_lane(&lane.description)).collect()
             })
         };

@@ -22,7 +22,6 @@ mod successor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pointsman_domain::dispatch::{Dispatcher, Effect, EngineEvent, Enqueue, Event, Report, Ticket};
@@ -222,8 +221,7 @@ impl Actor {
     }
 
     fn publish(&mut self, now: Duration) {
-        self.turns.stale_since = None;
-        self.turns.is_stale.store(false, Ordering::Release);
+        self.turns.published();
         let mut stats = self.dispatcher.stats(now);
         for stat in &mut stats {
             let Some(handle) = self.lanes.get(stat.id.index()) else { continue };

@@ -82,6 +82,12 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    /// Returns true if the message only says how a lane of another host is. A fleet of hundreds of
+    /// lanes gets thousands of them in a second.
+    pub(crate) fn is_peer_report(&self) -> bool {
+        matches!(self, Self::PeerReport { .. })
+    }
+
     /// Returns true if the message is one of a request. Nearly all messages are.
     pub(crate) fn is_of_request(&self) -> bool {
         match self {

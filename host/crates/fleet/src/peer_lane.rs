@@ -73,7 +73,7 @@ pub(crate) async fn watch_peer(lane: WatchedLane<'_>, mut views: watch::Receiver
                     lane.reporter.learned(card(host, &there.description, lane.spec));
                     described = Some((host.to_owned(), there.description.clone()));
                 }
-                if digest.0 != there.digest {
+                if !digest.0.is_unchanged(&there.digest) {
                     digest = Arc::new(PeerDigest(there.digest.clone()));
                 }
             }

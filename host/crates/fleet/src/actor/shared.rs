@@ -25,10 +25,14 @@ use crate::message::{Mailbox, Message};
 /// Maximum time that the published view is not the last one. A reader has it refreshed; those who
 /// wait for a change hear of it after this time.
 const PUBLISH_DELAY: Duration = Duration::from_millis(5);
+/// The same if only reports of other hosts have arrived, each of which is one of many.
+const REPORTS_DELAY: Duration = Duration::from_millis(50);
 /// Lanes of which a view is made for each reader that finds an old one: about 3 us.
 const MANY_LANES: usize = 16;
 /// Maximum age of the view of more lanes.
 const MAX_AGE: Duration = Duration::from_millis(2);
+/// The same if only reports of other hosts are missing, which are up to 100 ms old.
+const MAX_REPORTS_AGE: Duration = Duration::from_millis(10);
 
 /// What passes from one turn to the next.
 #[derive(Debug, Default)]
@@ -39,7 +43,35 @@ pub(crate) struct Turns {
     armed: Option<Instant>,
     /// Since when the published view is not the last one.
     pub(super) stale_since: Option<Instant>,
+    /// Since when it lacks reports of other hosts, and nothing else.
+    pub(super) lacks_reports_since: Option<Instant>,
     pub(super) is_stale: Arc<AtomicBool>,
+}
+
+impl Turns {
+    /// Notes that the published view lacks reports of other hosts.
+    fn note_reports(&mut self) {
+        self.lacks_reports_since.get_or_insert_with(Instant::now);
+        self.is_stale.store(true, Ordering::Release);
+    }
+
+    /// Notes that the view is published.
+    pub(super) fn published(&mut self) {
+        (self.stale_since, self.lacks_reports_since) = (None, None);
+        self.is_stale.store(false, Ordering::Release);
+    }
+
+    /// Returns when the view is to be published; `None` if it is the last one.
+    fn publish_at(&self) -> Option<Instant> {
+        let stale = self.stale_since.map(|since| since + PUBLISH_DELAY);
+        let reports = self.lacks_reports_since.map(|since| since + REPORTS_DELAY);
+        stale.into_iter().chain(reports).min()
+    }
+
+    /// Returns true if the view is to be published, also if nothing has happened.
+    fn is_publish_due(&self) -> bool {
+        self.publish_at().is_none_or(|at| at <= Instant::now())
+    }
 }
 
 /// What the task does after a turn.
@@ -181,33 +213,39 @@ impl Actor {
     /// Handles these messages, and all that is due. Returns when the next turn is due.
     fn turn(&mut self, messages: VecDeque<Message>) -> Option<Instant> {
         let now = self.started.elapsed();
-        let has_news = !messages.is_empty() || !self.effects.is_empty();
+        let is_report = !messages.is_empty() && messages.iter().all(Message::is_peer_report);
+        let has_news = !(messages.is_empty() || is_report) || !self.effects.is_empty();
         for message in messages {
             self.handle(message, now);
         }
         self.dispatcher.on(Event::Tick, now, &mut self.effects);
         // Before the effects, so that a load is commanded to the new supervisor.
         self.settle();
-        let is_due = self.turns.stale_since.is_none_or(|since| since.elapsed() >= PUBLISH_DELAY);
+        if is_report {
+            self.turns.note_reports();
+        }
         // Before the effects, as in `serve`.
-        if has_news || is_due || !self.effects.is_empty() {
+        if has_news || self.turns.is_publish_due() || !self.effects.is_empty() {
             self.publish(now);
         }
         let mut effects = std::mem::take(&mut self.effects);
         effects.drain(..).for_each(|effect| self.apply(effect));
         self.effects = effects;
         self.turns.armed = self.dispatcher.next_wake().map(|wake| self.started + wake);
-        let publish = self.turns.stale_since.map(|since| since + PUBLISH_DELAY);
-        self.turns.armed.into_iter().chain(publish).min()
+        self.turns.armed.into_iter().chain(self.turns.publish_at()).min()
     }
 
     /// Publishes the view if it is too old for a reader.
     fn refresh(&mut self) {
-        let max_age = match self.topology.lanes().len() {
-            0..=MANY_LANES => Duration::ZERO,
-            _ => MAX_AGE,
+        let (max_age, max_reports_age) = match self.topology.lanes().len() {
+            0..=MANY_LANES => (Duration::ZERO, Duration::ZERO),
+            _ => (MAX_AGE, MAX_REPORTS_AGE),
         };
-        if self.turns.stale_since.is_some_and(|since| since.elapsed() >= max_age) {
+        let is_older =
+            |since: Option<Instant>, age| since.is_some_and(|since| since.elapsed() >= age);
+        if is_older(self.turns.stale_since, max_age)
+            || is_older(self.turns.lacks_reports_since, max_reports_age)
+        {
             self.publish(self.started.elapsed());
         }
     }
