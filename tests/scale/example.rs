@@ -25,13 +25,14 @@ fn envoy() -> PathBuf {
     Path::new(&std::env::var_os("POINTSMAN_VENV").unwrap()).join("bin/envoy")
 }
 
-/// Returns the first of consecutive ports that are free.
-fn free_ports() -> u16 {
+/// Returns the first of consecutive ports from `start` on that are free. Tests that run at the same
+/// time start far from each other.
+fn free_ports(start: u16) -> u16 {
     let free = |base: &u16| {
         let ports = (*base..*base + PORTS).map(|port| TcpListener::bind(("127.0.0.1", port)));
         ports.collect::<Result<Vec<_>, _>>().is_ok()
     };
-    (20_000..30_000).step_by(100).find(free).unwrap()
+    (start..start + 4000).step_by(100).find(free).unwrap()
 }
 
 /// Ends the example if the test fails.
@@ -62,7 +63,7 @@ fn models(base: u16) -> Response {
 
 #[test]
 fn example_starts_answers_and_ends() {
-    let base = free_ports();
+    let base = free_ports(20_000);
     // Where the tests run in the background, a shell has told them to ignore Ctrl-C.
     let mut command = Command::new("env");
     command.arg("--default-signal=INT").arg(root().join("examples/scale/run"));
@@ -82,6 +83,7 @@ fn example_starts_answers_and_ends() {
         example.0.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     }
     assert!(is_complete, "{text}{errors}");
+    assert!(text.contains("-d '{\"model\": \"demo\", "), "commands can be read and pasted: {text}");
     // The request through Envoy, its original, and the replay at another host.
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 3, "{text}");
     assert_eq!(text.matches("idempotent-replayed: true").count(), 1, "{text}");
@@ -103,4 +105,21 @@ fn example_starts_answers_and_ends() {
     send_signal(example.0.id(), Signal::INT);
     assert!(example.0.wait().unwrap().success());
     wait_until("all processes have ended", || !children.iter().any(|pid| is_alive(*pid)));
+}
+
+#[test]
+fn example_says_at_once_what_is_missing_or_has_ended() {
+    let base = free_ports(25_000);
+    let run = |engine: &str| {
+        let mut command = Command::new(root().join("examples/scale/run"));
+        command.env("POINTSMAN", program(FAKE_ENGINE)).env("ENGINE", engine);
+        command.env("ENVOY", "false").env("BASE_PORT", base.to_string());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let missing = run("/nowhere/engine");
+    assert!(missing.contains("/nowhere/engine"), "{missing}");
+    let ended = run(FAKE_ENGINE);
+    assert!(ended.contains("envoy is not ready"), "{ended}");
 }
