@@ -53,7 +53,7 @@ type Described = (String, LaneDescription);
 enum Reported {
     #[default]
     Nothing,
-    Ready(Arc<Target>),
+    Ready(Arc<Target>, Box<PeerReport>),
     Lost(Problem),
 }
 
@@ -96,11 +96,15 @@ impl WatchedLane<'_> {
         let now = Instant::now();
         match (assess(view, self.spec, &self.limits, now), before) {
             (Ok(report), before) => {
-                self.reporter
-                    .peer_report(PeerReport { digest: Arc::clone(digest) as Arc<_>, ..report });
-                if let Reported::Ready(target) = before {
-                    return Reported::Ready(target);
+                let report = PeerReport { digest: Arc::clone(digest) as Arc<_>, ..report };
+                if let Reported::Ready(target, last) = before {
+                    if report.is_repeated(&last) {
+                        return Reported::Ready(target, last);
+                    }
+                    self.reporter.peer_report(report.clone());
+                    return Reported::Ready(target, Box::new(report));
                 }
+                self.reporter.peer_report(report.clone());
                 let target = Arc::new(self.driver.target(0));
                 tracing::info!(
                     event = "peer_lane_ready",
@@ -108,7 +112,7 @@ impl WatchedLane<'_> {
                     "the lane of the other host is ready"
                 );
                 self.reporter.ready(&target);
-                Reported::Ready(target)
+                Reported::Ready(target, Box::new(report))
             }
             (Err(problem), Reported::Lost(before)) if before == problem => Reported::Lost(before),
             (Err(problem), before) => {
@@ -118,7 +122,7 @@ impl WatchedLane<'_> {
                     "the lane of the other host is down"
                 );
                 self.reporter.event(EngineEvent::Lost(problem.clone()));
-                if let Reported::Ready(target) = before
+                if let Reported::Ready(target, _) = before
                     && problem.code() == Some(UNREACHABLE)
                 {
                     // Requests without a first byte go to other lanes; streams end.
@@ -205,6 +209,19 @@ fn card(host: &str, there: &LaneDescription, spec: &PeerLaneSpec) -> ModelCard {
 }
 
 impl PeerReport {
+    /// Returns true if nothing has changed since the report `last`, which is so young that the age
+    /// of the metrics need not be reported either.
+    fn is_repeated(&self, last: &Self) -> bool {
+        let is_same = self.remote == last.remote
+            && self.stat == last.stat
+            && self.slots_there == last.slots_there
+            && Arc::ptr_eq(&self.digest, &last.digest);
+        // A silent host is reported with the time that is left.
+        is_same
+            && self.remote.silent.is_none()
+            && self.heard.saturating_duration_since(last.heard) < SILENCE_INTERVAL
+    }
+
     /// Makes the metrics of a lane those of the other host. What is counted here of requests that
     /// the other host has not reported yet counts as well.
     pub(crate) fn merge_into(&self, stat: &mut pointsman_domain::LaneStat) {

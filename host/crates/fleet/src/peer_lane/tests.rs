@@ -107,3 +107,26 @@ fn metrics_count_what_the_other_host_has_not_reported() {
     let busy = merged(here(3, 1));
     assert_eq!((busy.running, busy.slots_free), (2, 0), "two are served there, one waits");
 }
+
+#[test]
+fn report_is_repeated_if_only_its_age_has_changed_for_a_short_time() {
+    let heard = Instant::now();
+    let ready = || report(LaneState::Ready);
+    let digest: Arc<dyn CachedPrompts> = Arc::new(PeerDigest::default());
+    let known = |report, after_ms| {
+        let heard = heard + Duration::from_millis(after_ms);
+        let known = assess(&view(report, heard), &spec("big"), &LIMITS, heard).unwrap();
+        PeerReport { digest: Arc::clone(&digest), ..known }
+    };
+    let last = known(ready(), 0);
+    assert!(known(ready(), 100).is_repeated(&last));
+    assert!(!known(ready(), 400).is_repeated(&last), "its age is to be reported");
+    assert!(!known(LaneReport { queued: 1, ..ready() }, 100).is_repeated(&last));
+    assert!(!known(report(LaneState::Degraded), 100).is_repeated(&last));
+    let other = PeerReport { digest: Arc::new(PeerDigest::default()), ..known(ready(), 100) };
+    assert!(!other.is_repeated(&last), "its digest has changed");
+    let silent = heard + LIMITS.degraded;
+    let silent = assess(&view(ready(), heard), &spec("big"), &LIMITS, silent).unwrap();
+    let silent = PeerReport { digest, ..silent };
+    assert!(!silent.is_repeated(&silent.clone()));
+}
