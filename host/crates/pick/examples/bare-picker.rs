@@ -9,6 +9,7 @@ use std::error::Error;
 use std::pin::Pin;
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
     ExternalProcessor, ExternalProcessorServer,
 };
@@ -43,12 +44,19 @@ impl ExternalProcessor for Picker {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let endpoint = self.endpoint.clone();
-        let answers = request.into_inner().map(move |message| Ok(answer(message?, &endpoint)));
+        // Only the first message says it.
+        let mut is_buffered = false;
+        let answers = request.into_inner().map(move |message| {
+            let message = message?;
+            let mode = message.protocol_config.as_ref().map(|config| config.request_body_mode);
+            is_buffered |= mode == Some(BodySendMode::Buffered as i32);
+            Ok(answer(message, &endpoint, is_buffered))
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 }
 
-fn answer(message: ProcessingRequest, endpoint: &str) -> ProcessingResponse {
+fn answer(message: ProcessingRequest, endpoint: &str, is_buffered: bool) -> ProcessingResponse {
     let mut answer = ProcessingResponse::default();
     answer.response = message.request.map(|message| match message {
         Message::RequestHeaders(_) => {
@@ -57,6 +65,7 @@ fn answer(message: ProcessingRequest, endpoint: &str) -> ProcessingResponse {
             let response = Some(CommonResponse { header_mutation, ..CommonResponse::default() });
             Answer::RequestHeaders(HeadersResponse { response })
         }
+        Message::RequestBody(_) if is_buffered => Answer::RequestBody(BodyResponse::default()),
         Message::RequestBody(body) => Answer::RequestBody(same(body)),
         Message::RequestTrailers(_) => Answer::RequestTrailers(TrailersResponse::default()),
         Message::ResponseHeaders(_) => Answer::ResponseHeaders(HeadersResponse::default()),

