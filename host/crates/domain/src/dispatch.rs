@@ -133,8 +133,10 @@ impl Dispatcher {
             }
             Event::Engine { lane, news } => self.engine(lane, news, now, effects),
             Event::Remote { lane, remote } => {
-                self.note_remote(lane, remote);
-                self.balance_lane(lane, now, effects);
+                // Not the other lanes: there may be hundreds, and they do not depend on this one.
+                if self.note_remote(lane, remote) {
+                    self.serve(lane, now, effects);
+                }
             }
             Event::Hinted { lane, hint, until } => {
                 let lanes = self.lanes.get_mut(lane.index());

@@ -16,14 +16,15 @@ use crate::advice::Switching;
 use crate::fleet_view::{LaneId, LaneState};
 
 impl Dispatcher {
-    /// Notes what another host says of a lane. Without effect on lanes of this host.
-    pub(super) fn note_remote(&mut self, id: LaneId, remote: RemoteLane) {
+    /// Notes what another host says of a lane. Without effect on lanes of this host, for which it
+    /// returns false.
+    pub(super) fn note_remote(&mut self, id: LaneId, remote: RemoteLane) -> bool {
         let lane = self.lanes.get_mut(id.index());
         let is_external =
             |lane: &&mut Lane| !lane.retired && lane.setup.residency == Residency::External;
-        if let Some(lane) = lane.filter(is_external) {
-            lane.remote = Some(remote);
-        }
+        let Some(lane) = lane.filter(is_external) else { return false };
+        lane.remote = Some(remote);
+        true
     }
 
     /// Checks whether a request may wait in the queue of another host: the same that is checked of
