@@ -6,7 +6,7 @@ before the policy is imported. While the component is built, they still do what 
 
 import datetime
 import os
-import sys
+import random
 import time
 from typing import Any, Callable, Optional
 
@@ -17,20 +17,23 @@ _RealDateTime = datetime.datetime
 
 
 class _Moment:
-    is_started = False
-    now_ms: Optional[int] = None
-    seed = 0
+    def __init__(self) -> None:
+        self.is_started = False
+        self.now_ms: Optional[int] = None
+        self.seed = 0
+        # Whether the functions of `random` have the seed of this call, or one from the policy.
+        self.is_seeded = False
+
+
+_moment = _Moment()
 
 
 def begin(now_ms: Optional[int], seed: int) -> None:
     """Begin a call. `configure` has no time."""
-    # Only if the policy has imported the module.
-    random: Any = sys.modules.get("random")
-    if random is not None:
-        if not _Moment.is_started:
-            _seed_generators(random)
-        random.seed(seed)
-    _Moment.is_started, _Moment.now_ms, _Moment.seed = True, now_ms, seed
+    if not _moment.is_started:
+        _seed_generators()
+    _moment.is_started, _moment.now_ms, _moment.seed = True, now_ms, seed
+    _moment.is_seeded = False
 
 
 def install() -> None:
@@ -46,23 +49,70 @@ def install() -> None:
     real_strftime = time.strftime
     _replace(time, "strftime", lambda form, t=None: real_strftime(form, t or time.gmtime()))
     _replace(os, "urandom", _no_entropy)
+    _replace_generator()
     datetime.datetime = _DateTime  # type: ignore[misc]
 
 
-def _seed_generators(random: Any) -> None:
+class _CallRandom(random.Random):
+    """The generator of the functions of `random`.
+
+    It gets the seed of a call when it is first used there, because seeding takes a tenth of the
+    time of a call.
+    """
+
+    def seed(self, a: Any = None, version: int = 2) -> None:
+        _moment.is_seeded = True
+        super().seed(a, version)
+
+    def setstate(self, state: Any) -> None:
+        _moment.is_seeded = True
+        super().setstate(state)
+
+    def getstate(self) -> Any:
+        self._begin()
+        return super().getstate()
+
+    def random(self) -> float:
+        self._begin()
+        return super().random()
+
+    def getrandbits(self, k: int) -> int:
+        self._begin()
+        return super().getrandbits(k)
+
+    def gauss(self, mu: float = 0.0, sigma: float = 1.0) -> float:
+        # It returns a number that an earlier call may have left.
+        self._begin()
+        return super().gauss(mu, sigma)
+
+    def _begin(self) -> None:
+        if _moment.is_started and not _moment.is_seeded:
+            self.seed(_moment.seed)
+
+
+def _replace_generator() -> None:
+    """Replace the functions of `random`, which are methods of one generator."""
+    module: Any = random
+    before, module._inst = module._inst, _CallRandom()
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__self__", None) is before:
+            setattr(module, name, getattr(module._inst, name))
+
+
+def _seed_generators() -> None:
     """Give generators without a seed that of the call: there is no entropy."""
     real = random.Random.seed
 
     def seeded(self: Any, a: Any = None, version: int = 2) -> None:
-        real(self, _Moment.seed if a is None else a, version)
+        real(self, _moment.seed if a is None else a, version)
 
-    random.Random.seed = seeded
+    random.Random.seed = seeded  # type: ignore[method-assign]
 
 
 def _now_ms() -> int:
-    if _Moment.now_ms is None:
+    if _moment.now_ms is None:
         raise RuntimeError("`configure` has no clock; use the time of a call")
-    return _Moment.now_ms
+    return _moment.now_ms
 
 
 def _replace(module: Any, name: str, replacement: Callable[..., Any]) -> None:
@@ -71,7 +121,7 @@ def _replace(module: Any, name: str, replacement: Callable[..., Any]) -> None:
         return
 
     def replaced(*arguments: Any) -> Any:
-        return (replacement if _Moment.is_started else real)(*arguments)
+        return (replacement if _moment.is_started else real)(*arguments)
 
     setattr(module, name, replaced)
 

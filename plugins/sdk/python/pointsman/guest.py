@@ -26,6 +26,9 @@ _CONTRACT_ERRORS = (
 clock.install()
 
 _log = CheckedLog(log)
+# Reused by all calls, because creating objects takes a large part of a call; only the context
+# changes.
+_call = Call(None, request, fleet, _log, metrics, state)  # type: ignore[arg-type]
 _policy: Optional[Policy] = None
 _hooks: Optional[Hooks] = None
 
@@ -44,22 +47,28 @@ class Lifecycle:
     def configure(self, config: str) -> None:
         global _hooks
         assert _policy is not None, "bind() has to be called first"
-        with _Guard():
+        try:
             restrict(_log)
             clock.begin(None, 0)
             _hooks = Hooks(_policy, config)
+        except BaseException as error:
+            raise _contract_error(error) from None
 
 
 class OnRequest:
     def advise(self, ctx: types.Context) -> types.Advice:
-        with _Guard():
-            return _configured().advise(_call(ctx))
+        try:
+            return _configured().advise(_begin(ctx))
+        except BaseException as error:
+            raise _contract_error(error) from None
 
 
 class OnFailure:
     def recover(self, ctx: types.Context, failed: types.Failure) -> types.Recovery:
-        with _Guard():
-            return _configured().recover(_call(ctx), failed)
+        try:
+            return _configured().recover(_begin(ctx), failed)
+        except BaseException as error:
+            raise _contract_error(error) from None
 
 
 class OnComplete:
@@ -88,30 +97,26 @@ def _configured() -> Hooks:
     return _hooks
 
 
-def _call(context: types.Context) -> Call:
+def _begin(context: types.Context) -> Call:
     clock.begin(context.now_ms, context.seed)
-    return Call(context, request, fleet, _log, metrics, state)
+    _call.context = context
+    return _call
 
 
 def _host() -> Host:
     return Host(fleet, _log, metrics, state)
 
 
-class _Guard:
-    """Converts exceptions to contract errors.
+def _contract_error(error: BaseException) -> BaseException:
+    """Convert an exception to a contract error.
 
     An uncaught exception would be a trap and cost the instance. An error of `state` is an
     exception like any other: only errors of the policy itself pass through.
     """
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: Any, error: Optional[BaseException], _trace: Any) -> None:
-        if error is None or isinstance(error, Err) and isinstance(error.value, _CONTRACT_ERRORS):
-            return
-        report_fault(log, error)
-        raise Err(types.PolicyError_Other(message_of(error))) from None
+    if isinstance(error, Err) and isinstance(error.value, _CONTRACT_ERRORS):
+        return error
+    report_fault(log, error)
+    return Err(types.PolicyError_Other(message_of(error)))
 
 
 class _Reported:

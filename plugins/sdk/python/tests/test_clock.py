@@ -17,7 +17,8 @@ class Clock(unittest.TestCase):
         kept = [(time, name, getattr(time, name)) for name in dir(time)]
         kept += [(os, "urandom", os.urandom), (random.Random, "seed", random.Random.seed)]
         kept += [(datetime_module, "datetime", datetime_module.datetime)]
-        kept += [(clock._Moment, "is_started", False)]
+        kept += [(random, name, value) for name, value in vars(random).items()]
+        kept += [(clock._moment, "is_started", False)]
         for module, name, value in kept:
             if not name.startswith("__"):
                 self.addCleanup(setattr, module, name, value)
@@ -59,6 +60,21 @@ class Clock(unittest.TestCase):
 
         self.assertEqual(draw(7), draw(7))
         self.assertNotEqual(draw(7), draw(8))
+
+    def test_functions_of_random_are_seeded_once_in_each_call(self):
+        expected = random.Random(7)
+        self.at(NOW_MS)
+        self.assertEqual(random.randrange(1000), expected.randrange(1000))
+        self.assertEqual(random.choice("abcdef"), expected.choice("abcdef"))
+        # A policy's own seed stays until the next call.
+        self.at(NOW_MS)
+        random.seed(8)
+        self.assertEqual(random.random(), random.Random(8).random())
+        # A pair of numbers does not outlive the call that drew it.
+        self.at(NOW_MS)
+        first = random.gauss(0, 1)
+        self.at(NOW_MS)
+        self.assertEqual(random.gauss(0, 1), first)
 
 
 if __name__ == "__main__":
