@@ -52,11 +52,12 @@ export class Advice {
   }
 
   /** Sets the fallbacks, in order: lane ids, or `{ lane, edits }`. */
-  withFallback(lanes, { on = ALL_TRIGGERS, firstTokenMs = null } = {}) {
+  withFallback(lanes, { on = null, firstTokenMs = null } = {}) {
     const steps = lanes.map((step) =>
       typeof step === "number" ? { lane: step, edits: [] } : step,
     );
-    this.fallback = { on: { ...NO_TRIGGERS, ...on }, steps, firstTokenMs };
+    const events = on === null ? triggers(true) : { ...triggers(false), ...on };
+    this.fallback = { on: events, steps, firstTokenMs };
     return this;
   }
 
@@ -86,8 +87,6 @@ const triggers = (value) => ({
   engineRestart: value,
   firstTokenTimeout: value,
 });
-const ALL_TRIGGERS = Object.freeze(triggers(true));
-const NO_TRIGGERS = Object.freeze(triggers(false));
 
 /** Returns advice without an opinion about lanes. */
 export const any = () => new Advice({ tag: "any" });
@@ -104,7 +103,7 @@ export const scores = (pairs) =>
 export const blend = (weights) =>
   new Advice({
     tag: "blend",
-    val: Object.entries(weights).map(([metric, weight]) => ({ metric, weight })),
+    val: Object.keys(weights).map((metric) => ({ metric, weight: weights[metric] })),
   });
 
 /** Rejects the request with an HTTP status (400 to 499, or 503), a stable code and a message. */
