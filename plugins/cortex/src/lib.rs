@@ -84,7 +84,7 @@ impl Cortex {
         id: LaneId,
     ) -> Advice {
         let advice =
-            Advice::only([id]).with_reason(format!("{}: requested by model name", lane.name()));
+            Advice::only([id]).with_reason([lane.name(), ": requested by model name"].concat());
         self.with_lane_defaults(call, candidates, lane, advice)
     }
 
@@ -108,15 +108,12 @@ impl Cortex {
         let (lane, _) = usable[chosen];
         usable.swap(0, chosen);
         let order: Vec<LaneId> = usable.iter().map(|(_, id)| *id).collect();
+        // `concat` instead of `format!`, whose code is slow in a component.
         let reason = match was_skipped {
-            false => format!("{}: {}", lane.name(), task.reason),
+            false => [lane.name(), ": ", task.reason].concat(),
             true => {
-                format!(
-                    "{}: {}; {} would start too late",
-                    lane.name(),
-                    task.reason,
-                    usable[chosen].0.name()
-                )
+                let skipped = usable[chosen].0.name();
+                [lane.name(), ": ", task.reason, "; ", skipped, " would start too late"].concat()
             }
         };
         let advice = Advice::ordered(order).with_reason(reason);
