@@ -197,7 +197,8 @@ impl Advisor for Chain {
         let mut consulted = 0;
         for link in &self.links {
             consulted += 1;
-            facts.lanes_left = Some(merge.lanes_left().into());
+            // To the first policy, all candidates are left.
+            facts.lanes_left = (consulted > 1).then(|| merge.lanes_left().into());
             let Consulted { policy, advice, on_error } =
                 self.consult(link, &mut facts, fleet, trace);
             let Some(advice) = advice else {

@@ -63,7 +63,7 @@ impl HostState {
             deadline: None,
             running: RunningCalls::default(),
             reported: None,
-            host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared), None)),
+            host_calls: HostCalls::Live(LiveApi::new(Arc::clone(&shared))),
             shared,
         }
     }
@@ -71,7 +71,11 @@ impl HostState {
     /// Starts a call. Until its [end](HostState::end), host calls are answered from `current` and
     /// handled as `mode` says.
     pub(crate) fn begin(&mut self, current: Current, mode: HostCallMode) {
-        let live = LiveApi::new(Arc::clone(&self.shared), Some(current));
+        if let (HostCallMode::Live, HostCalls::Live(live)) = (&mode, &mut self.host_calls) {
+            return live.begin(current);
+        }
+        let mut live = LiveApi::new(Arc::clone(&self.shared));
+        live.begin(current);
         self.host_calls = match mode {
             HostCallMode::Live => HostCalls::Live(live),
             HostCallMode::Record(log) => HostCalls::Record(JournalApi::new(live, log)),
@@ -81,11 +85,16 @@ impl HostState {
 
     /// Ends a call. Returns the mode with what it logged, and the time that the call took.
     pub(crate) fn end(&mut self) -> (HostCallMode, TimeUsed) {
-        let idle = HostCalls::Live(LiveApi::new(Arc::clone(&self.shared), None));
-        let mode = match std::mem::replace(&mut self.host_calls, idle) {
-            HostCalls::Live(_) => HostCallMode::Live,
-            HostCalls::Record(api) => HostCallMode::Record(api.into_journal()),
-            HostCalls::Replay(api) => HostCallMode::Replay(Box::new(api.into_journal())),
+        let mode = if let HostCalls::Live(live) = &mut self.host_calls {
+            live.end();
+            HostCallMode::Live
+        } else {
+            let idle = HostCalls::Live(LiveApi::new(Arc::clone(&self.shared)));
+            match std::mem::replace(&mut self.host_calls, idle) {
+                HostCalls::Live(_) => HostCallMode::Live,
+                HostCalls::Record(api) => HostCallMode::Record(api.into_journal()),
+                HostCalls::Replay(api) => HostCallMode::Replay(Box::new(api.into_journal())),
+            }
         };
         let (fuel, deadline) = (std::mem::take(&mut self.fuel_used), self.deadline.take());
         (mode, TimeUsed { fuel, deadline })

@@ -69,9 +69,20 @@ pub(crate) struct LiveApi {
 }
 
 impl LiveApi {
-    /// Answers host calls from `current`; without it, from empty inputs.
-    pub(crate) fn new(shared: Arc<Shared>, current: Option<Current>) -> Self {
-        Self { shared, current, bytes_left: MAX_BYTES_PER_CALL, scanned_bytes: 0 }
+    /// Answers host calls from empty inputs.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, current: None, bytes_left: MAX_BYTES_PER_CALL, scanned_bytes: 0 }
+    }
+
+    /// Starts a call, about which host calls are answered from `current`.
+    pub(crate) fn begin(&mut self, current: Current) {
+        self.current = Some(current);
+        (self.bytes_left, self.scanned_bytes) = (MAX_BYTES_PER_CALL, 0);
+    }
+
+    /// Ends a call: host calls are answered from empty inputs again.
+    pub(crate) fn end(&mut self) {
+        self.current = None;
     }
 
     fn request(&self) -> Option<&dyn RequestView> {

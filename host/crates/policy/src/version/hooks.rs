@@ -132,14 +132,15 @@ impl Version {
         self.admit(hook, tenant, start)?;
         let mut used = TimeUsed::default();
         let result = self.call_instance(hook, current, trace, &mut used, call);
+        let now = self.shared.clock.now();
         match self.config.limits.metering {
-            Metering::Wall => trace.set_wall(self.shared.clock.now().saturating_sub(start), &used),
+            Metering::Wall => trace.set_wall(now.saturating_sub(start), &used),
             Metering::Fuel => {
                 self.tally.add_fuel(used.fuel);
                 trace.set_metered(Metering::time(used.fuel));
             }
         }
-        self.count(hook, tenant, trace, result.as_ref().err());
+        self.count(hook, tenant, now, trace, result.as_ref().err());
         result
     }
 
@@ -202,11 +203,11 @@ impl Version {
         &self,
         hook: Hook,
         tenant: Option<&str>,
+        now: Duration,
         trace: &CallTrace,
         error: Option<&CallError>,
     ) {
         self.tally.add_call();
-        let now = self.shared.clock.now();
         // Only calls that delay a request have a budget.
         if matches!(hook, Hook::Request | Hook::Failure) {
             self.pace.record(now, trace.cpu_time);

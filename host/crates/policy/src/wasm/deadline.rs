@@ -3,7 +3,11 @@
 //! A thread that other work preempts does not use up its deadline, so a busy machine causes no
 //! faults. A far limit in wall clock time bounds how long a call holds its thread; a call that it
 //! ends was preempted, so that says nothing about the policy.
+//!
+//! Reading the CPU time is a system call, which takes longer than the code of most policies. It is
+//! therefore read once within [`MAX_READING_AGE`] for all calls of a thread.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,19 +19,36 @@ const WALL_FACTOR: u32 = 10;
 /// Minimum wall clock limit, which is above the delays of an overloaded scheduler.
 const MIN_WALL: Duration = Duration::from_secs(3);
 
+/// Age up to which a reading of a thread's CPU time is used for the start of a call: the resolution
+/// of deadlines. The CPU time of a call is too low by what the thread waited since the reading.
+const MAX_READING_AGE: Duration = TICK;
+
+/// The CPU time of a thread at an instant.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    at: Instant,
+    cpu_time: Duration,
+}
+
+thread_local! {
+    /// The last reading for the start of a call.
+    static READING: Cell<Option<Reading>> = const { Cell::new(None) };
+}
+
 /// The deadline of a running call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     limit: Duration,
     start: Instant,
-    /// CPU time of the thread at the start.
+    /// CPU time of the thread at the start; too high by what the thread waited since the reading.
     cpu_start: Duration,
 }
 
 impl Deadline {
     /// Starts a deadline for a call on this thread.
     pub(crate) fn start(limit: Duration) -> Self {
-        Self { limit, start: Instant::now(), cpu_start: thread_cpu_time() }
+        let start = Instant::now();
+        Self { limit, start, cpu_start: cpu_time_at(start) }
     }
 
     /// Returns the CPU time that is left; `None` if the deadline has expired. Called on the thread
@@ -50,9 +71,10 @@ impl Deadline {
         self.cpu_used() >= self.limit
     }
 
-    /// Returns the CPU time since the start. Called on the thread that started the deadline.
+    /// Returns the CPU time since the start, less what the thread waited in the
+    /// [`MAX_READING_AGE`] before. Called on the thread that started the deadline.
     pub(crate) fn cpu_used(&self) -> Duration {
-        // Saturates only if the clock were not monotonic.
+        // Saturates if the thread waited before the start for longer than the call has run.
         thread_cpu_time().saturating_sub(self.cpu_start)
     }
 }
@@ -61,6 +83,19 @@ impl Deadline {
 /// first tick may come at once, so the call is looked at between this many ticks and one tick less.
 pub(crate) fn ticks(left: Duration) -> u64 {
     u64::try_from(left.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// Returns the CPU time of this thread at `now`, as if it had not waited since the last reading.
+fn cpu_time_at(now: Instant) -> Duration {
+    let last = READING.get().map(|last| (last, now.saturating_duration_since(last.at)));
+    match last {
+        Some((last, age)) if age < MAX_READING_AGE => last.cpu_time + age,
+        Some(_) | None => {
+            let cpu_time = thread_cpu_time();
+            READING.set(Some(Reading { at: now, cpu_time }));
+            cpu_time
+        }
+    }
 }
 
 fn thread_cpu_time() -> Duration {
@@ -87,6 +122,26 @@ mod tests {
         }
         assert_eq!(deadline.left(), None);
         assert!(deadline.is_used_up());
+    }
+
+    #[test]
+    fn cpu_time_is_never_too_high_and_too_low_by_less_than_the_age_of_a_reading() {
+        let limit = Duration::from_millis(3);
+        for wait in [Duration::ZERO, MAX_READING_AGE / 2, MAX_READING_AGE * 2] {
+            // Takes a reading, or uses one.
+            Deadline::start(limit);
+            #[expect(clippy::disallowed_methods, reason = "time has to pass without CPU time")]
+            std::thread::sleep(wait);
+            let before = thread_cpu_time();
+            let deadline = Deadline::start(limit);
+            let started = thread_cpu_time();
+            while thread_cpu_time() < started + limit {
+                std::hint::spin_loop();
+            }
+            let used = deadline.cpu_used();
+            assert!(used + MAX_READING_AGE > limit, "{wait:?}: {used:?}");
+            assert!(used <= thread_cpu_time() - before, "{wait:?}: {used:?}");
+        }
     }
 
     #[test]
