@@ -98,6 +98,7 @@ pub(crate) async fn decide(
         tracker.note_policy_call("advise", begun);
     }
     let (Advised { merged, edited, watch }, trace) = advised;
+    let merged = Arc::new(merged);
     let edited = edited.and_then(Request::from_view);
     let edited = edited.unwrap_or_else(|| apply(&request, &merged.edits));
     let edited = guard::enforced(edited);

@@ -62,7 +62,7 @@ impl Recording {
         request: &Request,
         facts: &Facts,
         (fleet, chain): (&Arc<FleetView>, Option<&Arc<ChainInfo>>),
-        (merged, decision): (&Merged, &Decision),
+        (merged, decision): (&Arc<Merged>, &Decision),
     ) -> Option<Self> {
         if !trace.is_on() {
             return None;
@@ -84,7 +84,7 @@ impl Recording {
             chain: chain.map(|chain| chain.chain.as_str().into()),
             fleet: Vec::new(),
             consulted: trace.into_calls(),
-            merged: merged.clone(),
+            merged: Arc::clone(merged),
             decision: decision.clone(),
             tries: Vec::new(),
             end: End { how: Ended::ClientGone, total: Duration::ZERO },

@@ -69,7 +69,9 @@ fn decision(fleet: &FleetView) -> DecisionRecord {
         chain: None,
         fleet: Vec::new(),
         consulted: vec![consulted],
-        merged: Merge::new(fleet, "auto", Endpoint::ChatCompletions).finish(OnConflict::Refuse),
+        merged: Merge::new(fleet, "auto", Endpoint::ChatCompletions)
+            .finish(OnConflict::Refuse)
+            .into(),
         decision: Decision::NoLane(NoLaneReason::AllDown),
         tries: Vec::new(),
         end: End { how: Ended::Error, total: Duration::ZERO },

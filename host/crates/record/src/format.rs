@@ -78,8 +78,8 @@ pub struct DecisionRecord {
     /// Calls of policies in order, including those after failed attempts.
     #[serde(rename = "policy-calls", alias = "consulted")]
     pub consulted: Vec<PolicyCall>,
-    /// The merged advice.
-    pub merged: Merged,
+    /// The merged advice. Shared with the request that it decides.
+    pub merged: Arc<Merged>,
     /// The host's decision.
     pub decision: Decision,
     /// Attempts on lanes, in order.

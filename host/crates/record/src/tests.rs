@@ -3,10 +3,11 @@ pub(crate) mod fixtures;
 mod recorder;
 
 use std::io::BufReader;
+use std::sync::Arc;
 
 use pointsman_domain::{
-    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, Read, Rejection,
-    Scalar, Triggers,
+    Advice, Decision, Edit, FallbackAdvice, FallbackStep, LaneId, Merged, Note, PolicyRef, Read,
+    Rejection, Scalar, Triggers,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -104,10 +105,10 @@ fn weight_includes_long_texts_in_every_field() {
             "advised hints",
             Box::new(with_advice(Advice { hints: vec![note()], ..Advice::default() })),
         ),
-        ("merged rejection", Box::new(|to| to.merged.reject = Some((policy(), rejection())))),
-        ("merged edits", Box::new(|to| to.merged.edits = edits())),
-        ("merged fallback", Box::new(|to| to.merged.fallback = Some(fallback()))),
-        ("merged notes", Box::new(|to| to.merged.notes.push((policy(), note())))),
+        ("merged rejection", Box::new(|to| merged(to).reject = Some((policy(), rejection())))),
+        ("merged edits", Box::new(|to| merged(to).edits = edits())),
+        ("merged fallback", Box::new(|to| merged(to).fallback = Some(fallback()))),
+        ("merged notes", Box::new(|to| merged(to).notes.push((policy(), note())))),
         ("decision", Box::new(|to| to.decision = Decision::Reject(policy(), rejection()))),
         (
             "request",
@@ -167,4 +168,8 @@ fn format_does_not_change() {
 fn version_1_is_read() {
     let read = |text: &'static [u8]| -> Vec<Record> { records(text).map(Result::unwrap).collect() };
     assert_eq!(read(include_bytes!("tests/v1.jsonl")), read(include_bytes!("tests/v2.jsonl")));
+}
+
+fn merged(decision: &mut DecisionRecord) -> &mut Merged {
+    Arc::make_mut(&mut decision.merged)
 }

@@ -25,6 +25,7 @@ impl DecisionRecord {
             + names
             + size_of_val(fleet.as_slice())
             + consulted.heap_bytes()
+            + size_of_val(&**merged)
             + merged.heap_bytes()
             + decision.heap_bytes()
             + size_of_val(tries.as_slice())

@@ -142,7 +142,7 @@ fn written(spec: &ChainSpec) -> Vec<Record> {
             chain: Some(info.chain.as_str().into()),
             fleet: view.stats().collect(),
             consulted: trace.into_calls(),
-            merged,
+            merged: merged.into(),
             decision,
             tries: Vec::new(),
             end: End { how: Ended::Answered, total: Duration::from_secs(1) },
@@ -332,7 +332,7 @@ fn transient_failures_in_the_record_do_not_count_as_differences() {
     for call in first.consulted.iter().filter(|call| call.hook == "on-request") {
         call.advice.clone().into_iter().for_each(|advice| merge.add(&call.policy, 1000, advice));
     }
-    first.merged = merge.finish(pointsman_domain::OnConflict::Refuse);
+    first.merged = merge.finish(pointsman_domain::OnConflict::Refuse).into();
     first.decision = Plan::from_advice(&first.merged, &view, &topology().limits);
     let report = replay(&records, ChainSource::Configured(four_policies(100)));
     assert!(report.agrees(), "{}", report.text());

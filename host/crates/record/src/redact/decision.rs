@@ -101,7 +101,7 @@ impl Redaction<'_> {
             }
         }
         consulted.iter_mut().for_each(|call| self.consulted(call));
-        self.merged(merged);
+        self.merged(Arc::make_mut(merged));
         match decision {
             Decision::Route(plan) => self.plan(plan),
             Decision::Reject(_, rejection) => self.rejection(rejection),

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use pointsman_domain::{
     Advice, Edit, FallbackAdvice, FallbackStep, LaneId, Note, PolicyRef, QueueAdvice, Read, Scalar,
     Triggers,
@@ -223,10 +225,11 @@ fn record_with(secret: &str, tenant: &str) -> DecisionRecord {
     after_failure.note =
         Some(serde_json::to_string(&pointsman_domain::Recovery::Retry(retry)).unwrap());
     record.consulted.push(after_failure);
-    record.merged.queue = flow();
-    record.merged.fallback = fallback();
-    record.merged.edits = edits;
-    record.merged.notes = vec![(PolicyRef::new("p", "1"), note)];
+    let merged = Arc::make_mut(&mut record.merged);
+    merged.queue = flow();
+    merged.fallback = fallback();
+    merged.edits = edits;
+    merged.notes = vec![(PolicyRef::new("p", "1"), note)];
     if let pointsman_domain::Decision::Route(plan) = &mut record.decision {
         plan.flow = Some(tenant.to_owned());
         plan.steps[0].edits = vec![Edit::PrependSystem(secret.to_owned())];

@@ -59,7 +59,7 @@ pub(crate) fn plain(id: &str) -> DecisionRecord {
         chain: None,
         fleet: Vec::new(),
         consulted: Vec::new(),
-        merged: merged(),
+        merged: merged().into(),
         decision: Decision::NoLane(NoLaneReason::AllDown),
         tries: Vec::new(),
         end: End { how: Ended::Error, total: Duration::from_millis(1) },
@@ -184,7 +184,8 @@ pub(crate) fn full() -> DecisionRecord {
             edits,
             notes: vec![(policy, why)],
             ..merged()
-        },
+        }
+        .into(),
         decision: Decision::Route(plan),
         tries: vec![
             attempt(0, AttemptResult::Overloaded, 503, 200, 900),
@@ -441,8 +442,9 @@ pub(crate) fn decision() -> impl Strategy<Value = DecisionRecord> {
                     queue,
                     fallback,
                     edits,
-                    ..base.merged
-                },
+                    ..Merged::clone(&base.merged)
+                }
+                .into(),
                 decision,
                 outcome: (!tries.is_empty()).then_some(base.outcome).flatten(),
                 tries,
