@@ -19,17 +19,22 @@ pub(super) fn rows(lanes: &[Value], readers: &[Value], shared: &Value) -> Vec<[S
         let details = format!("reads this host for {}", age(&reader["since_unix_ms"], now));
         ["reader".to_owned(), name, "connected".to_owned(), details]
     });
-    lanes.chain(readers).chain(store(shared, now)).collect()
+    lanes.chain(readers).chain(store(shared, now)).chain(identity(shared)).collect()
+}
+
+/// Returns the row of another host that has had the identity of this one.
+fn identity(store: &Value) -> Option<[String; 4]> {
+    let other = store["identity_copied"]["other"].as_str().map(clean)?;
+    let details = format!("that of {other} [host_identity_copied]");
+    Some(["store".to_owned(), "identity".to_owned(), "copied".to_owned(), details])
 }
 
 /// Returns the row of the shared store, if there is one.
 fn store(store: &Value, now: u64) -> Option<[String; 4]> {
     let state = store["state"].as_str().map(clean)?;
     let count = |name: &str| store[name].as_u64().map_or_else(|| "?".to_owned(), |n| n.to_string());
-    let other = store["identity_copied"]["other"].as_str().map(clean);
-    let copied = other.map_or_else(String::new, |other| format!(", identity copied: {other}"));
     let details = format!(
-        "for {}, {} changes pending, {} dropped, {} of {} hosts{copied}",
+        "for {}, {} changes pending, {} dropped, {} of {} hosts",
         age(&store["since_unix_ms"], now),
         count("pending"),
         count("dropped"),

@@ -22,8 +22,8 @@ use crate::settings::ListenerSettings;
 use crate::upload::{self, Received, Reservation};
 use crate::{guard, paths, request_id, responses, rights};
 
-/// Serves one request, or joins it to its original. The future has space only for the steps that the
-/// request takes.
+/// Serves one request, or joins it to its original. The future has space only for the steps that
+/// the request takes.
 pub(crate) fn serve(
     pipeline: Arc<Pipeline>,
     endpoint: Endpoint,
