@@ -18,7 +18,7 @@ mod telemetry;
 mod waiting;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -96,7 +96,28 @@ pub(crate) fn guard(root: &Path, is_writing: bool) -> Result<()> {
 fn build(root: &Path) -> Result<()> {
     println!("== building with optimizations");
     let packages = ["--package", "pointsman", "--package", "pointsman-tests", "--bins"];
-    run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))
+    run(cargo(root)?.args(["build", "--release", "--quiet"]).args(packages))?;
+    // Building a benchmark replaces the programs of its package, by those of another profile.
+    let (release, programs) = (target_dir()?.join("release"), programs()?);
+    fs::create_dir_all(&programs)?;
+    for entry in fs::read_dir(release)? {
+        let entry = entry?;
+        let (name, copy) = (entry.file_name(), programs.join(entry.file_name()));
+        if !entry.file_type()?.is_file() || Path::new(&name).extension().is_some() {
+            continue;
+        }
+        // Not overwritten: it may still be running.
+        if copy.exists() {
+            fs::remove_file(&copy)?;
+        }
+        fs::copy(entry.path(), copy)?;
+    }
+    Ok(())
+}
+
+/// Returns the folder of the programs that are measured.
+fn programs() -> Result<PathBuf> {
+    Ok(target_dir()?.join("bench").join("programs"))
 }
 
 fn parts(root: &Path) -> Result<()> {
@@ -137,7 +158,7 @@ fn policies(root: &Path) -> Result<()> {
 }
 
 fn whole(root: &Path) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = programs()?;
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
     let engine = start(

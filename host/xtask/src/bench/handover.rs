@@ -22,7 +22,7 @@ const UPGRADES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) fn handover(_root: &Path) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = super::programs()?;
     let folder = target_dir()?.join("bench").join("handover");
     fs::create_dir_all(&folder)?;
     let file = folder.join("pointsman.toml");

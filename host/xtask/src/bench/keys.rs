@@ -23,7 +23,7 @@ pub(super) const LIMITS: &str = "limits = { requests-per-minute = 100000000, \
     { period = \"month\", tokens = 1000000000000000 }] }\n";
 
 pub(super) fn keys(root: &Path) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = super::programs()?;
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
     let mut command = Command::new(release.join("fake-engine"));

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn reload(_root: &Path) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = super::programs()?;
     let folder = target_dir()?.join("bench").join("reload");
     fs::create_dir_all(&folder)?;
     let mut command = Command::new(release.join("fake-engine"));

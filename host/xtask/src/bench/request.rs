@@ -76,7 +76,7 @@ pub(super) fn short_request(root: &Path) -> Result<()> {
 }
 
 fn measure(root: &Path, extent: Extent) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = super::programs()?;
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
     let context = Context { root, release, folder, extent };

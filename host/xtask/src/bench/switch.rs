@@ -114,7 +114,7 @@ fn converse(root: &Path, turns: usize, history: Option<&[String]>) -> Result<Ans
 fn program() -> Result<std::path::PathBuf> {
     match std::env::var_os("POINTSMAN_PROGRAM") {
         Some(program) => Ok(program.into()),
-        None => Ok(target_dir()?.join("release").join("pointsman")),
+        None => Ok(super::programs()?.join("pointsman")),
     }
 }
 

@@ -15,7 +15,7 @@ use super::load::{compare, table};
 use super::server::{configuration, free_port, host, start};
 
 pub(super) fn telemetry(root: &Path) -> Result<()> {
-    let release = target_dir()?.join("release");
+    let release = super::programs()?;
     let folder = target_dir()?.join("bench");
     fs::create_dir_all(&folder)?;
     let mut command = Command::new(release.join("fake-engine"));

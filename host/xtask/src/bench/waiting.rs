@@ -16,8 +16,8 @@ use super::server::{free_port, resident, start};
 const REQUESTS: usize = 2_000;
 /// Load time of the engine in milliseconds: long enough for all requests to arrive.
 const LOAD_MS: u64 = 15_000;
-/// Time after which idle connections have given their buffers back, and the allocator what is free
-/// of them: a second each.
+/// Time after which idle connections have given their buffers back, and the allocator what is
+/// free: a second each.
 const SETTLING: Duration = Duration::from_secs(4);
 /// Size of a request body in bytes.
 const BODY_BYTES: usize = 1_000;
@@ -83,6 +83,7 @@ pub(super) fn measure(release: &Path, folder: &Path) -> Result<Waiting> {
     for stream in clients.iter().step_by(2) {
         stream.peek(&mut [0]).context("no keep-alive")?;
     }
+    pointsman_xtask::wait::pause(SETTLING);
     let each = |more: u64, less: u64| more.saturating_sub(less) as f64 / REQUESTS as f64;
     let request = each(memory()?, before) - BODY_BYTES as f64 / 1024.0;
     let (connection, idle_connection) = (each(before, bare), each(idle, bare));
