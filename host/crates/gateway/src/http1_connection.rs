@@ -1,7 +1,7 @@
 //! Serves a connection with HTTP/1, which has no buffers while it is idle.
 //!
 //! hyper keeps its buffers and the space for the state of a request as long as a connection exists,
-//! 28 KiB for each. Clients with pools keep hundreds of connections that they rarely use, so an
+//! 17 KiB for each. Clients with pools keep hundreds of connections that they rarely use, so an
 //! idle connection is taken away from hyper, and given back to it with the next byte that arrives.
 
 use std::future::poll_fn;
